@@ -1,0 +1,28 @@
+# Two commands do everything on a fresh machine (Python 3.11 or newer, pip, gcc):
+#   make demo    the main job on the embedded model and data
+#   make test    the whole test suite
+# Each creates its own environment in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test,report]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/intvit demo --output demo-output
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -n 2
+
+lint:
+	$(PYTHON) -m pre_commit run --all-files
+
+clean:
+	rm -rf $(VENV) demo-output
