@@ -1,0 +1,1 @@
+"""Analysis of integer runs against float recordings."""

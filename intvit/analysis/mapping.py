@@ -1,0 +1,188 @@
+"""SQNR-diff mapping: which method each Softmax, GELU and LayerNorm site should use.
+
+Every candidate is a uniform model (one method everywhere), run whole against the float recording. Per site and
+method: ASQNR of the operator's input and output, and their difference (paper, Eq. 11). Sites are chosen independently.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from intvit.analysis.sqnr import PAPER_FACTOR, Sqnr
+from intvit.calibrate import Activations, Calibration, source_tensor
+from intvit.engine import Engine
+from intvit.errors import IntvitError
+from intvit.graph.ir import Array, Graph
+from intvit.lowering import lower
+from intvit.recipe import OPERATORS, Choice, Recipe
+from intvit.trace import dequantize
+
+RULES: dict[str, Callable[[SiteScore], float]] = {}
+"""Rule name -> what it minimizes; filled below, so that a rule is one entry."""
+
+
+@dataclass(frozen=True)
+class SiteScore:
+    """One method at one site, in dB. `asqnr_in` is of the operator's own input in the uniform model."""
+
+    site: str
+    operator: str
+    choice: Choice
+    asqnr_in: float
+    asqnr_out: float
+
+    @property
+    def sqnr_diff(self) -> float:
+        """ASQNR(out) - ASQNR(in), Eq. 11."""
+        return self.asqnr_out - self.asqnr_in
+
+
+RULES |= {
+    "sqnr_diff": lambda s: abs(s.sqnr_diff),
+    "sqnr_diff_signed": lambda s: s.sqnr_diff,
+    "sqnr_output": lambda s: -s.asqnr_out,
+}
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Scores of every candidate at every site, and the choice that `rule` makes of them."""
+
+    rule: str
+    scores: tuple[SiteScore, ...]
+    recipe: Recipe
+    logits: dict[str, float]
+    """ASQNR of each uniform model's logits, dB."""
+
+    def by_site(self) -> dict[str, list[SiteScore]]:
+        sites: dict[str, list[SiteScore]] = {}
+        for score in self.scores:
+            sites.setdefault(score.site, []).append(score)
+        return sites
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "format": "intvit.mapping",
+            "version": 1,
+            "rule": self.rule,
+            "scores": [
+                {
+                    "site": s.site,
+                    "operator": s.operator,
+                    "method": s.choice.method,
+                    "asqnr_in": _plain(s.asqnr_in),
+                    "asqnr_out": _plain(s.asqnr_out),
+                    "sqnr_diff": _plain(s.sqnr_diff),
+                }
+                for s in self.scores
+            ],
+            "logits_asqnr": {name: _plain(value) for name, value in self.logits.items()},
+            "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
+        }
+
+    def write(self, path: str | Path) -> None:
+        Path(path).write_text(json.dumps(self.as_json(), indent=1, sort_keys=True) + "\n")
+
+
+def _plain(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
+
+
+def choose(scores: tuple[SiteScore, ...], rule: str) -> dict[str, Choice]:
+    """Per site the candidate with the least value under `rule`; on a tie the one that was listed first."""
+    if rule not in RULES:
+        raise IntvitError(f"rule: must be one of {', '.join(RULES)}, not {rule!r}")
+    best: dict[str, SiteScore] = {}
+    for score in scores:
+        value = RULES[rule](score)
+        if score.site not in best or (not math.isnan(value) and value < RULES[rule](best[score.site])):
+            best[score.site] = score
+    return {site: score.choice for site, score in best.items()}
+
+
+def map_methods(
+    graph: Graph,
+    recording: Activations,
+    images: Array,
+    calibration: Calibration,
+    recipe: Recipe,
+    methods: tuple[str, ...],
+    *,
+    rule: str = "sqnr_diff",
+    batch: int = 8,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Mapping:
+    """Run each uniform model on the recorded `images` (the first of the recording) and choose per site."""
+    if rule not in RULES:
+        raise IntvitError(f"rule: must be one of {', '.join(RULES)}, not {rule!r}")
+    if len(images) > recording.n_images:
+        raise IntvitError(f"recording: must hold {len(images)} images, not {recording.n_images}")
+    scores: dict[tuple[str, Choice], SiteScore] = {}
+    logits: dict[str, float] = {}
+    for index, method in enumerate(methods):
+        uniform = recipe.with_method(method)
+
+        def report(done: int, base: int = index) -> None:
+            if progress:
+                progress(base * len(images) + done, len(methods) * len(images))
+
+        stats = site_sqnr(graph, lower(graph, calibration, uniform), recording, images, batch, threads, report)
+        for node in graph.nodes:
+            if node.op in OPERATORS:
+                before, after = stats[f"{node.name}:in"], stats[f"{node.name}:out"]
+                choice = uniform.choice(node.op, node.name)
+                scores.setdefault(
+                    (node.name, choice),
+                    SiteScore(node.name, node.op, choice, before.decibel(), after.decibel()),
+                )
+        logits[method] = stats["logits"].decibel(PAPER_FACTOR)
+    order = [node.name for node in graph.nodes if node.op in OPERATORS]
+    listed = tuple(sorted(scores.values(), key=lambda s: order.index(s.site)))
+    return Mapping(rule, listed, recipe.model_copy(update={"sites": choose(listed, rule)}), logits)
+
+
+def site_sqnr(
+    graph: Graph,
+    integer: Graph,
+    recording: Activations,
+    images: Array,
+    batch: int = 8,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Sqnr]:
+    """SQNR statistics of `integer` against the recording of `graph`: `<site>:in`, `<site>:out` and `logits`."""
+    known = set(recording.names)
+    pairs: dict[str, tuple[str, str]] = {}
+    """Statistic -> (recorded float tensor, integer tensor)."""
+    for node in graph.nodes:
+        if node.op in OPERATORS:
+            mate = integer.node(node.name)
+            pairs[f"{node.name}:in"] = (node.inputs[0], mate.inputs[0])
+            pairs[f"{node.name}:out"] = (node.output, mate.output)
+    pairs["logits"] = (graph.outputs[0], integer.outputs[0])
+    stats = {key: Sqnr() for key in pairs}
+    wanted = sorted({name for _, name in pairs.values()})
+
+    def sink(start: int, tensors: dict[str, Array]) -> None:
+        floats: dict[str, Array] = {}
+        for key, (real, q) in pairs.items():
+            array = tensors[q]
+            if real not in floats:
+                recorded = recording.read(source_tensor(graph, real, known), start, start + len(array))
+                floats[real] = recorded.reshape(len(array), -1)
+            stats[key].update(start, floats[real], dequantize(array, integer.tensors[q]))
+        if progress:
+            progress(start + len(tensors[wanted[0]]))
+
+    def batches() -> Iterator[tuple[int, Array]]:
+        for i in range(0, len(images), batch):
+            yield i, images[i : i + batch]
+
+    Engine(integer).stream(batches(), wanted, sink, threads=threads)
+    return stats

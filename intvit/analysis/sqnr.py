@@ -1,0 +1,48 @@
+"""SQNR of integer tensors against recorded float ones, streamed: nothing is stored but two sums per image.
+
+Paper: "Mixed Non-linear Quantization for Vision Transformers", Eq. 10 and 11. Its Eq. 10 reads
+`20 log10(mean over images of E[x^2] / E[(x-q)^2])`: a power ratio behind a factor 20. The usual form has factor 10.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+PAPER_FACTOR, USUAL_FACTOR = 20.0, 10.0
+
+
+@dataclass
+class Sqnr:
+    """Power ratios of one tensor, an entry per image, kept by image so that batches cannot reorder the sum."""
+
+    ratios: dict[int, float] = field(default_factory=dict)
+
+    def update(self, start: int, real: np.ndarray, quantized: np.ndarray) -> None:
+        """Add images `start...`: float tensor and dequantized integers, both (B, ...)."""
+        x = real.astype(np.float64).reshape(len(real), -1)
+        noise = np.mean((x - quantized.reshape(len(real), -1)) ** 2, axis=1)
+        signal = np.mean(x**2, axis=1)
+        for i in range(len(x)):
+            self.ratios[start + i] = float(signal[i] / noise[i]) if noise[i] > 0 else math.inf
+
+    def decibel(self, factor: float = PAPER_FACTOR) -> float:
+        """`factor * log10(mean ratio)`; images without any error count as the largest finite ratio met."""
+        return mean_decibel([self.ratios[i] for i in sorted(self.ratios)], factor)
+
+
+def mean_decibel(ratios: Sequence[float], factor: float = PAPER_FACTOR) -> float:
+    """ASQNR of per-image power ratios.
+
+    >>> mean_decibel([100.0, 100.0]), mean_decibel([100.0, 100.0], factor=10.0)
+    (40.0, 20.0)
+    """
+    finite = [r for r in ratios if math.isfinite(r)]
+    if not finite:
+        return math.inf
+    values = [min(r, max(finite)) for r in ratios]
+    mean = math.fsum(values) / len(values)
+    return factor * math.log10(mean) if mean > 0 else -math.inf

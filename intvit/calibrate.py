@@ -1,0 +1,104 @@
+"""Calibrate: run observers over a recording; return ranges as plain data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from intvit.errors import IntvitError
+from intvit.graph.ir import LAYOUT_OPS, Graph
+from intvit.graph.widths import quantizer_bits
+from intvit.observers import build_observer
+from intvit.recipe import Recipe
+
+
+class Activations(Protocol):
+    """What calibration and analysis need of a recording."""
+
+    n_images: int
+    names: list[str]
+    model_sha256: str
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`ranges[tensor] = (lo, hi)` in real units; the other fields are keyed by the site of an operator.
+
+    `variances`: the largest sum of squared deviations of a LayerNorm row, real units squared; it fixes I-BERT's shift.
+    `shifts` and `exp_range_max` override what the lowering would derive, for networks that come with them.
+    """
+
+    ranges: dict[str, tuple[float, float]]
+    variances: dict[str, float] = field(default_factory=dict)
+    shifts: dict[str, int] = field(default_factory=dict)
+    exp_range_max: dict[str, float] = field(default_factory=dict)
+
+    def write(self, path: str | Path) -> None:
+        Path(path).write_text(json.dumps(self.__dict__, indent=1, sort_keys=True))
+
+
+def source_tensor(graph: Graph, name: str, known: object) -> str:
+    """`name`, or the tensor that layout moves made it from, whichever is the first in `known`."""
+    start = name
+    while name not in known:  # type: ignore[operator]
+        node = graph.by_output.get(name)
+        if node is None or node.op not in LAYOUT_OPS or len(node.inputs) != 1:
+            raise IntvitError(f"{start}: no recorded activation or range for this tensor")
+        name = node.inputs[0]
+    return name
+
+
+def calibrate(
+    graph: Graph,
+    recording: Activations,
+    recipe: Recipe,
+    *,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Calibration:
+    """Ranges for every quantizer of `graph`, from the first `limit` images of a recording of the same model."""
+    if recording.model_sha256 != graph.metadata.get("model_sha256"):
+        raise IntvitError(
+            f"recording: must be of model {str(graph.metadata.get('model_sha256'))[:12]}, "
+            f"not of {recording.model_sha256[:12]}"
+        )
+    n_images = min(limit or recording.n_images, recording.n_images)
+    known = set(recording.names)
+    widths = quantizer_bits(graph, recipe)
+    norms = [node for node in graph.nodes if node.op == "layernorm"]
+    n_steps, step = len(widths) + len(norms), 0
+    ranges, variances = {}, {}
+    for name, bits in widths.items():
+        source = source_tensor(graph, name, known)
+        observer = build_observer(recipe.observer, bits)
+        for start in range(0, n_images, recipe.observer.batch):
+            observer.update(_finite(source, recording.read(source, start, min(start + recipe.observer.batch, n_images))))
+        ranges[name] = observer.range()
+        step += 1
+        if progress:
+            progress(step, n_steps)
+    for node in norms:
+        source = source_tensor(graph, node.inputs[0], known)
+        top = 0.0
+        for start in range(0, n_images, recipe.observer.batch):
+            rows = recording.read(source, start, min(start + recipe.observer.batch, n_images)).astype(np.float64)
+            rows = rows.reshape(-1, graph.tensors[node.inputs[0]].shape[-1])
+            top = max(top, float(rows.var(axis=1).max()) * rows.shape[1])
+        variances[node.name] = top
+        step += 1
+        if progress:
+            progress(step, n_steps)
+    return Calibration(ranges, variances)
+
+
+def _finite(name: str, batch: np.ndarray) -> np.ndarray:
+    if not np.isfinite(batch).all():
+        raise IntvitError(f"{name}: recorded activations must be finite, not NaN or infinite")
+    return batch

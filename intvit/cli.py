@@ -1,0 +1,485 @@
+"""The `intvit` command: thin verbs over the library. Only this file prints.
+
+Exit status: 0 done, 1 a check failed, 2 bad input (one clear line, nothing half-written).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from intvit.errors import IntvitError
+
+if TYPE_CHECKING:
+    from intvit.images import ImageSource
+    from intvit.recipe import Recipe
+
+app = typer.Typer(
+    name="intvit",
+    help="Bit-exact, integer-only reference simulator for Vision Transformers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+golden = typer.Typer(help="Golden vectors: stimulus, integer parameters and expected output of single operators.",
+                     no_args_is_help=True)  # fmt: skip
+app.add_typer(golden, name="golden")
+
+out, err = Console(), Console(stderr=True)
+
+ModelArg = Annotated[Path, typer.Argument(help="Float model, ONNX.")]
+GraphArg = Annotated[Path, typer.Argument(help="Integer graph, HDF5, from `intvit lower`.")]
+ImagesArg = Annotated[
+    str,
+    typer.Argument(
+        help="HDF5 (`file.h5` or `file.h5:group`), .npy, .npz, a folder of image files, "
+        "or `fashion-mnist:test` / `fashion-mnist:calibration`."
+    ),
+]
+OutputOpt = Annotated[Path, typer.Option("--output", "-o", help="File or folder to write.")]
+LimitOpt = Annotated[int | None, typer.Option(min=1, help="Use only the first images.")]
+BatchOpt = Annotated[int, typer.Option(min=1, help="Images per batch; never changes a bit.")]
+ThreadsOpt = Annotated[int | None, typer.Option(min=1, help="Threads; default all cores. Never changes a bit.")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+MeanOpt = Annotated[list[float] | None, typer.Option(help="Channel mean; repeat per channel. Default: the model's.")]
+StdOpt = Annotated[list[float] | None, typer.Option(help="Channel deviation; repeat per channel.")]
+ResizeOpt = Annotated[int | None, typer.Option(help="Resize image files: length of the shorter side.")]
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr; nothing when stderr is not a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+
+        def report(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield report
+
+
+def _images(source: str, shape: tuple[int, ...], metadata: dict[str, Any], **options: Any) -> ImageSource:
+    from intvit.images import open_images
+
+    mean, std = options.pop("mean", None), options.pop("std", None)
+    return open_images(
+        source,
+        mean=mean or metadata.get("mean"),
+        std=std or metadata.get("std"),
+        size=shape[1:],
+        channels=shape[0],
+        **options,
+    )
+
+
+def _recipe(path: Path | None, mapping: Path | None, method: str | None, bits: int | None,
+            observer: str | None) -> Recipe:  # fmt: skip
+    from intvit.recipe import build_recipe, read_recipe
+
+    if mapping and method:
+        raise IntvitError("--mapping and --method: only one of them must be given")
+    chosen = mapping or path
+    recipe = read_recipe(chosen) if chosen else build_recipe({})
+    if path and mapping:
+        recipe = read_recipe(path).model_copy(update={"sites": recipe.sites})
+    values = recipe.model_dump(exclude_none=True)
+    if bits is not None:
+        values["bits"] = bits
+    if observer is not None:
+        values["observer"] = {**values.get("observer", {}), "kind": observer}
+    recipe = build_recipe(values, "--bits/--observer")
+    return recipe.with_method(method) if method else recipe
+
+
+def _table(title: str, headers: list[str], rows: list[list[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for i, header in enumerate(headers):
+        table.add_column(header, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+@app.command("import")
+def import_command(
+    weights: Annotated[Path, typer.Argument(help="Weights, .safetensors or .npz, in timm's naming.")],
+    output: OutputOpt,
+    num_heads: Annotated[str | None, typer.Option(help="Attention heads; per stage `3,6,12` for Swin.")] = None,
+    img_size: Annotated[int | None, typer.Option(help="Image side where the weights do not tell it.")] = None,
+    layer_norm_eps: Annotated[float | None, typer.Option(help="LayerNorm epsilon.")] = None,
+    mean: MeanOpt = None,
+    std: StdOpt = None,
+) -> None:
+    """Weights to float ONNX. The architecture is read off tensor names and shapes.
+
+    Example: intvit import vit_fashion.safetensors -o vit.onnx
+    """
+    import onnx
+
+    from intvit.importers.timm import import_timm
+
+    heads = None if num_heads is None else _int_list("--num-heads", num_heads)
+    options = {"num_heads": heads, "img_size": img_size, "layer_norm_eps": layer_norm_eps, "mean": mean, "std": std}
+    model = import_timm(weights, **options)
+    _write_whole(output, lambda path: onnx.save(model, str(path)))
+    err.print(f"wrote {output}")
+
+
+def _int_list(option: str, text: str) -> int | list[int]:
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise IntvitError(f"{option}: must be integers separated by commas, not {text!r}") from None
+    return values[0] if len(values) == 1 else values
+
+
+def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise IntvitError(f"{path}: cannot be written: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@app.command()
+def record(
+    model: ModelArg,
+    images: ImagesArg,
+    output: OutputOpt,
+    limit: LimitOpt = None,
+    batch: BatchOpt = 16,
+    threads: ThreadsOpt = None,
+    mean: MeanOpt = None,
+    std: StdOpt = None,
+    resize: ResizeOpt = None,
+) -> None:
+    """Run the float model; write the activation of every site to HDF5. An interrupted run resumes.
+
+    Example: intvit record vit.onnx fashion-mnist:calibration -o recording.h5 --limit 64
+    """
+    from intvit.floatrun import FloatModel
+    from intvit.recording import record as run
+
+    float_model = FloatModel(model, threads=threads)
+    source = _images(images, float_model.input_shape, float_model.metadata, mean=mean, std=std, resize=resize)
+    with progress("record") as report:
+        run(float_model, source, output, limit=limit, batch=batch, progress=report)
+    err.print(f"wrote {output}")
+
+
+@app.command()
+def lower(
+    model: ModelArg,
+    recording: Annotated[Path, typer.Option(help="Recording of this model, from `intvit record`.")],
+    output: OutputOpt,
+    method: Annotated[str | None, typer.Option(help="One method everywhere: see `intvit methods`.")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="Methods per site, from `intvit map`.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe, TOML.")] = None,
+    bits: Annotated[int | None, typer.Option(help="Width of weights and activations, 4 to 8.")] = None,
+    observer: Annotated[str | None, typer.Option(help="minmax, percentile or mse.")] = None,
+    limit: LimitOpt = None,
+) -> None:
+    """Float model + recording + recipe to an integer graph: the last place where a float decides anything.
+
+    Example: intvit lower vit.onnx --recording recording.h5 --method ibert --bits 8 -o vit_ibert.h5
+    """
+    from intvit.calibrate import calibrate
+    from intvit.graph.store import save
+    from intvit.importers.onnx import float_graph, load_model
+    from intvit.lowering import lower as run
+    from intvit.recording import Recording
+
+    chosen = _recipe(recipe, mapping, method, bits, observer)
+    graph = float_graph(load_model(model))
+    with Recording(recording) as source, progress("calibrate") as report:
+        calibration = calibrate(graph, source, chosen, limit=limit, progress=report)
+    integer = run(graph, calibration, chosen)
+    save(integer, output)
+    err.print(f"wrote {output}  {integer.content_hash[:16]}")
+
+
+@app.command("run")
+def run_command(
+    graph: GraphArg,
+    images: ImagesArg,
+    output: OutputOpt,
+    trace: Annotated[Path | None, typer.Option(help="Write every integer tensor to this HDF5 file.")] = None,
+    backend: Annotated[str, typer.Option(help="kernel, or the slow scalar spec.")] = "kernel",
+    limit: LimitOpt = None,
+    batch: BatchOpt = 8,
+    threads: ThreadsOpt = None,
+    mean: MeanOpt = None,
+    std: StdOpt = None,
+    resize: ResizeOpt = None,
+) -> None:
+    """Execute an integer graph; logits at one common scale and raw accumulators go to .npz.
+
+    Example: intvit run vit_ibert.h5 fashion-mnist:test -o logits.npz --limit 8 --trace trace.h5
+    """
+    import numpy as np
+
+    from intvit import trace as tracing
+    from intvit.engine import Engine
+    from intvit.evaluation import batches
+    from intvit.graph.store import load
+
+    integer = load(graph)
+    source = _images(images, _input_shape(integer), dict(integer.metadata), mean=mean, std=std, resize=resize)
+    n_images = min(limit or len(source), len(source))
+    engine = Engine(integer, backend)
+    parts: dict[str, list[Any]] = {name: [] for name in integer.outputs}
+    names = list(integer.tensors) if trace else list(integer.outputs)
+    with progress("run") as report:
+        stream = batches(source, n_images, batch)
+        if trace:
+            with tracing.writer(trace, integer, names, n_images) as write:
+                engine.stream(stream, names, _collect(parts, n_images, report, write), threads=threads)
+        else:
+            engine.stream(stream, names, _collect(parts, n_images, report), threads=threads)
+    arrays = {name: np.concatenate(part) for name, part in parts.items()}
+    scales = {f"{name}_scale": integer.tensors[name].scale for name in arrays}
+
+    def write_npz(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez_compressed(file, **arrays, **scales)  # type: ignore[arg-type]
+
+    _write_whole(output, write_npz)
+    err.print(f"wrote {output}" + (f" and {trace}" if trace else ""))
+
+
+def _input_shape(graph: Any) -> tuple[int, ...]:
+    return tuple(graph.tensors[graph.inputs[0]].shape)
+
+
+def _collect(parts: dict[str, list[Any]], total: int, report: Any, write: Any = None) -> Any:
+    def sink(start: int, tensors: dict[str, Any]) -> None:
+        if write is not None:
+            write(start, tensors)
+        for name in parts:
+            parts[name].append(tensors[name])
+        report(start + len(next(iter(tensors.values()))), total)
+
+    return sink
+
+
+@app.command("eval")
+def eval_command(
+    graph: GraphArg,
+    images: ImagesArg,
+    model: Annotated[Path | None, typer.Option("--float", help="Float ONNX model to print beside it.")] = None,
+    limit: LimitOpt = None,
+    batch: BatchOpt = 8,
+    threads: ThreadsOpt = None,
+    mean: MeanOpt = None,
+    std: StdOpt = None,
+    resize: ResizeOpt = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """Top-1 accuracy of an integer graph on labelled images, next to the float model's.
+
+    Example: intvit eval vit_ibert.h5 fashion-mnist:test --float vit.onnx
+    """
+    from intvit.evaluation import float_accuracy, integer_accuracy
+    from intvit.floatrun import FloatModel
+    from intvit.graph.store import load
+
+    integer = load(graph)
+    source = _images(images, _input_shape(integer), dict(integer.metadata), mean=mean, std=std, resize=resize)
+    with progress("eval") as report:
+        top1 = integer_accuracy(integer, source, limit=limit, batch=batch, threads=threads, progress=report)
+    result: dict[str, Any] = {"integer": top1, "images": min(limit or len(source), len(source))}
+    if model is not None:
+        with progress("float") as report:
+            result["float"] = float_accuracy(FloatModel(model, threads=threads), source, limit=limit, progress=report)
+    if as_json:
+        print(json.dumps(result, sort_keys=True))
+        return
+    rows = [[name, f"{100 * result[name]:.2f} %"] for name in ("float", "integer") if name in result]
+    out.print(_table(f"{graph.name}, {result['images']} images", ["model", "top-1"], rows))
+
+
+@app.command("map")
+def map_command(
+    model: ModelArg,
+    recording: Annotated[Path, typer.Option(help="Recording of this model, from `intvit record`.")],
+    images: Annotated[str, typer.Option(help="The images that were recorded.")],
+    output: OutputOpt,
+    rule: Annotated[str, typer.Option(help="sqnr_diff, sqnr_diff_signed or sqnr_output.")] = "sqnr_diff",
+    methods: Annotated[str, typer.Option(help="Uniform candidates, separated by commas.")] = "ibert,fqvit,ivit",
+    recipe: Annotated[Path | None, typer.Option(help="Recipe, TOML: widths and observer.")] = None,
+    bits: Annotated[int | None, typer.Option(help="Width of weights and activations, 4 to 8.")] = None,
+    observer: Annotated[str | None, typer.Option(help="minmax, percentile or mse.")] = None,
+    limit: LimitOpt = None,
+    batch: BatchOpt = 8,
+    threads: ThreadsOpt = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """Run the uniform models against the recording; choose the least-error method per site.
+
+    Example: intvit map vit.onnx --recording recording.h5 --images fashion-mnist:calibration -o mapping.json
+    """
+    from intvit.analysis.mapping import map_methods
+    from intvit.calibrate import calibrate
+    from intvit.importers.onnx import float_graph, load_model
+    from intvit.recording import Recording
+    from intvit.report import mapping_table
+
+    chosen = _recipe(recipe, None, None, bits, observer)
+    graph = float_graph(load_model(model))
+    source = _images(images, graph.tensors[graph.inputs[0]].shape, dict(graph.metadata))
+    with Recording(recording) as activations, progress("map") as report:
+        n_images = min(limit or activations.n_images, activations.n_images, len(source))
+        calibration = calibrate(graph, activations, chosen)
+        mapping = map_methods(graph, activations, source.read(0, n_images), calibration, chosen,
+                              tuple(methods.split(",")), rule=rule, batch=batch, threads=threads,
+                              progress=report)  # fmt: skip
+    _write_whole(output, mapping.write)
+    if as_json:
+        print(json.dumps(mapping.as_json(), sort_keys=True))
+        return
+    out.print(mapping_table(mapping))
+    err.print(f"wrote {output}")
+
+
+@app.command()
+def methods(as_json: JsonOpt = False) -> None:
+    """List the integer methods of each non-linear operator.
+
+    Example: intvit methods
+    """
+    from intvit import registry
+
+    found = [
+        {"id": m.id, "source": m.source, "summary": m.summary, "informative": m.informative} for m in registry.methods()
+    ]
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table("method", "summary", "source")
+    for m in found:
+        table.add_row(str(m["id"]), str(m["summary"]), str(m["source"]))
+    out.print(table)
+
+
+@golden.command("export")
+def golden_export(
+    graph: GraphArg,
+    images: ImagesArg,
+    output: OutputOpt,
+    site: Annotated[list[str] | None, typer.Option(help="Site, operator or operator.method; * and ? allowed.")] = None,
+    first: Annotated[int, typer.Option(min=0, help="Index of the first image.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 1,
+    hex_files: Annotated[bool, typer.Option("--hex/--no-hex", help="Write $readmemh files.")] = True,
+    mean: MeanOpt = None,
+    std: StdOpt = None,
+    resize: ResizeOpt = None,
+) -> None:
+    """Write golden vectors: one folder per site and image, npz and $readmemh hex, with a manifest.
+
+    Example: intvit golden export vit.h5 fashion-mnist:test -o vectors --site 'blocks.0.*' --site softmax
+    """
+    from intvit.graph.store import load
+    from intvit.vectors.export import export
+
+    integer = load(graph)
+    source = _images(images, _input_shape(integer), dict(integer.metadata), mean=mean, std=std, resize=resize)
+    if first + count > len(source):
+        raise IntvitError(f"--first/--count: must lie within {len(source)} images, not {first}..{first + count - 1}")
+    with progress("export") as report:
+        cases = export(integer, source.read(first, first + count), output, sites=site or ["*"], first_image=first,
+                       hex_files=hex_files, progress=report)  # fmt: skip
+    err.print(f"wrote {len(cases)} cases to {output}")
+
+
+@golden.command("check")
+def golden_check(
+    folder: Annotated[Path, typer.Argument(help="Folder of golden vectors.")],
+    backend: Annotated[list[str] | None, typer.Option(help="spec, kernel; default both.")] = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """Recompute every case with both backends; exit 1 with the first differing element if any bit changed.
+
+    Example: intvit golden check vectors
+    """
+    from intvit.vectors.check import check
+
+    with progress("check") as report:
+        n_cases, mismatches = check(folder, backends=tuple(backend or ("spec", "kernel")), progress=report)
+    if as_json:
+        print(json.dumps({"cases": n_cases, "mismatches": [str(m) for m in mismatches]}))
+    else:
+        for mismatch in mismatches[:20]:
+            out.print(str(mismatch), soft_wrap=True, highlight=False, markup=False)
+        verdict = "every bit equal" if not mismatches else f"{len(mismatches)} comparisons differ"
+        out.print(f"{n_cases} cases: {verdict}", highlight=False)
+    if mismatches:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    output: OutputOpt = Path("intvit-demo"),
+    images: Annotated[int, typer.Option(min=16, max=1000, help="Test images to evaluate.")] = 1000,
+    calibration: Annotated[int, typer.Option(min=8, max=512, help="Calibration images to record.")] = 64,
+    threads: ThreadsOpt = None,
+) -> None:
+    """The whole pipeline on the embedded model and data; ends with accuracy, mapping and verified vectors.
+
+    Example: intvit demo -o demo-output
+    """
+    from intvit.demo import run_demo
+
+    run_demo(output, n_test=images, n_calibration=calibration, threads=threads, out=out, progress=progress)
+
+
+@app.callback(invoke_without_command=True)
+def _callback(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from intvit import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    try:
+        app(arguments, standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except click.exceptions.Abort:
+        return 130
+    except IntvitError as error:
+        print(f"intvit: {error}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("intvit: not enough memory; use a smaller --batch", file=sys.stderr)
+        return 2
+    return 0
+
+
+def entry() -> None:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

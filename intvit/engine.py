@@ -1,0 +1,135 @@
+"""Engine: executes an integer Graph. One loop over nodes; images are independent, so threads split the images.
+
+Results never depend on batch size, threads or backend: every operator works on each image alone, in exact integers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from intvit.errors import IntvitError
+from intvit.evaluate import Evaluate, prepare, storage
+from intvit.graph.ir import Array, Graph
+
+DEFAULT_BATCH = 8
+Sink = Callable[[int, dict[str, Array]], None]
+"""Called in image order with the index of the first image and the wanted tensors (B, ...) of a batch."""
+
+
+def quantize_images(graph: Graph, images: Array) -> Array:
+    """Float images (B, C, H, W) to the integers of the graph's input: round half even of x * (1/scale), saturated.
+
+    Integer images pass as they are if they fit the input type.
+    """
+    tensor = graph.tensors[graph.inputs[0]]
+    assert tensor.dtype is not None and tensor.scale is not None
+    if images.shape[1:] != tensor.shape:
+        raise IntvitError(f"{tensor.name}: image size must be {tensor.shape}, not {images.shape[1:]}")
+    if images.dtype.kind in "iu":
+        if images.size and (images.min() < tensor.dtype.min or images.max() > tensor.dtype.max):
+            raise IntvitError(f"{tensor.name}: integer images must fit {tensor.dtype}")
+        return images.astype(storage(tensor.dtype))
+    if not np.isfinite(images).all():
+        raise IntvitError(f"{tensor.name}: images must be finite, not NaN or infinite")
+    scaled = np.rint(images.astype(np.float64) * (1.0 / float(tensor.scale)))
+    return np.clip(scaled, tensor.dtype.min, tensor.dtype.max).astype(storage(tensor.dtype))
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A graph made ready to run. Build it once; `run` as often as needed."""
+
+    graph: Graph
+    backend: str = "kernel"
+
+    @cached_property
+    def _steps(self) -> list[Evaluate]:
+        tensors = self.graph.tensors
+        return [
+            prepare(node, [tensors[name] for name in node.inputs], tensors[node.output], self.backend)
+            for node in self.graph.nodes
+        ]
+
+    @cached_property
+    def _last_use(self) -> list[list[str]]:
+        """Per node, the tensors that nothing reads after it."""
+        last = {name: i for i, node in enumerate(self.graph.nodes) for name in node.inputs}
+        dead: list[list[str]] = [[] for _ in self.graph.nodes]
+        for name, i in last.items():
+            dead[i].append(name)
+        return dead
+
+    def evaluate(self, q_images: Array, wanted: Sequence[str]) -> dict[str, Array]:
+        """Run one batch of integer images; return the wanted tensors, each (B, *shape)."""
+        values = {self.graph.inputs[0]: q_images}
+        kept = {name: values[name] for name in wanted if name in values}
+        for node, step, dead in zip(self.graph.nodes, self._steps, self._last_use, strict=True):
+            result = step([values[name] for name in node.inputs])
+            values[node.output] = result
+            if node.output in wanted:
+                kept[node.output] = result
+            for name in dead:
+                del values[name]
+        return kept
+
+    def stream(
+        self,
+        batches: Iterator[tuple[int, Array]],
+        wanted: Sequence[str],
+        sink: Sink,
+        *,
+        threads: int | None = None,
+    ) -> None:
+        """Run batches of (first index, images) on `threads` threads; hand the wanted tensors to `sink` in order."""
+        unknown = [name for name in wanted if name not in self.graph.tensors]
+        if unknown:
+            raise IntvitError(f"{unknown[0]}: no such tensor in this graph")
+        _ = self._steps  # prepared before any thread needs it
+        names = frozenset(wanted)
+        n_threads = max(1, threads or os.cpu_count() or 1)
+
+        def job(images: Array) -> dict[str, Array]:
+            return self.evaluate(quantize_images(self.graph, images), tuple(names))
+
+        with threadpool_limits(limits=1), ThreadPoolExecutor(n_threads) as pool:
+            pending: list[tuple[int, Future[dict[str, Array]]]] = []
+            for start, images in batches:
+                pending.append((start, pool.submit(job, images)))
+                if len(pending) > n_threads:
+                    first, done = pending.pop(0)
+                    sink(first, done.result())
+            for first, done in pending:
+                sink(first, done.result())
+
+    def run(
+        self,
+        images: Array,
+        *,
+        batch: int = DEFAULT_BATCH,
+        threads: int | None = None,
+        wanted: Sequence[str] | None = None,
+    ) -> dict[str, Array]:
+        """Run images (B, C, H, W), float or integer; the graph's outputs by name, or the `wanted` tensors."""
+        if batch < 1:
+            raise IntvitError(f"batch: must be at least 1, not {batch}")
+        names = list(self.graph.outputs if wanted is None else wanted)
+        parts: dict[str, list[Array]] = {name: [] for name in names}
+
+        def sink(start: int, tensors: dict[str, Array]) -> None:
+            for name in names:
+                parts[name].append(tensors[name])
+
+        self.stream(iter((i, images[i : i + batch]) for i in range(0, len(images), batch)), names, sink, threads=threads)
+        return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def run(graph: Graph, images: Array, *, backend: str = "kernel", **options: object) -> dict[str, Array]:
+    """`Engine(graph, backend).run(images, ...)` for a single use."""
+    return Engine(graph, backend).run(images, **options)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Graphs: the float network that was imported, and the integer network that it is lowered to."""

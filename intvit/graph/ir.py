@@ -1,0 +1,175 @@
+"""Tensor, Node, Graph: frozen values, and nothing else.
+
+One graph is the program for one image: shapes carry no batch axis, the engine adds it in front. A float graph (its
+tensors have no `dtype`) and an integer graph share this form; they differ in the operators that `graph/check.py` lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from intvit.errors import IntvitError
+from intvit.inttypes import IntType
+
+Array = np.ndarray[Any, Any]
+
+LAYOUT_OPS = frozenset({"reshape", "transpose", "take", "slice", "concat"})
+"""Operators that move elements and compute nothing; the same in float and integer graphs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A value of the graph. `real = scale * q` (`encoding` linear) or `real = 2**-q`, 0 for q = -1 (log2).
+
+    `scale` is None in a float graph, else a scalar (shape ()) or per_channel (shape (C,), last axis) float64 array.
+    `bound` is the proven largest |q|; None where nothing better than `dtype` is known.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: IntType | None = None
+    scale: Array | None = None
+    encoding: str = "linear"
+    bound: int | None = None
+
+    @property
+    def max_abs(self) -> int:
+        if self.bound is not None:
+            return self.bound
+        assert self.dtype is not None
+        return max(-self.dtype.min, self.dtype.max)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operator at one site. `attrs` are JSON values (ints, strings, lists), `arrays` its constants."""
+
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes in execution order over named tensors. `metadata` is JSON: where the graph came from, and how."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def by_output(self) -> dict[str, Node]:
+        return {node.output: node for node in self.nodes}
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def consumers(self) -> dict[str, tuple[Node, ...]]:
+        found: dict[str, list[Node]] = {name: [] for name in self.tensors}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                found[name].append(node)
+        return {name: tuple(nodes) for name, nodes in found.items()}
+
+    def node(self, site: str) -> Node:
+        if site not in self.by_name:
+            raise IntvitError(f"{site}: no such site in this graph")
+        return self.by_name[site]
+
+    @cached_property
+    def content_hash(self) -> str:
+        """sha256 over structure, scales and constants: equal graphs hash equal on every machine."""
+        digest = hashlib.sha256(json.dumps(describe(self), sort_keys=True).encode())
+        for node in self.nodes:
+            for key in sorted(node.arrays):
+                digest.update(f"{node.name}/{key} {tensor_hash(node.arrays[key])}\n".encode())
+        return digest.hexdigest()
+
+
+def tensor_hash(array: Array) -> str:
+    """sha256 of values and shape; integers hash by value, whatever width they are stored in.
+
+    >>> tensor_hash(np.array([1, -2], np.int8)) == tensor_hash(np.array([1, -2], np.int64))
+    True
+    """
+    array = np.asarray(array)
+    kind = "<i8" if array.dtype.kind in "iub" else "<f8"
+    digest = hashlib.sha256(f"{kind}{list(array.shape)}".encode())
+    digest.update(np.ascontiguousarray(array, kind).tobytes())
+    return digest.hexdigest()
+
+
+def describe(graph: Graph) -> dict[str, Any]:
+    """The graph as JSON values, its constant arrays left out."""
+    return {
+        "inputs": list(graph.inputs),
+        "outputs": list(graph.outputs),
+        "metadata": dict(graph.metadata),
+        "nodes": [
+            {
+                "op": n.op,
+                "name": n.name,
+                "inputs": list(n.inputs),
+                "output": n.output,
+                "attrs": dict(n.attrs),
+                "arrays": sorted(n.arrays),
+            }
+            for n in graph.nodes
+        ],
+        "tensors": [
+            {
+                "name": t.name,
+                "shape": list(t.shape),
+                "dtype": None if t.dtype is None else str(t.dtype),
+                "scale": None if t.scale is None else np.asarray(t.scale, np.float64).tolist(),
+                "encoding": t.encoding,
+                "bound": t.bound,
+            }
+            for t in graph.tensors.values()
+        ],
+    }
+
+
+def rebuild(text: Mapping[str, Any], arrays: Mapping[str, Mapping[str, Array]]) -> Graph:
+    """The inverse of `describe`; `arrays[node name][key]` brings the constants back."""
+    return Graph(
+        inputs=tuple(text["inputs"]),
+        outputs=tuple(text["outputs"]),
+        nodes=tuple(
+            Node(
+                n["op"],
+                n["name"],
+                tuple(n["inputs"]),
+                n["output"],
+                n["attrs"],
+                {key: arrays[n["name"]][key] for key in n["arrays"]},
+            )
+            for n in text["nodes"]
+        ),
+        tensors={
+            t["name"]: Tensor(
+                t["name"],
+                tuple(t["shape"]),
+                None if t["dtype"] is None else IntType.parse(t["dtype"]),
+                None if t["scale"] is None else np.array(t["scale"], np.float64),
+                t["encoding"],
+                t["bound"],
+            )
+            for t in text["tensors"]
+        },
+        metadata=text["metadata"],
+    )

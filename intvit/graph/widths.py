@@ -1,0 +1,79 @@
+"""Where a float graph gets its quantizers, and how wide each is.
+
+The rule is read off the published integer ViT and Swin graphs (I-ViT): operands of products, Softmax and GELU are
+narrow, the residual stream is wide, and an accumulator is requantized once, as late as layout moves allow.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from intvit.errors import IntvitError
+from intvit.graph import layout
+from intvit.graph.ir import LAYOUT_OPS, Graph, Node
+from intvit.recipe import Recipe
+
+_NARROW_CONSUMERS = frozenset({"linear", "matmul", "softmax", "gelu", "mean"})
+_PER_CHANNEL = frozenset({"linear", "layernorm"})
+_SELF_QUANTIZING = frozenset({"add", "identity"})
+"""These requantize their operands on the way in, so that their output is already narrow."""
+
+
+_MASKED = -50.0
+
+
+def is_mask(node: Node) -> bool:
+    """True for an added constant of zeros and values that no softmax outlives (Swin's -100): a mask, not a number."""
+    value = node.arrays.get("value")
+    return node.op == "add" and value is not None and bool(np.all((value == 0) | (value < _MASKED)) and np.any(value))
+
+
+def moves_no_bit(node: Node) -> bool:
+    return node.op in LAYOUT_OPS or node.op == "scale" or is_mask(node)
+
+
+def compute_consumers(graph: Graph, name: str) -> set[str]:
+    """Operators that read `name`, looked up through layout moves, `scale` and masks, which move no bit."""
+    found: set[str] = set()
+    for node in graph.consumers[name]:
+        if moves_no_bit(node):
+            found |= compute_consumers(graph, node.output)
+        else:
+            found.add(node.op)
+    return found
+
+
+def quantizer_site(graph: Graph, node: Node) -> str:
+    """The tensor at which the output of `node` is requantized: the last one before it is used or branches."""
+    name, per_channel = node.output, node.op in _PER_CHANNEL
+    while len(graph.consumers[name]) == 1:
+        (after,) = graph.consumers[name]
+        if after.op == "scale":
+            name = after.output
+            continue
+        if after.op not in LAYOUT_OPS or len(after.inputs) != 1 or after.arrays:
+            break
+        before_shape, after_shape = graph.tensors[name].shape, graph.tensors[after.output].shape
+        if per_channel and not layout.keeps_channels(after, before_shape, after_shape):
+            break
+        name = after.output
+    return name
+
+
+def quantizer_bits(graph: Graph, recipe: Recipe) -> dict[str, int]:
+    """Width of every activation quantizer, by the name of the float tensor that it rounds."""
+    widths: dict[str, int] = {name: recipe.bits for name in graph.inputs}
+    for node in graph.nodes:
+        if moves_no_bit(node):
+            continue
+        consumers = compute_consumers(graph, node.output)
+        if not consumers:  # the logits: raw accumulators
+            continue
+        if node.op == "softmax" and consumers == {"matmul"}:  # feeds the product as it is
+            continue
+        site = node.output if node.op in _SELF_QUANTIZING else quantizer_site(graph, node)
+        narrow = bool(consumers & _NARROW_CONSUMERS) or (node.op == "linear" and "layernorm" in consumers)
+        widths[site] = recipe.bits if narrow else recipe.residual_bits
+    if not widths:
+        raise IntvitError("graph: has nothing to quantize")
+    return widths

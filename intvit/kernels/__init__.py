@@ -1,0 +1,1 @@
+"""The operators, fast: `lower` from real scales, Numba kernels, Method values. One file per operator, as in `spec`."""

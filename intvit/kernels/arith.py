@@ -1,0 +1,156 @@
+"""The primitives under every kernel: int64 in, int64 out, shifts in 0..62, no float anywhere.
+
+`kernel` compiles with Numba and remembers the function, so that a test can type each one anew and reject any float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+INT64_MAX = 2**63 - 1
+INT64_MIN = -(2**63)
+
+KERNELS: list[Any] = []
+"""Every compiled kernel, in order of definition."""
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """njit, cached on disk, without the GIL: the engine runs kernels on threads, they never start their own."""
+    compiled = numba.njit(cache=True, nogil=True)(function)
+    KERNELS.append(compiled)
+    return compiled
+
+
+def as_rows(x: np.ndarray) -> np.ndarray:
+    """Any shape (..., C) to contiguous int64 (R, C)."""
+    return np.ascontiguousarray(x.reshape(-1, x.shape[-1]), np.int64)
+
+
+@kernel
+def saturate(value, bits):
+    """Clamp to the signed range of `bits` (1..63; 64 is the identity)."""
+    if bits >= 64:
+        return value
+    top = (1 << (bits - 1)) - 1
+    return min(max(value, -top - 1), top)
+
+
+@kernel
+def shift_left(value, shift):
+    """value * 2**shift, shift >= 0, saturated at s64."""
+    if value == 0:
+        return value
+    if shift > 62 or value > (INT64_MAX >> shift) or value < (INT64_MIN >> shift):
+        return INT64_MAX if value > 0 else INT64_MIN
+    return value << shift
+
+
+@kernel
+def rhe_shift(value, shift):
+    """value / 2**shift rounded half to even; any shift; a negative one multiplies and saturates at s64.
+
+    |value| < 2**62.
+    """
+    if shift <= 0:
+        return shift_left(value, -shift)
+    if shift > 62:
+        return 0
+    floor = value >> shift
+    rest = value - (floor << shift)
+    half = 1 << (shift - 1)
+    if rest > half or (rest == half and (floor & 1) == 1):
+        floor += 1
+    return floor
+
+
+@kernel
+def rhe_div(numerator, denominator):
+    """numerator / denominator (> 0) rounded half to even."""
+    floor = numerator // denominator
+    rest = numerator - floor * denominator
+    other = denominator - rest
+    if rest > other or (rest == other and (floor & 1) == 1):
+        floor += 1
+    return floor
+
+
+@kernel
+def rhe_product(x, m, e):
+    """rhe(x * m, 2**e) with the product in two words: any x, |m| <= 2**31, any e; saturated at s64.
+
+    x = xh * 2**32 + xl, so x * m = high * 2**32 + low with 0 <= low < 2**32 and |high| <= 2**62.
+    """
+    xh, xl = x >> 32, x & 0xFFFFFFFF
+    cross = xl * m
+    high = xh * m + (cross >> 32)
+    low = cross & 0xFFFFFFFF
+    if e <= 32:
+        # floor = (high << (32 - e)) + (low >> e), or everything shifted left
+        if e <= 0:
+            if high > 0x7FFFFFFF or high < -0x80000000:
+                return INT64_MAX if high > 0 else INT64_MIN
+            return shift_left((high << 32) + low, -e)
+        room = 32 - e
+        if high > (INT64_MAX >> room) or high < (INT64_MIN >> room):
+            return INT64_MAX if high > 0 else INT64_MIN
+        floor = (high << room) + (low >> e)
+        rest = low & ((1 << e) - 1)
+        half = 1 << (e - 1)
+        sticky = 0
+    else:
+        s = e - 32
+        if s > 62:
+            return 0
+        floor = high >> s
+        rest = high - (floor << s)
+        half = 1 << (s - 1)
+        sticky = low
+    if rest > half or (rest == half and (sticky != 0 or (floor & 1) == 1)):
+        if floor < INT64_MAX:
+            floor += 1
+    return floor
+
+
+@kernel
+def isqrt(value):
+    """The largest k with k*k <= value, 0 <= value < 2**62: bit by bit."""
+    root = 0
+    bit = 1 << 60
+    while bit > value:
+        bit >>= 2
+    rest = value
+    while bit != 0:
+        if rest >= root + bit:
+            rest -= root + bit
+            root = (root >> 1) + bit
+        else:
+            root >>= 1
+        bit >>= 2
+    return root
+
+
+@kernel
+def bit_length(value):
+    """Bits of value >= 0."""
+    n = 0
+    while value != 0:
+        value >>= 1
+        n += 1
+    return n
+
+
+@kernel
+def truncated_div(numerator, denominator):
+    """Quotient toward zero, as C divides."""
+    quotient = abs(numerator) // abs(denominator)
+    return quotient if (numerator < 0) == (denominator < 0) else -quotient
+
+
+@kernel
+def wrap32(value):
+    """Two's complement: the low 32 bits as a signed word."""
+    return ((value + 0x80000000) & 0xFFFFFFFF) - 0x80000000

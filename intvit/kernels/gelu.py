@@ -1,0 +1,172 @@
+"""GELU methods: `lower` from real scales, Numba kernels over tokens, and the Method values."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from intvit.errors import IntvitError
+from intvit.method import Method
+from intvit.kernels.arith import kernel, truncated_div, wrap32
+from intvit.kernels.softmax import X0_MAX, check_rows, check_scale, shift_exp, shift_exp_tvm, tvm_x0
+from intvit.spec import gelu as spec
+from intvit.spec.softmax import SUM_MAX
+
+IVIT_N, IVIT_BITS, SIGMOID = 23, 8, 1.702
+IBERT_N, ROOT2, COEFFICIENT, CLIP = 14, 1.4142, -0.2888, -1.769
+
+
+def _rowwise(name: str, in_scale: Any) -> float:
+    scales = np.unique(np.asarray(in_scale, np.float64))
+    if scales.size != 1:
+        raise IntvitError(f"{name}: input scale must be one number, as channels are compared, not {scales.size}")
+    return check_scale(name, float(scales[0]))
+
+
+# ------------------------------------------------------------------------------------------- I-ViT
+
+
+@kernel
+def _ivit(rows, x0, n, out_bits, out):
+    limit = 2147483647
+    for i in range(rows.shape[0]):
+        top = rows[i, 0]
+        for j in range(1, rows.shape[1]):
+            top = max(top, rows[i, j])
+        em = shift_exp(-top, x0, n)
+        for j in range(rows.shape[1]):
+            e = shift_exp(rows[i, j] - top, x0, n)
+            factor = limit // min(e + em, limit)
+            out[i, j] = rows[i, j] * ((e * factor) >> (32 - out_bits))
+
+
+def _ivit_lower(in_scale: Any, *, n: int | None = None) -> tuple[Any, float]:
+    scale = _rowwise("gelu ivit", in_scale)
+    x0 = math.floor(-1.0 / (scale * SIGMOID))
+    if -x0 >= X0_MAX:
+        raise IntvitError(f"gelu ivit: input scale must be above {1 / X0_MAX:.3g}, not {scale}")
+    return spec.IvitGelu(x0, IVIT_N, IVIT_BITS), scale * 2.0**-7
+
+
+def _ivit_kernel(p: spec.IvitGelu) -> Any:
+    return _runner("gelu ivit", _ivit, p.x0, p.n, p.out_bits)
+
+
+def _ivit_bound(p: spec.IvitGelu, x_max: int, n_channels: int) -> int:
+    """|x| * sigmoid; the sigmoid exceeds 127 only where e alone passes 2**31 - 1, and then it is e >> 24."""
+    top = -p.x0 << p.n
+    sigmoid = max(2 ** (p.out_bits - 1) - 1, top >> (32 - p.out_bits) if 2 * top > SUM_MAX else 0)
+    return x_max * sigmoid
+
+
+def _runner(name: str, compiled: Any, *constants: Any) -> Any:
+    def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        check_rows(name, rows)
+        out = np.empty(rows.shape, np.int64)
+        compiled(rows, *constants, out)
+        return out
+
+    return run
+
+
+# ------------------------------------------------------------------------------------------ I-BERT
+
+
+@kernel
+def _ibert(rows, b, c, shift, n, out):
+    step = 1 if b.shape[0] > 1 else 0
+    for i in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            k, x = j * step, rows[i, j]
+            sum_ab = min(abs(x), -b[k]) + b[k]
+            p = sum_ab * sum_ab + c[k]
+            if x < 0:
+                p = -p
+            elif x == 0:
+                p = 0
+            out[i, j] = x * ((p >> n) + shift[k])
+
+
+def _ibert_lower(in_scale: Any, *, n: int | None = None) -> tuple[Any, Any]:
+    """`n`: 14 is published; 6 is the variant for 8-bit inputs. Per-channel scales give per-channel constants."""
+    scales = np.atleast_1d(np.asarray(in_scale, np.float64))
+    n = IBERT_N if n is None else n
+    b, c, shift, gains = [], [], [], []
+    for value in scales:
+        inner = check_scale("gelu ibert", float(value)) / ROOT2
+        gain = inner**2 * COEFFICIENT * 2**n
+        b.append(math.floor(CLIP / inner))
+        c.append(math.floor((1 / COEFFICIENT) / inner**2))
+        shift.append(math.floor(1 / gain))
+        gains.append(gain)
+        if b[-1] <= -(2**30):
+            raise IntvitError(f"gelu ibert: input scale must keep 1.769/scale below 2**30, and {value} does not")
+    out_scale = scales * np.array(gains) / 2
+    params = spec.IbertGelu(tuple(b), tuple(c), tuple(shift), n)
+    return params, out_scale if np.ndim(in_scale) else float(out_scale[0])
+
+
+def _ibert_kernel(p: spec.IbertGelu) -> Any:
+    constants = [np.array(values, np.int64) for values in (p.b, p.c, p.shift)]
+
+    def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        check_rows("gelu ibert", rows)
+        largest = int(np.abs(rows).max(initial=0))
+        if _ibert_bound(p, largest, rows.shape[1]) >= 2**63:
+            raise IntvitError(f"gelu ibert: |x| must keep the output below 2**63, and {largest} does not")
+        out = np.empty(rows.shape, np.int64)
+        _ibert(rows, *constants, p.n, out)
+        return out
+
+    return run
+
+
+def _ibert_bound(p: spec.IbertGelu, x_max: int, n_channels: int) -> int:
+    """|x| * (|p| + |shift|), p between c and b*b + c before its shift."""
+    tops = [
+        (max(abs(c), abs(b * b + c)) >> p.n) + 1 + abs(shift) for b, c, shift in zip(p.b, p.c, p.shift, strict=True)
+    ]
+    return x_max * max(tops)
+
+
+# ------------------------------------------------------------------- I-ViT, deployed in 32 bits
+
+
+@kernel
+def _ivit_tvm(rows, x0, n, out):
+    for i in range(rows.shape[0]):
+        top = rows[i, 0]
+        for j in range(1, rows.shape[1]):
+            top = max(top, rows[i, j])
+        em = shift_exp_tvm(-top, x0, n)
+        for j in range(rows.shape[1]):
+            e = shift_exp_tvm(rows[i, j] - top, x0, n)
+            total = wrap32(e + em)
+            factor = truncated_div(2147483647, total if total != 0 else 1)
+            out[i, j] = wrap32(rows[i, j] * (wrap32(e * factor) >> 24))
+
+
+def _ivit_tvm_lower(in_scale: Any, *, n: int | None = None) -> tuple[Any, float]:
+    scale = _rowwise("gelu ivit_tvm", in_scale)
+    return spec.IvitTvmGelu(tvm_x0(scale, SIGMOID), IVIT_N), scale * 2.0**-7
+
+
+def _ivit_tvm_kernel(p: spec.IvitTvmGelu) -> Any:
+    return _runner("gelu ivit_tvm", _ivit_tvm, p.x0, p.n)
+
+
+IVIT = Method(
+    "gelu", "ivit", 1, spec.IvitGelu, _ivit_lower, spec.ivit, _ivit_kernel,
+    "ShiftGELU: x * sigmoid(1.702 x), channels share a row maximum", "arXiv 2207.01405", bound=_ivit_bound,
+)  # fmt: skip
+IBERT = Method(
+    "gelu", "ibert", 1, spec.IbertGelu, _ibert_lower, spec.ibert, _ibert_kernel,
+    "i-GELU: second-order polynomial of erf; n = 14 published, 6 for 8-bit inputs", "arXiv 2101.01321",
+    bound=_ibert_bound,
+)  # fmt: skip
+IVIT_TVM = Method(
+    "gelu", "ivit_tvm", 1, spec.IvitTvmGelu, _ivit_tvm_lower, spec.ivit_tvm, _ivit_tvm_kernel,
+    "ShiftGELU as deployed in 32-bit words", "conformance README, section 9", informative=True,
+)  # fmt: skip

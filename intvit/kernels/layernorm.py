@@ -1,0 +1,323 @@
+"""LayerNorm methods: `lower` from real scales and affine parameters, Numba kernels over rows, the Method values.
+
+Bounds that the kernels rely on, checked at the border: C * (max - min)**2 < 2**62, so that variances fit int64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from intvit.errors import IntvitError
+from intvit.method import Method
+from intvit.kernels.arith import bit_length, isqrt, kernel, rhe_div, rhe_product, rhe_shift, shift_left, truncated_div, wrap32
+from intvit.kernels.softmax import check_rows, check_scale
+from intvit.spec import layernorm as spec
+
+VARIANCE_MAX = 2**62
+UNIT = 2.0**30
+BIAS_LIMIT = 2.0**61
+REPLACED_BIAS = 2.0**40
+LEAST_GAMMA = 2.0**-23
+
+
+def _affine(operator: str, gamma: Any, beta: Any) -> tuple[np.ndarray, np.ndarray]:
+    g, b = (np.atleast_1d(np.asarray(v, np.float64)) for v in (gamma, beta))
+    if g.shape != b.shape or g.ndim != 1:
+        raise IntvitError(f"{operator}: gamma and beta must be equal vectors, not {g.shape} and {b.shape}")
+    if not (np.isfinite(g).all() and np.isfinite(b).all()):
+        raise IntvitError(f"{operator}: gamma and beta must be finite")
+    return g, b
+
+
+def integer_bias(gamma: Any, beta: Any) -> tuple[tuple[int, ...], np.ndarray]:
+    """(bias, out_scale) of I-ViT's and I-BERT's LayerNorm: floor((beta/gamma) / u) and u*gamma, u = sqrt(C) / 2**30.
+
+    A gamma of 0, or one so small that |bias| reaches 2**61, has no such form: it is replaced by the step at which
+    |bias| = 2**40 (beta 0: by 2**-23), so that the output is beta with the normalised part below 2**-9 of it.
+    """
+    g, b = _affine("layernorm", gamma, beta)
+    unit = float(np.float32(math.sqrt(len(g)))) / UNIT
+    with np.errstate(divide="ignore", invalid="ignore"):
+        raw = (b / g) / unit
+    lost = ~np.isfinite(raw) | (np.abs(raw) >= BIAS_LIMIT) | (g == 0)
+    step = np.where(b == 0, LEAST_GAMMA, np.abs(b) / (unit * REPLACED_BIAS))
+    g = np.where(lost, np.where(g < 0, -step, step), g)
+    bias = np.floor((b / g) / unit)
+    return tuple(int(v) for v in bias), unit * g
+
+
+def check_variance(operator: str, rows: np.ndarray) -> None:
+    """The border of every LayerNorm kernel: C * (max - min)**2 < 2**62."""
+    check_rows(operator, rows, 2**40)
+    spread = int(rows.max()) - int(rows.min()) if rows.size else 0
+    if rows.shape[1] * spread**2 >= VARIANCE_MAX:
+        raise IntvitError(
+            f"{operator}: inputs must keep C * (max - min)**2 below 2**62, and C {rows.shape[1]}, spread {spread} do not"
+        )
+
+
+def _lower_options(beta: Any, gamma: Any, shift: int) -> None:
+    if not 0 <= shift <= 31:
+        raise IntvitError(f"layernorm: shift must lie in 0..31, not {shift}")
+
+
+# ------------------------------------------------------------------------------------------- I-ViT
+
+
+@kernel
+def row_mean(rows, i):
+    total = 0
+    for j in range(rows.shape[1]):
+        total += rows[i, j]
+    return rhe_div(total, rows.shape[1])
+
+
+@kernel
+def _ivit(rows, bias, out):
+    for i in range(rows.shape[0]):
+        mean = row_mean(rows, i)
+        var = 0
+        for j in range(rows.shape[1]):
+            d = rows[i, j] - mean
+            var += d * d
+        k = 65536
+        for _ in range(10):
+            k = (k + var // k) >> 1
+        factor = 2147483647 // k
+        for j in range(rows.shape[1]):
+            out[i, j] = (((rows[i, j] - mean) * factor) >> 1) + bias[j]
+
+
+def _bias_lower(params: Any) -> Any:
+    def lower(
+        in_scale: float, *, gamma: Any, beta: Any, shift: int = 0, factor: Any = None, out_scale: float | None = None
+    ) -> tuple[Any, np.ndarray]:
+        check_scale("layernorm", in_scale)
+        _lower_options(gamma, beta, shift)
+        bias, scale = integer_bias(gamma, beta)
+        return (params(bias, shift) if params is spec.IbertLayerNorm else params(bias)), scale
+
+    return lower
+
+
+def _runner(name: str, compiled: Any, *constants: Any) -> Any:
+    def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        check_variance(name, rows)
+        out = np.empty(rows.shape, np.int64)
+        compiled(rows, *constants, out)
+        return out
+
+    return run
+
+
+def _ivit_kernel(p: spec.IvitLayerNorm) -> Any:
+    return _runner("layernorm ivit", _ivit, np.array(p.bias, np.int64))
+
+
+def _bias_bound(p: Any, x_max: int, n_channels: int) -> int:
+    """|d * F| <= 2**31 before the halving, for every row."""
+    return int(2**30 + max(abs(b) for b in p.bias))
+
+
+# ------------------------------------------------------------------------------------------ I-BERT
+
+
+@kernel
+def _ibert(rows, bias, shift, out):
+    for i in range(rows.shape[0]):
+        mean = row_mean(rows, i)
+        var = 0
+        for j in range(rows.shape[1]):
+            d = (rows[i, j] - mean) >> shift
+            var += d * d
+        root = isqrt(var) << shift
+        factor = 2147483648 // root if root > 0 else 0
+        for j in range(rows.shape[1]):
+            out[i, j] = (((rows[i, j] - mean) * factor) >> 1) + bias[j]
+
+
+def _ibert_kernel(p: spec.IbertLayerNorm) -> Any:
+    return _runner("layernorm ibert", _ibert, np.array(p.bias, np.int64), p.shift)
+
+
+def _ibert_bound(p: spec.IbertLayerNorm, x_max: int, n_channels: int) -> int | None:
+    """A variance taken after a shift can miss small deviations: |d| / root is then not below 1."""
+    return _bias_bound(p, x_max, n_channels) if p.shift == 0 else None
+
+
+# ------------------------------------------------------------------------------------------ FQ-ViT
+
+GUARD_BITS, OFFSET_MAX = spec.GUARD_BITS, spec.OFFSET_MAX
+
+
+@kernel
+def product_high(a, b):
+    """floor(a * b / 2**62) for 0 <= a, b < 2**62, in 31-bit halves."""
+    a_high, a_low = a >> 31, a & 0x7FFFFFFF
+    b_high, b_low = b >> 31, b & 0x7FFFFFFF
+    middle = a_high * b_low + a_low * b_high + ((a_low * b_low) >> 31)
+    return a_high * b_high + (middle >> 31)
+
+
+@kernel
+def inverse_sqrt(value):
+    """(J, k): 1/sqrt(value) = J / 2**k, J of 61 bits. Every term below stays under 2**62."""
+    shift = 62 - bit_length(value)
+    shift -= shift & 1
+    scaled = value << shift
+    root = isqrt(scaled)
+    fraction = ((scaled - root * root) << 30) // (2 * root)
+    reciprocal = 2305843009213693952 // root
+    rest = 2305843009213693952 - reciprocal * root
+    error = (rest << 30) - reciprocal * fraction
+    return (reciprocal << 30) + rhe_product(error, reciprocal, 61), 91 - (shift >> 1)
+
+
+@kernel
+def floor_shift(value, shift):
+    """floor(value / 2**shift) for value >= 0, any shift; a negative one saturates at s64."""
+    if shift > 62:
+        return 0
+    return value >> shift if shift >= 0 else shift_left(value, -shift)
+
+
+@kernel
+def _fqvit(rows, factor, sign, slope, slope_exp, gain, gain_exp, bias, bias_exp, out):
+    n = rows.shape[1]
+    for i in range(rows.shape[0]):
+        total, squares = 0, 0
+        for j in range(n):
+            x = rows[i, j] * factor[j]
+            total += x
+            squares += x * x
+        spread = n * squares - total * total
+        if spread == 0:
+            for j in range(n):
+                out[i, j] = rhe_shift(bias[j], bias_exp[j])
+            continue
+        inverse, exponent = inverse_sqrt(spread)
+        for j in range(n):
+            product = product_high(slope[j], inverse)
+            product_exp = slope_exp[j] + exponent - 62
+            power = 31
+            if product != 0:
+                power = min(max(7 - (bit_length(product) - 1 - product_exp), 0), 31)
+            m = min(floor_shift(product, product_exp - power), 255)
+            guard = min(max(bias_exp[j] - power, 0), GUARD_BITS)
+            b = rhe_shift(bias[j], bias_exp[j] - power - guard)
+            b = min(max(b, -OFFSET_MAX), OFFSET_MAX)
+            slant = sign[j] * product_high(gain[j], inverse)
+            u = rhe_product(slant, total, gain_exp[j] + exponent - 62 - power - guard)
+            u = min(max(u, -OFFSET_MAX), OFFSET_MAX)
+            out[i, j] = rhe_shift(sign[j] * m * rows[i, j] * factor[j] + rhe_shift(b - u, guard), power)
+
+
+def _mantissa(values: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(m, k) with values = m / 2**k, |m| of 61 bits; zeros have m = 0, k = 61."""
+    fraction, exponent = np.frexp(values)
+    m = np.rint(fraction * 2.0**61).astype(np.int64)
+    k = np.where(m == 0, 61, 61 - exponent)
+    return tuple(int(v) for v in m), tuple(int(v) for v in k)
+
+
+def _fqvit_lower(
+    in_scale: float, *, gamma: Any, beta: Any, shift: int = 0, factor: Any = None, out_scale: float | None = None
+) -> tuple[Any, float]:
+    """`out_scale` is the next quantizer's scale (required); `factor` the power-of-two factors of the input scale."""
+    g, b = _affine("layernorm fqvit", gamma, beta)
+    if out_scale is None or not (math.isfinite(out_scale) and out_scale > 0):
+        raise IntvitError(f"layernorm fqvit: out_scale must be the next quantizer's scale, not {out_scale}")
+    factors = np.ones(len(g), np.int64) if factor is None else np.asarray(factor, np.int64).reshape(-1)
+    if factors.shape != g.shape or factors.min() < 1 or factors.max() > 2**8:
+        raise IntvitError(f"layernorm fqvit: factor must be {len(g)} integers in 1..256")
+    offset, offset_exp = _mantissa(b / out_scale)
+    slope, slope_exp = _mantissa(np.abs(g) * len(g) / out_scale)
+    gain, gain_exp = _mantissa(np.abs(g) / out_scale)
+    return (
+        spec.FqvitLayerNorm(
+            factor=tuple(int(v) for v in factors),
+            sign=tuple(int(v) for v in np.sign(g)),
+            slope=slope,
+            slope_exp=slope_exp,
+            gain=gain,
+            gain_exp=gain_exp,
+            bias=offset,
+            bias_exp=offset_exp,
+        ),
+        float(out_scale),
+    )
+
+
+def _fqvit_kernel(p: spec.FqvitLayerNorm) -> Any:
+    names = ("factor", "sign", "slope", "slope_exp", "gain", "gain_exp", "bias", "bias_exp")
+    constants = [np.array(getattr(p, name), np.int64) for name in names]
+
+    def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        check_rows("layernorm fqvit", rows, 2**40)
+        largest = int(np.abs(rows).max(initial=0)) * max(p.factor)
+        if rows.shape[1] ** 2 * largest**2 >= VARIANCE_MAX or rows.shape[1] * largest >= 2**31:
+            raise IntvitError(
+                f"layernorm fqvit: inputs must keep C * |x| * factor below 2**31, and C {rows.shape[1]}, "
+                f"|x| * factor {largest} do not"
+            )
+        out = np.empty(rows.shape, np.int64)
+        _fqvit(rows, *constants, out)
+        return out
+
+    return run
+
+
+# ------------------------------------------------------------------- I-ViT, deployed in 32 bits
+
+
+@kernel
+def _ivit_tvm(rows, bias, out):
+    for i in range(rows.shape[0]):
+        total = 0
+        for j in range(rows.shape[1]):
+            total = wrap32(total + rows[i, j])
+        mean = truncated_div(total, rows.shape[1])
+        var = 0
+        for j in range(rows.shape[1]):
+            d = wrap32(rows[i, j] - mean)
+            var = (var + d * d) & 0xFFFFFFFF
+        k = 65536
+        for _ in range(10):
+            k = (k + truncated_div(var, k if k != 0 else 1)) >> 1
+        factor = truncated_div(2147483647, k if k != 0 else 1)
+        for j in range(rows.shape[1]):
+            d = wrap32(rows[i, j] - mean)
+            out[i, j] = wrap32(truncated_div(wrap32(d * factor), 2) + wrap32(bias[j]))
+
+
+def _ivit_tvm_kernel(p: spec.IvitTvmLayerNorm) -> Any:
+    bias = np.array(p.bias, np.int64)
+
+    def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        check_rows("layernorm ivit_tvm", rows)
+        out = np.empty(rows.shape, np.int64)
+        _ivit_tvm(rows, bias, out)
+        return out
+
+    return run
+
+
+IVIT = Method(
+    "layernorm", "ivit", 1, spec.IvitLayerNorm, _bias_lower(spec.IvitLayerNorm), spec.ivit, _ivit_kernel,
+    "I-LayerNorm: ten Newton steps", "arXiv 2207.01405", bound=_bias_bound,
+)  # fmt: skip
+IBERT = Method(
+    "layernorm", "ibert", 1, spec.IbertLayerNorm, _bias_lower(spec.IbertLayerNorm), spec.ibert, _ibert_kernel,
+    "exact integer square root, calibrated shift", "arXiv 2101.01321", bound=_ibert_bound,
+)  # fmt: skip
+FQVIT = Method(
+    "layernorm", "fqvit", 1, spec.FqvitLayerNorm, _fqvit_lower, spec.fqvit, _fqvit_kernel,
+    "8-bit multiplier per channel and row, power-of-two factors", "arXiv 2111.13824",
+)  # fmt: skip
+IVIT_TVM = Method(
+    "layernorm", "ivit_tvm", 1, spec.IvitTvmLayerNorm, _bias_lower(spec.IvitTvmLayerNorm), spec.ivit_tvm,
+    _ivit_tvm_kernel, "I-LayerNorm as deployed in 32-bit words", "conformance README, section 9", informative=True,
+)  # fmt: skip

@@ -1,0 +1,114 @@
+"""Dyadic requantization, fast: one pass over an accumulator, constants per channel or one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from intvit.errors import IntvitError
+from intvit.kernels.arith import kernel, rhe_product, rhe_shift, saturate, shift_left
+
+PUBLISHED_SATURATING_WIDTHS = (4, 8, 16, 32)
+
+
+def dyadic(in_scale: Any, out_scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """(m, e) int64 with `in_scale / float32(out_scale) = m / 2**e` to 31 bits, per channel if in_scale is.
+
+    m is the nearest integer to f * 2**31, ties away from zero, 2**30 <= |m| <= 2**31: both ends occur. A zero ratio
+    gives m = 0. HAWQ-V3; conformance README, section 1.
+    """
+    scales = np.atleast_1d(np.asarray(in_scale, np.float64))
+    target = float(np.float32(out_scale))
+    if not np.isfinite(scales).all() or not np.isfinite(target) or target == 0:
+        raise IntvitError(f"requantize: scales must be finite and the output scale not 0, not {in_scale}, {out_scale}")
+    mantissa, exponent = np.frexp(scales / target)
+    scaled = mantissa * 2.0**31
+    m = np.where(scaled < 0, np.ceil(scaled - 0.5), np.floor(scaled + 0.5)).astype(np.int64)
+    return m, 31 - exponent.astype(np.int64)
+
+
+@kernel
+def _narrow(x, m, e, bits, out):
+    """|x| < 2**31, so that x*m fits one word: |x*m| <= 2**62, equality only for x = -2**31."""
+    rows, cols = x.shape
+    step = 1 if m.shape[0] > 1 else 0
+    for i in range(rows):
+        for j in range(cols):
+            k = j * step
+            product = np.int64(x[i, j]) * m[k]
+            out[i, j] = saturate(rhe_shift(product, e[k]), bits)
+
+
+@kernel
+def _wide(x, m, e, bits, out):
+    """Any int64 x: products in two words."""
+    rows, cols = x.shape
+    step = 1 if m.shape[0] > 1 else 0
+    for i in range(rows):
+        for j in range(cols):
+            k = j * step
+            out[i, j] = saturate(rhe_product(np.int64(x[i, j]), m[k], e[k]), bits)
+
+
+@kernel
+def _residual(x, m, e, residual, residual_m, residual_e, bits, out):
+    """Two rounded terms, one addition, saturated: at s64 each, then at `bits`."""
+    rows, cols = x.shape
+    step = 1 if m.shape[0] > 1 else 0
+    residual_step = 1 if residual_m.shape[0] > 1 else 0
+    for i in range(rows):
+        for j in range(cols):
+            k, n = j * step, j * residual_step
+            a = rhe_product(np.int64(x[i, j]), m[k], e[k])
+            b = rhe_product(np.int64(residual[i, j]), residual_m[n], residual_e[n])
+            out[i, j] = saturate(add_saturating(a, b), bits)
+
+
+@kernel
+def add_saturating(a, b):
+    """a + b, saturated at s64."""
+    if b > 0:
+        return a + b if a <= 9223372036854775807 - b else np.int64(9223372036854775807)
+    return a + b if a >= -9223372036854775808 - b else np.int64(-9223372036854775808)
+
+
+def _border(x: np.ndarray) -> np.ndarray:
+    """Rows for a kernel: int32 and int64 as they are, narrower ones widened."""
+    rows = x.reshape(-1, x.shape[-1])
+    kind = np.int64 if x.dtype.itemsize > 4 or x.dtype == np.uint32 else np.int32
+    return np.ascontiguousarray(rows, kind)
+
+
+def apply_requantize(
+    x: np.ndarray,
+    m: np.ndarray,
+    e: np.ndarray,
+    bits: int | None,
+    *,
+    residual: np.ndarray | None = None,
+    residual_m: np.ndarray | None = None,
+    residual_e: np.ndarray | None = None,
+    out_dtype: Any = np.int64,
+) -> np.ndarray:
+    """`saturate(rhe(x*m, 2**e) [+ rhe(residual*m', 2**e')])` over (..., C); m, e of length 1 or C.
+
+    Saturates at every width; `bits` None at s64 only. The result has `out_dtype`, which must hold `bits`.
+    """
+    width = 64 if bits is None else bits
+    shape = x.shape
+    if x.ndim == 0:
+        x = x.reshape(1)
+    rows = _border(x)
+    out = np.empty(rows.shape, out_dtype)
+    if residual is not None:
+        assert residual_m is not None and residual_e is not None
+        _residual(rows, m, e, _border(np.broadcast_to(residual, x.shape)), residual_m, residual_e, width, out)
+    elif rows.dtype == np.int32:
+        _narrow(rows, m, e, width, out)
+    else:
+        _wide(rows, m, e, width, out)
+    return out.reshape(shape)
+
+
+__all__ = ["add_saturating", "apply_requantize", "dyadic", "shift_left"]

@@ -1,0 +1,308 @@
+"""Softmax methods: `lower` from real scales, Numba kernels over rows, and the Method values.
+
+Bounds that the kernels rely on (checked in `lower` or at the border): |x| < 2**31, so that differences fit 33 bits;
+exponents e < 2**62 / C, so that row sums fit int64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from intvit.errors import IntvitError
+from intvit.method import Method
+from intvit.kernels.arith import bit_length, kernel, rhe_div, rhe_product, saturate, truncated_div, wrap32
+from intvit.kernels.requantize import dyadic
+from intvit.spec import softmax as spec
+
+IVIT_N, IBERT_N, TVM_N = 15, 30, 16
+IBERT_A, IBERT_B, IBERT_C = 0.35815147, 0.96963238, 1.0
+IBERT_LN2 = -0.6931
+X0_MAX = 2**30
+EXP_MAX = 2**62
+"""Row sums of I-BERT exponents must stay below this, so that they fit int64."""
+EMPTY_MASK = np.zeros((0, 0), np.bool_)
+
+
+def check_scale(operator: str, scale: float) -> float:
+    if not (math.isfinite(scale) and scale > 0):
+        raise IntvitError(f"{operator}: input scale must be positive and finite, not {scale}")
+    return scale
+
+
+def check_rows(operator: str, x: np.ndarray, limit: int = 2**31) -> None:
+    """The border: inputs must lie within the range that the kernel's words were proven for."""
+    if x.size and (int(x.min()) <= -limit or int(x.max()) >= limit):
+        raise IntvitError(f"{operator}: |x| must be below {limit}, not {int(x.min())}..{int(x.max())}")
+
+
+@kernel
+def hidden(mask, i, j):
+    """True if position (i, j) is masked; an empty mask hides nothing."""
+    return mask.shape[0] > 0 and mask[i, j]
+
+
+@kernel
+def row_max(rows, mask, i):
+    """Maximum over the positions that are not hidden; 0 if all are."""
+    top, seen = 0, False
+    for j in range(rows.shape[1]):
+        if not hidden(mask, i, j) and (not seen or rows[i, j] > top):
+            top = rows[i, j]
+            seen = True
+    return top
+
+
+# ------------------------------------------------------------------------------------------- I-ViT
+
+
+@kernel
+def shift_exp(d, x0, n):
+    """About exp(d*scale) * |x0| * 2**n for any d; saturated at 2**31 - 1 when d > 0 makes it astronomically large.
+
+    d <= 0: |x0| < 2**30 and n <= 23 give 2 * |x0| * 2**23 < 2**54.
+    """
+    t = d + (d >> 1) - (d >> 4)
+    if t < n * x0:
+        t = n * x0
+    q = t // x0
+    r = t - x0 * q
+    shift = n - q
+    v = r - 2 * x0
+    if shift > 62 - 31:
+        return 2147483647
+    return (v << shift) >> 1
+
+
+@kernel
+def _ivit(rows, mask, x0, n, out_bits, out):
+    limit = 2147483647
+    for i in range(rows.shape[0]):
+        top = row_max(rows, mask, i)
+        total = 0
+        for j in range(rows.shape[1]):
+            if hidden(mask, i, j):
+                e = -x0
+            else:
+                e = shift_exp(rows[i, j] - top, x0, n)
+            out[i, j] = e
+            total = min(total + e, limit)
+        factor = limit // total
+        for j in range(rows.shape[1]):
+            out[i, j] = (out[i, j] * factor) >> (32 - out_bits)
+
+
+def _ivit_lower(in_scale: float, *, out_bits: int, exp_range_max: float | None = None) -> tuple[Any, float]:
+    check_scale("softmax ivit", in_scale)
+    x0 = math.floor(-1.0 / in_scale)
+    if -x0 >= X0_MAX:
+        raise IntvitError(f"softmax ivit: input scale must be above {1 / X0_MAX:.3g}, not {in_scale}")
+    return spec.IvitSoftmax(x0, IVIT_N, out_bits), 2.0 ** -(out_bits - 1)
+
+
+def _ivit_kernel(p: spec.IvitSoftmax) -> Any:
+    return _runner("softmax ivit", _ivit, p.x0, p.n, p.out_bits)
+
+
+def _runner(name: str, compiled: Any, *constants: Any) -> Any:
+    def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        check_rows(name, rows)
+        out = np.empty(rows.shape, np.int64)
+        compiled(rows, EMPTY_MASK if mask is None else mask, *constants, out)
+        return out
+
+    return run
+
+
+def _ivit_bound(p: spec.IvitSoftmax, x_max: int, n_channels: int) -> int:
+    """Below 2**(out_bits-1), unless the sum may clamp: then F = 1 and e itself is shifted."""
+    top = -p.x0 << p.n
+    if n_channels * top <= spec.SUM_MAX:
+        return int(2 ** (p.out_bits - 1) - 1)
+    return int(max(2 ** (p.out_bits - 1) - 1, top >> (32 - p.out_bits)))
+
+
+# ------------------------------------------------------------------------------------------ I-BERT
+
+
+@kernel
+def quotient(d, x0, n):
+    """How often ln 2 goes into d <= 0, at most n times."""
+    return max(d, n * x0) // x0
+
+
+@kernel
+def polynomial(d, x0, b, c, n):
+    """I-BERT's i-exp without its last shift: i-exp(d) = polynomial(d) << (n - quotient(d)). At most c < 2**62."""
+    d = max(d, n * x0)
+    r = d - x0 * (d // x0)
+    return max(r * (r + b) + c, 0)
+
+
+@kernel
+def _ibert(rows, mask, x0, b, c, n, m, e, out_bits, out):
+    for i in range(rows.shape[0]):
+        top = row_max(rows, mask, i)
+        total = 0
+        for j in range(rows.shape[1]):
+            d = n * x0 if hidden(mask, i, j) else rows[i, j] - top
+            # the exponent may pass 64 bits; its shift goes into the requantization, which is exact either way
+            h = saturate(rhe_product(polynomial(d, x0, b, c, n), m, e - (n - quotient(d, x0, n))), 16)
+            out[i, j] = h
+            total += h
+        factor = 4294967296 // total if total > 0 else 0
+        for j in range(rows.shape[1]):
+            out[i, j] = (out[i, j] * factor) >> (32 - out_bits)
+
+
+def _polynomial(operator: str, in_scale: float) -> tuple[int, int, int]:
+    """x0, b, c of I-BERT's exponent in units of the scale; double arithmetic in the published order."""
+    check_scale(operator, in_scale)
+    x0 = math.floor(IBERT_LN2 / in_scale)
+    b = math.floor((IBERT_B / IBERT_A) / in_scale)
+    c = math.floor((IBERT_C / IBERT_A) / in_scale**2)
+    if c >= EXP_MAX:
+        raise IntvitError(f"{operator}: input scale must keep the polynomial below 2**62, and {in_scale} does not")
+    return x0, b, c
+
+
+def _ibert_lower(in_scale: float, *, out_bits: int, exp_range_max: float | None = None) -> tuple[Any, float]:
+    """`exp_range_max` is the calibrated maximum of the exponent in its own integer units; natural: c * 2**30."""
+    x0, b, c = _polynomial("softmax ibert", in_scale)
+    largest = float(c << IBERT_N) if exp_range_max is None else float(exp_range_max)
+    if not (math.isfinite(largest) and largest > 0):
+        raise IntvitError(f"softmax ibert: exp_range_max must be positive and finite, not {exp_range_max}")
+    m, e = dyadic(1.0, largest / 32767)
+    return spec.IbertSoftmax(x0, b, c, IBERT_N, int(m[0]), int(e[0]), out_bits), 2.0**-out_bits
+
+
+def _ibert_kernel(p: spec.IbertSoftmax) -> Any:
+    return _runner("softmax ibert", _ibert, p.x0, p.b, p.c, p.n, p.m, p.e, p.out_bits)
+
+
+def _ibert_bound(p: spec.IbertSoftmax, x_max: int, n_channels: int) -> int:
+    """h * (2**32 // sum h) <= 2**32: at most 2**out_bits, met by a row of one element."""
+    return int(2**p.out_bits)
+
+
+# ------------------------------------------------------------------------------------------ FQ-ViT
+
+
+@kernel
+def log2_code(ratio, bits):
+    k = bit_length(ratio) - 1
+    if 2 * (ratio - (1 << k)) >= (1 << k):
+        k += 1
+    return -1 if k >= (1 << bits) else k
+
+
+@kernel
+def _fqvit(rows, mask, x0, b, c, n, bits, out):
+    for i in range(rows.shape[0]):
+        top = row_max(rows, mask, i)
+        last = 0
+        for j in range(rows.shape[1]):
+            last = max(last, n if hidden(mask, i, j) else quotient(rows[i, j] - top, x0, n))
+        total = 0
+        for j in range(rows.shape[1]):
+            d = n * x0 if hidden(mask, i, j) else rows[i, j] - top
+            # exponents over their common factor 2**(n - last): the ratio below is the same
+            e = polynomial(d, x0, b, c, n) << (last - quotient(d, x0, n))
+            out[i, j] = e
+            total += e
+        for j in range(rows.shape[1]):
+            e = out[i, j]
+            out[i, j] = -1 if e == 0 else log2_code(rhe_div(total, e), bits)
+
+
+def _fqvit_lower(in_scale: float, *, out_bits: int, exp_range_max: float | None = None) -> tuple[Any, float]:
+    """`out_bits` is the width of the codes; out_scale 1: a code is an exponent, not a number."""
+    return spec.FqvitSoftmax(*_polynomial("softmax fqvit", in_scale), IBERT_N, out_bits), 1.0
+
+
+def _fqvit_kernel(p: spec.FqvitSoftmax) -> Any:
+    compiled = _runner("softmax fqvit", _fqvit, p.x0, p.b, p.c, p.n, p.bits)
+
+    def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        spread = int(rows.max()) - int(rows.min()) if rows.size else 0
+        last = p.n if mask is not None else min(p.n, spread // -p.x0 + 1)
+        if rows.shape[1] * (p.c << last) >= EXP_MAX:
+            raise IntvitError(
+                f"softmax fqvit: scale, row length and spread must keep the sum of exponents below 2**62, and "
+                f"{rows.shape[1]} columns of spread {spread} do not"
+            )
+        return compiled(rows, mask)
+
+    return run
+
+
+def _fqvit_bound(p: spec.FqvitSoftmax, x_max: int, n_channels: int) -> int:
+    return int(2**p.bits - 1)
+
+
+# ------------------------------------------------------------------- I-ViT, deployed in 32 bits
+
+
+@kernel
+def shift_exp_tvm(d, x0, n):
+    t = max(wrap32(d + (d >> 1) - (d >> 4)), n * x0)
+    q = truncated_div(t, x0)
+    r = t - x0 * q
+    shift = n - q
+    if shift < 0 or shift > 31:
+        return 0
+    return wrap32(((r >> 1) - x0) << shift)
+
+
+@kernel
+def _ivit_tvm(rows, mask, x0, n, out):
+    for i in range(rows.shape[0]):
+        top = row_max(rows, mask, i)
+        total = 0
+        for j in range(rows.shape[1]):
+            d = n * x0 if hidden(mask, i, j) else rows[i, j] - top
+            e = shift_exp_tvm(d, x0, n)
+            out[i, j] = e
+            total = wrap32(total + e)
+        factor = truncated_div(2147483647, total if total != 0 else 1)
+        for j in range(rows.shape[1]):
+            out[i, j] = wrap32(factor * out[i, j]) >> 24
+
+
+def tvm_x0(in_scale: float, gain: float = 1.0) -> int:
+    """`trunc(float32(-1 / (scale * gain)) - 1)`: one lower than the floor when 1/scale is an integer."""
+    x0 = int(np.trunc(np.float32(-1.0 / (in_scale * gain)) - np.float32(1)))
+    if -x0 >= X0_MAX:
+        raise IntvitError(f"ivit_tvm: input scale must be above {1 / X0_MAX:.3g}, not {in_scale}")
+    return x0
+
+
+def _ivit_tvm_lower(in_scale: float, *, out_bits: int, exp_range_max: float | None = None) -> tuple[Any, float]:
+    check_scale("softmax ivit_tvm", in_scale)
+    if out_bits != 8:
+        raise IntvitError(f"softmax ivit_tvm: out_bits must be 8, not {out_bits}")
+    return spec.IvitTvmSoftmax(tvm_x0(in_scale), TVM_N), 2.0**-7
+
+
+def _ivit_tvm_kernel(p: spec.IvitTvmSoftmax) -> Any:
+    return _runner("softmax ivit_tvm", _ivit_tvm, p.x0, p.n)
+
+
+IVIT = Method(
+    "softmax", "ivit", 1, spec.IvitSoftmax, _ivit_lower, spec.ivit, _ivit_kernel,
+    "Shiftmax: base-2 exponent by shifts", "arXiv 2207.01405", bound=_ivit_bound,
+)  # fmt: skip
+IBERT = Method(
+    "softmax", "ibert", 1, spec.IbertSoftmax, _ibert_lower, spec.ibert, _ibert_kernel,
+    "second-order polynomial, 16-bit exponents", "arXiv 2101.01321", bound=_ibert_bound,
+)  # fmt: skip
+FQVIT = Method(
+    "softmax", "fqvit", 1, spec.FqvitSoftmax, _fqvit_lower, spec.fqvit, _fqvit_kernel,
+    "Log-Int-Softmax: I-BERT's exponent, log2 codes", "arXiv 2111.13824", bound=_fqvit_bound, out_encoding="log2",
+)  # fmt: skip
+IVIT_TVM = Method(
+    "softmax", "ivit_tvm", 1, spec.IvitTvmSoftmax, _ivit_tvm_lower, spec.ivit_tvm, _ivit_tvm_kernel,
+    "Shiftmax as deployed in 32-bit words", "conformance README, section 9", informative=True,
+)  # fmt: skip

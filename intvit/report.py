@@ -1,0 +1,41 @@
+"""Tables from analysis results; computes nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from intvit.analysis.mapping import Mapping
+
+
+def accuracy_table(top1: float, rows: list[list[str]], n_test: int) -> Table:
+    """`rows` are (model, bits, top-1 in %)."""
+    table = Table(title=f"Top-1 on {n_test} test images", title_justify="left")
+    for header in ("model", "bits", "top-1 %", "against float, %p"):
+        table.add_column(header, justify="left" if header == "model" else "right")
+    table.add_row("float", "32", f"{100 * top1:.1f}", "")
+    for name, bits, value in rows:
+        label = f"{name} (GELU of ivit)" if name == "fqvit" else name
+        table.add_row(label, bits, value, f"{float(value) - 100 * top1:+.1f}")
+    return table
+
+
+def mapping_table(mapping: Mapping) -> Table:
+    """Per site: ASQNR in > out and SQNR diff of each method, and the choice."""
+    methods = list(dict.fromkeys(s.choice.method for s in mapping.scores))
+    title = f"ASQNR in > out (difference), dB as in the paper (20 log10); rule {mapping.rule}"
+    table = Table(title=title, title_justify="left")
+    for header in ("site", *methods, "chosen"):
+        table.add_column(header, justify="left" if header in ("site", "chosen") else "right")
+    for site, scores in mapping.by_site().items():
+        chosen = mapping.recipe.sites[site].method
+        found = {s.choice.method: s for s in scores}
+        cells = []
+        for method in methods:
+            s = found.get(method)
+            text = "-" if s is None else f"{s.asqnr_in:.1f} > {s.asqnr_out:.1f} ({s.sqnr_diff:+.1f})"
+            cells.append(f"[bold]{text}[/bold]" if method == chosen else text)
+        table.add_row(site, *cells, chosen)
+    return table

@@ -1,0 +1,154 @@
+"""LayerNorm over one row: the normalised row plus an integer bias, before any requantization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from intvit.spec.arith import clamp, floor_shift, isqrt, rhe, rhe_shift, truncated_div, wrap
+
+
+def centre(row: Sequence[int]) -> list[int]:
+    """Deviations from the mean, the mean rounded half to even."""
+    mean = rhe(sum(row), len(row))
+    return [x - mean for x in row]
+
+
+# ------------------------------------------------------------------------------------------- I-ViT
+
+
+@dataclass(frozen=True)
+class IvitLayerNorm:
+    """I-LayerNorm (arXiv 2207.01405): `bias[j] = floor((beta/gamma) / (sqrt(C) / 2**30))`."""
+
+    bias: tuple[int, ...]
+
+
+def newton_sqrt(var: int) -> int:
+    """Ten literal Newton steps from 2**16: not an integer square root below 2**15, nor above about 2**44.9."""
+    k = 2**16
+    for _ in range(10):
+        k = (k + var // k) >> 1
+    return k
+
+
+def ivit(row: Sequence[int], p: IvitLayerNorm) -> list[int]:
+    """y_j = ((d_j * F) >> 1) + bias_j, F = (2**31 - 1) // sqrt(sum d**2); a row of equal values gives its bias."""
+    d = centre(row)
+    factor = (2**31 - 1) // newton_sqrt(sum(v * v for v in d))
+    return [floor_shift(v * factor, 1) + b for v, b in zip(d, p.bias, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------ I-BERT
+
+
+@dataclass(frozen=True)
+class IbertLayerNorm:
+    """I-BERT LayerNorm (arXiv 2101.01321): exact square root of a variance taken after `shift`."""
+
+    bias: tuple[int, ...]
+    shift: int
+
+
+def ibert(row: Sequence[int], p: IbertLayerNorm) -> list[int]:
+    """y_j = ((d_j * F) >> 1) + bias_j, F = 2**31 // (isqrt(sum (d >> shift)**2) << shift).
+
+    A root of zero is undefined in the paper: here the normalised part is 0 and y = bias.
+    """
+    d = centre(row)
+    root = isqrt(sum(floor_shift(v, p.shift) ** 2 for v in d)) * 2**p.shift
+    if root == 0:
+        return list(p.bias)
+    factor = 2**31 // root
+    return [floor_shift(v * factor, 1) + b for v, b in zip(d, p.bias, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------ FQ-ViT
+
+
+@dataclass(frozen=True)
+class FqvitLayerNorm:
+    """FQ-ViT LayerNorm (arXiv 2111.13824), its real-valued constants as mantissas of 61 bits: real = m / 2**exp.
+
+    Per channel: `factor` (1, 2, 4, 8) of the input scale, `sign` of gamma, `slope` = |gamma| * C / out_scale,
+    `gain` = |gamma| / out_scale, `bias` = beta / out_scale (signed).
+    """
+
+    factor: tuple[int, ...]
+    sign: tuple[int, ...]
+    slope: tuple[int, ...]
+    slope_exp: tuple[int, ...]
+    gain: tuple[int, ...]
+    gain_exp: tuple[int, ...]
+    bias: tuple[int, ...]
+    bias_exp: tuple[int, ...]
+
+
+GUARD_BITS = 24
+OFFSET_MAX = 2**60
+
+
+def fqvit(row: Sequence[int], p: FqvitLayerNorm) -> list[int]:
+    """y = rhe(sign*M*X + B, 2**N): M of 8 bits, N the power of two of A = |gamma|*C/(sqrt(Dv)*out_scale), X = x*factor.
+
+    Equal values (Dv = 0): the normalised part is 0, y = rhe(bias, 2**bias_exp).
+    """
+    scaled = [x * f for x, f in zip(row, p.factor, strict=True)]
+    spread = len(scaled) * sum(x * x for x in scaled) - sum(scaled) ** 2
+    if spread == 0:
+        return [rhe_shift(b, exp) for b, exp in zip(p.bias, p.bias_exp, strict=True)]
+    inverse, exponent = inverse_sqrt(spread)
+    result = []
+    for j, x in enumerate(scaled):
+        m, n, offset = fqvit_constants(sum(scaled), inverse, exponent, j, p)
+        result.append(rhe_shift(p.sign[j] * m * x + offset, n))
+    return result
+
+
+def inverse_sqrt(value: int) -> tuple[int, int]:
+    """(J, k) with 1/sqrt(value) = J / 2**k to about 2**-59: a 31-bit reciprocal and one Newton step."""
+    shift = 62 - value.bit_length()
+    shift -= shift % 2
+    scaled = value * 2**shift
+    root = isqrt(scaled)
+    fraction = (scaled - root * root) * 2**30 // (2 * root)
+    reciprocal, rest = divmod(2**61, root)
+    error = rest * 2**30 - reciprocal * fraction
+    return reciprocal * 2**30 + rhe_shift(error * reciprocal, 61), 91 - shift // 2
+
+
+def fqvit_constants(total: int, inverse: int, exponent: int, j: int, p: FqvitLayerNorm) -> tuple[int, int, int]:
+    """M, N, B of channel j: the published multiplier, exponent and offset."""
+    product = floor_shift(p.slope[j] * inverse, 62)
+    product_exp = p.slope_exp[j] + exponent - 62
+    n = 31 if product == 0 else clamp(7 - (product.bit_length() - 1 - product_exp), 0, 31)
+    m = min(floor_shift(product, product_exp - n), 255)
+    guard = clamp(p.bias_exp[j] - n, 0, GUARD_BITS)
+    bias = clamp(rhe_shift(p.bias[j], p.bias_exp[j] - n - guard), -OFFSET_MAX, OFFSET_MAX)
+    slant = p.sign[j] * floor_shift(p.gain[j] * inverse, 62)
+    u = clamp(rhe_shift(slant * total, p.gain_exp[j] + exponent - 62 - n - guard), -OFFSET_MAX, OFFSET_MAX)
+    return m, n, rhe_shift(bias - u, guard)
+
+
+# ------------------------------------------------------------------- I-ViT, deployed in 32 bits
+
+
+@dataclass(frozen=True)
+class IvitTvmLayerNorm:
+    """The 32-bit wrap-around form of I-LayerNorm (conformance README, section 9; informative)."""
+
+    bias: tuple[int, ...]
+
+
+def ivit_tvm(row: Sequence[int], p: IvitTvmLayerNorm) -> list[int]:
+    """I-LayerNorm on 32-bit words that wrap; mean and halving truncate toward zero; a root of 0 counts as 1."""
+    mean = truncated_div(wrap(sum(row), 32), len(row))
+    d = [wrap(x - mean, 32) for x in row]
+    var = sum(v * v for v in d) % 2**32
+    k = 2**16
+    for _ in range(10):
+        k = (k + truncated_div(var, k if k != 0 else 1)) >> 1
+    factor = truncated_div(2**31 - 1, k if k != 0 else 1)
+    return [
+        wrap(truncated_div(wrap(v * factor, 32), 2) + wrap(b, 32), 32) for v, b in zip(d, p.bias, strict=True)
+    ]

@@ -1,0 +1,12 @@
+"""Average pooling: one rounded division."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from intvit.spec.arith import rhe
+
+
+def mean(values: Sequence[int]) -> int:
+    """`round_half_even(sum / count)`."""
+    return rhe(sum(values), len(values))

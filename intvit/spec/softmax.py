@@ -1,0 +1,146 @@
+"""Softmax over one row, in the three published integer methods and I-ViT's 32-bit deployment.
+
+A mask marks positions that take no part: they are left out of the row maximum, and their exponent argument is the
+saturation value n*x0. A row that is masked whole has no maximum: every argument is the saturation value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from intvit.spec.arith import floor_shift, rhe, rhe_shift, saturate, truncated_div, wrap
+
+Mask = Sequence[bool] | None
+SUM_MAX = 2**31 - 1
+
+
+def deltas(row: Sequence[int], mask: Mask) -> list[int | None]:
+    """`x_j - max(row)`; None where the position is masked."""
+    hidden = [False] * len(row) if mask is None else mask
+    seen = [x for x, h in zip(row, hidden, strict=True) if not h]
+    top = max(seen) if seen else 0
+    return [None if h else x - top for x, h in zip(row, hidden, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------- I-ViT
+
+
+@dataclass(frozen=True)
+class IvitSoftmax:
+    """Shiftmax (arXiv 2207.01405). `x0 = floor(-1/scale)` < 0; `n` 15; outputs are below 2**(out_bits-1)."""
+
+    x0: int
+    n: int
+    out_bits: int
+
+
+def shift_exp(d: int | None, x0: int, n: int) -> int:
+    """About exp(d * scale) * |x0| * 2**n; d > 0 is allowed (ShiftGELU). None is a masked position."""
+    t = n * x0 if d is None else max(d + d // 2 - d // 16, n * x0)
+    q = t // x0
+    r = t - x0 * q
+    return max(floor_shift(floor_shift(r - 2 * x0, q - n), 1), 0)
+
+
+def ivit(row: Sequence[int], p: IvitSoftmax, mask: Mask = None) -> list[int]:
+    """y_j = (e_j * F) >> (32 - out_bits), F = (2**31 - 1) // min(sum e, 2**31 - 1)."""
+    e = [shift_exp(d, p.x0, p.n) for d in deltas(row, mask)]
+    factor = SUM_MAX // min(sum(e), SUM_MAX)
+    return [(v * factor) >> (32 - p.out_bits) for v in e]
+
+
+# ------------------------------------------------------------------------------------------ I-BERT
+
+
+@dataclass(frozen=True)
+class IbertSoftmax:
+    """I-BERT softmax (arXiv 2101.01321). `x0`, `b`, `c` are the polynomial in units of the scale; `n` 30.
+
+    `m`, `e`: dyadic form of the inner 16-bit requantization. Outputs are unsigned, up to 2**out_bits.
+    """
+
+    x0: int
+    b: int
+    c: int
+    n: int
+    m: int
+    e: int
+    out_bits: int
+
+
+def int_exp(d: int | None, x0: int, b: int, c: int, n: int) -> int:
+    """I-BERT's i-exp: a second-order polynomial on (-ln 2, 0], shifted by the quotient."""
+    t = n * x0 if d is None else max(d, n * x0)
+    q = t // x0
+    r = t - x0 * q
+    return max((r * (r + b) + c) << (n - q), 0)
+
+
+def ibert(row: Sequence[int], p: IbertSoftmax, mask: Mask = None) -> list[int]:
+    """y_j = (h_j * F) >> (32 - out_bits), h the exponent at 16 bits, F = 2**32 // sum h; all zero if sum h <= 0."""
+    e = [int_exp(d, p.x0, p.b, p.c, p.n) for d in deltas(row, mask)]
+    h = [saturate(rhe_shift(v * p.m, p.e), 16) for v in e]
+    total = sum(h)
+    if total <= 0:
+        return [0] * len(h)
+    factor = 2**32 // total
+    return [(v * factor) >> (32 - p.out_bits) for v in h]
+
+
+# ------------------------------------------------------------------------------------------ FQ-ViT
+
+
+@dataclass(frozen=True)
+class FqvitSoftmax:
+    """Log-Int-Softmax (arXiv 2111.13824): I-BERT's exponent, then a log2 code of 2**bits values."""
+
+    x0: int
+    b: int
+    c: int
+    n: int
+    bits: int
+
+
+def fqvit(row: Sequence[int], p: FqvitSoftmax, mask: Mask = None) -> list[int]:
+    """Codes q: probability 2**-q; -1 stands for zero."""
+    e = [int_exp(d, p.x0, p.b, p.c, p.n) for d in deltas(row, mask)]
+    total = sum(e)
+    return [-1 if v == 0 else log2_code(rhe(total, v), p.bits) for v in e]
+
+
+def log2_code(ratio: int, bits: int) -> int:
+    """log2(ratio) rounded: up from 1.5 * 2**k on; -1 from 2**bits on."""
+    k = ratio.bit_length() - 1
+    if 2 * (ratio - 2**k) >= 2**k:
+        k += 1
+    return -1 if k >= 2**bits else k
+
+
+# ------------------------------------------------------------------- I-ViT, deployed in 32 bits
+
+
+@dataclass(frozen=True)
+class IvitTvmSoftmax:
+    """The 32-bit wrap-around form of Shiftmax (conformance README, section 9; informative). 8-bit output."""
+
+    x0: int
+    n: int
+
+
+def shift_exp_tvm(d: int, x0: int, n: int) -> int:
+    """shift_exp in 32-bit words: the half bit is dropped before the shift, division truncates, sums wrap."""
+    t = max(wrap(d + (d >> 1) - (d >> 4), 32), n * x0)
+    q = truncated_div(t, x0)
+    r = t - x0 * q
+    shift = n - q
+    return wrap(((r >> 1) - x0) << shift, 32) if 0 <= shift < 32 else 0
+
+
+def ivit_tvm(row: Sequence[int], p: IvitTvmSoftmax, mask: Mask = None) -> list[int]:
+    """y_j = (F * e_j) >> 24, F = (2**31 - 1) / sum toward zero; a sum that wraps to 0 counts as 1."""
+    floor = p.n * p.x0
+    e = [shift_exp_tvm(floor if d is None else d, p.x0, p.n) for d in deltas(row, mask)]
+    total = wrap(sum(e), 32)
+    factor = truncated_div(SUM_MAX, total if total != 0 else 1)
+    return [wrap(factor * v, 32) >> 24 for v in e]
