@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -18,9 +23,37 @@ KERNELS: list[Any] = []
 """Every compiled kernel, in order of definition."""
 
 
+@cache
+def cache_folder() -> str:
+    """Where compiled kernels are kept: a folder named after the text of all of them.
+
+    Numba looks at the file of a function only, not at those of the functions it calls: an edited callee in another file
+    would leave stale machine code in use. One digest over all kernel files makes that impossible.
+    """
+    here = Path(__file__).parent
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))).hexdigest()[:16]
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        return os.path.join(os.environ["NUMBA_CACHE_DIR"], digest)
+    if os.access(here, os.W_OK):
+        return str(here / "__pycache__" / digest)
+    return str(Path.home() / ".cache" / "intvit" / digest)
+
+
+@contextmanager
+def _caching() -> Iterator[None]:
+    """Numba picks the cache folder when a function is decorated: ours for that moment, the user's after it."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = cache_folder()
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """njit, cached on disk, without the GIL: the engine runs kernels on threads, they never start their own."""
-    compiled = numba.njit(cache=True, nogil=True)(function)
+    with _caching():
+        compiled = numba.njit(cache=True, nogil=True)(function)
     KERNELS.append(compiled)
     return compiled
 
