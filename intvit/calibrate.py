@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -44,15 +44,26 @@ class Calibration:
         Path(path).write_text(json.dumps(self.__dict__, indent=1, sort_keys=True))
 
 
-def source_tensor(graph: Graph, name: str, known: object) -> str:
-    """`name`, or the tensor that layout moves made it from, whichever is the first in `known`."""
-    start = name
-    while name not in known:  # type: ignore[operator]
-        node = graph.by_output.get(name)
+def source_tensor(graph: Graph, name: str, known: Container[str]) -> str:
+    """The tensor in `known` that holds the values of `name`: itself, or one that layout moves tie it to.
+
+    Backward through any move (a slice's range is then its source's), else forward through moves that keep all elements.
+    """
+    at = name
+    while at not in known:
+        node = graph.by_output.get(at)
         if node is None or node.op not in LAYOUT_OPS or len(node.inputs) != 1:
-            raise IntvitError(f"{start}: no recorded activation or range for this tensor")
-        name = node.inputs[0]
-    return name
+            break
+        at = node.inputs[0]
+    if at in known:
+        return at
+    at = name
+    while at not in known:
+        (after, *others) = graph.consumers[at] or (None,)
+        if after is None or others or after.op not in ("reshape", "transpose"):
+            raise IntvitError(f"{name}: no recorded activation or range for this tensor")
+        at = after.output
+    return at
 
 
 def calibrate(

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +34,8 @@ golden = typer.Typer(help="Golden vectors: stimulus, integer parameters and expe
                      no_args_is_help=True)  # fmt: skip
 app.add_typer(golden, name="golden")
 
-out, err = Console(), Console(stderr=True)
+out = Console(width=None if sys.stdout.isatty() else 132)
+err = Console(stderr=True)
 
 ModelArg = Annotated[Path, typer.Argument(help="Float model, ONNX.")]
 GraphArg = Annotated[Path, typer.Argument(help="Integer graph, HDF5, from `intvit lower`.")]
@@ -460,14 +460,9 @@ def _callback(version: Annotated[bool, typer.Option("--version", help="Print the
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     try:
-        app(arguments, standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        return int(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except click.exceptions.Abort:
-        return 130
+        app(arguments)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
     except IntvitError as error:
         print(f"intvit: {error}", file=sys.stderr)
         return 2

@@ -155,7 +155,12 @@ class _Lowering:
         if len(self.graph.consumers[node.inputs[0]]) != 1 or self.nodes[-1].output != raw.name:
             raise IntvitError(f"{node.name}: a constant factor must follow the one operator whose scale takes it")
         assert raw.scale is not None
-        self.tensors[raw.name] = dataclasses.replace(raw, scale=raw.scale * node.attrs["factor"])
+        producer = self.nodes[-1]
+        factor = node.attrs["factor"]
+        if producer.op == "matmul":  # float32 files round the attention factor, the published networks do not
+            exact = self.tensors[producer.inputs[0]].shape[-1] ** -0.5
+            factor = exact if np.float32(exact) == np.float32(factor) else factor
+        self.tensors[raw.name] = dataclasses.replace(raw, scale=raw.scale * factor)
         self.values[node.output] = raw.name
 
     def _linear(self, node: Node) -> None:

@@ -123,7 +123,7 @@ def map_methods(
         raise IntvitError(f"rule: must be one of {', '.join(RULES)}, not {rule!r}")
     if len(images) > recording.n_images:
         raise IntvitError(f"recording: must hold {len(images)} images, not {recording.n_images}")
-    scores: dict[tuple[str, Choice], SiteScore] = {}
+    scores: list[SiteScore] = []
     logits: dict[str, float] = {}
     for index, method in enumerate(methods):
         uniform = recipe.with_method(method)
@@ -134,16 +134,13 @@ def map_methods(
 
         stats = site_sqnr(graph, lower(graph, calibration, uniform), recording, images, batch, threads, report)
         for node in graph.nodes:
-            if node.op in OPERATORS:
+            choice = uniform.choice(node.op, node.name) if node.op in OPERATORS else None
+            if choice is not None and choice.method == method:  # a borrowed method is no candidate of its own
                 before, after = stats[f"{node.name}:in"], stats[f"{node.name}:out"]
-                choice = uniform.choice(node.op, node.name)
-                scores.setdefault(
-                    (node.name, choice),
-                    SiteScore(node.name, node.op, choice, before.decibel(), after.decibel()),
-                )
+                scores.append(SiteScore(node.name, node.op, choice, before.decibel(), after.decibel()))
         logits[method] = stats["logits"].decibel(PAPER_FACTOR)
     order = [node.name for node in graph.nodes if node.op in OPERATORS]
-    listed = tuple(sorted(scores.values(), key=lambda s: order.index(s.site)))
+    listed = tuple(sorted(scores, key=lambda s: order.index(s.site)))
     return Mapping(rule, listed, recipe.model_copy(update={"sites": choose(listed, rule)}), logits)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from intvit.errors import IntvitError
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, Graph, Node
 from intvit.recipe import Recipe
@@ -60,6 +59,16 @@ def quantizer_site(graph: Graph, node: Node) -> str:
     return name
 
 
+def feeds_narrow(graph: Graph, name: str) -> bool:
+    """True if a narrow operator reads `name`, directly or as a term of a sum: terms are as wide as their sum."""
+    for node in graph.consumers[name]:
+        if node.op in _NARROW_CONSUMERS:
+            return True
+        if (moves_no_bit(node) or node.op == "add") and feeds_narrow(graph, node.output):
+            return True
+    return False
+
+
 def quantizer_bits(graph: Graph, recipe: Recipe) -> dict[str, int]:
     """Width of every activation quantizer, by the name of the float tensor that it rounds."""
     widths: dict[str, int] = {name: recipe.bits for name in graph.inputs}
@@ -72,8 +81,6 @@ def quantizer_bits(graph: Graph, recipe: Recipe) -> dict[str, int]:
         if node.op == "softmax" and consumers == {"matmul"}:  # feeds the product as it is
             continue
         site = node.output if node.op in _SELF_QUANTIZING else quantizer_site(graph, node)
-        narrow = bool(consumers & _NARROW_CONSUMERS) or (node.op == "linear" and "layernorm" in consumers)
+        narrow = feeds_narrow(graph, node.output) or (node.op == "linear" and "layernorm" in consumers)
         widths[site] = recipe.bits if narrow else recipe.residual_bits
-    if not widths:
-        raise IntvitError("graph: has nothing to quantize")
     return widths

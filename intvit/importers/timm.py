@@ -1,0 +1,482 @@
+"""timm and original-repository weights -> float ONNX. ViT, DeiT and Swin of any size that the weights imply.
+
+The architecture is read off tensor names and shapes; what they cannot tell (heads, image size of a Swin) comes from the
+safetensors metadata key `intvit`, or from an option. Node names are site names: the module paths of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from intvit.errors import IntvitError
+from intvit.importers.onnx import METADATA_KEY
+
+Array = np.ndarray[Any, Any]
+OPSET, IR_VERSION = 20, 10
+DEFAULT_EPS = {"vit": 1e-6, "swin": 1e-5}
+HARMLESS = ("relative_position_index", "attn_mask", "num_batches_tracked")
+"""Buffers that carry nothing which the shapes do not tell."""
+
+
+# ------------------------------------------------------------------------------------------ weights
+
+
+def load_weights(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Tensors (float32) and the `intvit` metadata of a .safetensors or .npz file. Nothing is ever unpickled."""
+    path = Path(path)
+    if not path.is_file():
+        raise IntvitError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        tensors, metadata = _load_safetensors(path)
+    elif path.suffix == ".npz":
+        tensors, metadata = _load_npz(path), {}
+    else:
+        raise IntvitError(f"{path}: weights must be .safetensors or .npz, not {path.suffix or 'without a suffix'}")
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            raise IntvitError(f"{path}: {name}: weights must be finite, not NaN or infinite")
+    floats = {name: t.astype(np.float32) for name, t in tensors.items() if t.dtype.kind == "f"}
+    return floats, metadata
+
+
+def _load_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY, "{}")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(text)  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        raise IntvitError(f"{path}: must be a whole safetensors file, not: {error}") from None
+
+
+def _load_npz(path: Path) -> dict[str, Array]:
+    import zipfile
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: np.asarray(file[name]) for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise IntvitError(f"{path}: must be a whole npz file of plain arrays, not: {error}") from None
+
+
+@dataclass
+class Weights:
+    """Tensors by name; each is taken once, with the shape that it must have, and leftovers are an error."""
+
+    tensors: Mapping[str, Array]
+    taken: set[str] = field(default_factory=set)
+
+    def take(self, name: str, *shape: int) -> Array:
+        if name not in self.tensors:
+            raise IntvitError(f"{name}: tensor is missing; it must have shape {list(shape)}")
+        if self.tensors[name].shape != shape:
+            raise IntvitError(f"{name}: shape must be {list(shape)}, not {list(self.tensors[name].shape)}")
+        self.taken.add(name)
+        return self.tensors[name]
+
+    def maybe(self, name: str, *shape: int) -> Array | None:
+        return self.take(name, *shape) if name in self.tensors else None
+
+    def shape(self, name: str, ndim: int) -> tuple[int, ...]:
+        if name not in self.tensors:
+            raise IntvitError(f"{name}: tensor is missing; it must have {ndim} axes")
+        if self.tensors[name].ndim != ndim:
+            raise IntvitError(f"{name}: must have {ndim} axes, not shape {list(self.tensors[name].shape)}")
+        return self.tensors[name].shape
+
+    def count(self, pattern: str) -> int:
+        """How many consecutive indices of `pattern` (with one {}) have tensors."""
+        n = 0
+        while any(name.startswith(pattern.format(n)) for name in self.tensors):
+            n += 1
+        return n
+
+    def check_all_taken(self) -> None:
+        left = [n for n in self.tensors if n not in self.taken and not n.endswith(HARMLESS)]
+        if left:
+            raise IntvitError(f"{left[0]}: tensor must belong to the model, and no site uses it ({len(left)} left over)")
+
+
+# ------------------------------------------------------------------------------------- ONNX building
+
+
+@dataclass
+class Builder:
+    """Appends ONNX nodes; a node's name is its output's name."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: dict[str, Array] = field(default_factory=dict)
+
+    def add(self, op: str, name: str, *inputs: str, **attrs: Any) -> str:
+        self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attrs))
+        return name
+
+    def constant(self, name: str, value: Any) -> str:
+        self.initializers[name] = np.asarray(value)
+        return name
+
+    def reshape(self, name: str, x: str, *shape: int) -> str:
+        """Per-image `shape`; the batch axis stays."""
+        return self.add("Reshape", name, x, self.constant(f"{name}.shape", np.array([0, *shape], np.int64)))
+
+    def transpose(self, name: str, x: str, *perm: int) -> str:
+        return self.add("Transpose", name, x, perm=perm)
+
+    def take(self, name: str, x: str, axis: int, index: int) -> str:
+        return self.add("Gather", name, x, self.constant(f"{name}.index", np.int64(index)), axis=axis)
+
+    def slice(self, name: str, x: str, axis: int, start: int, stop: int, step: int = 1) -> str:
+        parts = {"start": start, "stop": stop, "axis": axis, "step": step}
+        return self.add(
+            "Slice", name, x, *(self.constant(f"{name}.{k}", np.array([v], np.int64)) for k, v in parts.items())
+        )
+
+    def linear(self, site: str, x: str, weight: Array, bias: Array | None) -> str:
+        columns = self.constant(f"{site}.weight.T", np.ascontiguousarray(weight.T))
+        if bias is None:
+            return self.add("MatMul", site, x, columns)
+        product = self.add("MatMul", f"{site}.matmul", x, columns)
+        return self.add("Add", site, product, self.constant(f"{site}.bias", bias))
+
+    def layernorm(self, site: str, x: str, weights: Weights, dim: int, eps: float) -> str:
+        gamma = self.constant(f"{site}.weight", weights.take(f"{site}.weight", dim))
+        beta = self.constant(f"{site}.bias", weights.take(f"{site}.bias", dim))
+        return self.add("LayerNormalization", site, x, gamma, beta, axis=-1, epsilon=eps)
+
+    def model(self, input_shape: Sequence[int], output: str, n_classes: int, metadata: dict[str, Any]) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self.nodes,
+            str(metadata["architecture"]),
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", *input_shape])],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", n_classes])],
+            [numpy_helper.from_array(value, name) for name, value in self.initializers.items()],
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="intvit"
+        )
+        helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+        onnx.checker.check_model(model)
+        return model
+
+
+# --------------------------------------------------------------------------------- parts of a block
+
+
+def attention(
+    b: Builder, site: str, x: str, weights: Weights, dim: int, heads: int, lead: tuple[int, ...], n_tokens: int,
+    scores_to_softmax: Any = None, out_gain: Array | None = None,
+) -> str:  # fmt: skip
+    """Multi-head attention over (batch, *lead, N, D); `lead` is () in a ViT and (windows,) in a Swin."""
+    d = dim // heads
+    qkv = b.linear(
+        f"{site}.qkv", x, weights.take(f"{site}.qkv.weight", 3 * dim, dim), weights.maybe(f"{site}.qkv.bias", 3 * dim)
+    )
+    split = b.reshape(f"{site}.split", qkv, *lead, n_tokens, 3, heads, d)
+    k = len(lead)
+    order = (0, 2 + k, *range(1, 1 + k), 3 + k, 1 + k, 4 + k)
+    parts = b.transpose(f"{site}.parts", split, *order)
+    q, key, v = (b.take(f"{site}.{name}", parts, 1, i) for i, name in enumerate("qkv"))
+    last = 3 + k
+    swapped = b.transpose(f"{site}.k_transposed", key, *range(last - 1), last, last - 1)
+    product = b.add("MatMul", f"{site}.matmul_qk", q, swapped)
+    scores = b.add("Mul", f"{site}.scores", product, b.constant(f"{site}.scale", np.float32(d**-0.5)))
+    if scores_to_softmax is not None:
+        scores = scores_to_softmax(scores)
+    probabilities = b.add("Softmax", f"{site}.softmax", scores, axis=-1)
+    mixed = b.add("MatMul", f"{site}.matmul_av", probabilities, v)
+    joined = b.transpose(f"{site}.heads_last", mixed, *range(1 + k), 2 + k, 1 + k, 3 + k)
+    context = b.reshape(f"{site}.context", joined, *lead, n_tokens, dim)
+    weight, bias = weights.take(f"{site}.proj.weight", dim, dim), weights.maybe(f"{site}.proj.bias", dim)
+    return b.linear(f"{site}.proj", context, *scaled(weight, bias, out_gain))
+
+
+def mlp(b: Builder, site: str, x: str, weights: Weights, dim: int, out_gain: Array | None = None) -> str:
+    hidden = weights.shape(f"{site}.fc1.weight", 2)[0]
+    weight, bias = weights.take(f"{site}.fc1.weight", hidden, dim), weights.maybe(f"{site}.fc1.bias", hidden)
+    act = b.add("Gelu", f"{site}.act", b.linear(f"{site}.fc1", x, weight, bias))
+    weight, bias = weights.take(f"{site}.fc2.weight", dim, hidden), weights.maybe(f"{site}.fc2.bias", dim)
+    return b.linear(f"{site}.fc2", act, *scaled(weight, bias, out_gain))
+
+
+def scaled(weight: Array, bias: Array | None, gain: Array | None) -> tuple[Array, Array | None]:
+    """LayerScale folded into the linear operator before it."""
+    if gain is None:
+        return weight, bias
+    return weight * gain[:, None], None if bias is None else bias * gain
+
+
+def head(b: Builder, site: str, x: str, weights: Weights, name: str, dim: int) -> tuple[str, int]:
+    n_classes = weights.shape(f"{name}.weight", 2)[0]
+    weight, bias = weights.take(f"{name}.weight", n_classes, dim), weights.maybe(f"{name}.bias", n_classes)
+    return b.linear(site, x, weight, bias), n_classes
+
+
+# ----------------------------------------------------------------------------------------------- ViT
+
+
+def build_vit(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx.ModelProto:
+    """timm's VisionTransformer with a class token (DeiT too): patch, width, depth and image size from the weights."""
+    w, b = Weights(tensors), Builder()
+    dim, channels, patch_h, patch_w = w.shape("patch_embed.proj.weight", 4)
+    n_tokens = w.shape("pos_embed", 3)[1]
+    depth = w.count("blocks.{}.")
+    if "dist_token" in tensors:
+        raise IntvitError("dist_token: distilled models must wait for the importer that averages their two heads")
+    heads = _heads(options, 1)[0]
+    if dim % heads:
+        raise IntvitError(f"num_heads: must divide the width {dim}, not {heads}")
+    rows, cols = _grid(options, n_tokens - 1, patch_h, patch_w)
+    eps = float(options.get("layer_norm_eps") or DEFAULT_EPS["vit"])
+    patches = _patch_embed(b, w, dim, channels, patch_h, patch_w, rows * cols)
+    token = b.constant("cls_token", w.take("cls_token", 1, 1, dim))
+    batch = b.take("batch_size", b.add("Shape", "input_shape", "input"), 0, 0)
+    target = b.add(
+        "Concat", "cls_shape",
+        b.add("Unsqueeze", "batch_size_1d", batch, b.constant("zero", np.array([0], np.int64))),
+        b.constant("cls_rest", np.array([1, dim], np.int64)), axis=0,
+    )  # fmt: skip
+    tokens = b.add("Concat", "tokens", b.add("Expand", "cls_tokens", token, target), patches, axis=1)
+    x = b.add("Add", "pos_drop", tokens, b.constant("pos_embed", w.take("pos_embed", 1, n_tokens, dim)))
+    for i in range(depth):
+        site = f"blocks.{i}"
+        normed = b.layernorm(f"{site}.norm1", x, w, dim, eps)
+        gain = w.maybe(f"{site}.ls1.gamma", dim)
+        update = attention(b, f"{site}.attn", normed, w, dim, heads, (), n_tokens, out_gain=gain)
+        x = b.add("Add", f"{site}.add1", x, update)
+        gain = w.maybe(f"{site}.ls2.gamma", dim)
+        update = mlp(b, f"{site}.mlp", b.layernorm(f"{site}.norm2", x, w, dim, eps), w, dim, gain)
+        x = b.add("Add", f"{site}.add2", x, update)
+    pooled = b.take("pool", b.layernorm("norm", x, w, dim, eps), 1, 0)
+    output, n_classes = head(b, "head", pooled, w, "head", dim)
+    w.check_all_taken()
+    metadata = _metadata("vit", options, [rows * patch_h, cols * patch_w], heads, eps)
+    return b.model((channels, rows * patch_h, cols * patch_w), output, n_classes, metadata)
+
+
+def _heads(options: Mapping[str, Any], n_stages: int) -> list[int]:
+    heads = options.get("num_heads")
+    if heads is None:
+        raise IntvitError("num_heads: cannot be read off the weights; give it with --num-heads")
+    found = [int(h) for h in (heads if isinstance(heads, (list, tuple)) else [heads])]
+    if len(found) != n_stages or min(found) < 1:
+        raise IntvitError(f"num_heads: must be {n_stages} positive integers, not {found}")
+    return found
+
+
+def _side(options: Mapping[str, Any]) -> tuple[int, int] | None:
+    size = options.get("img_size")
+    if size is None:
+        return None
+    pair = tuple(int(v) for v in size) if isinstance(size, (list, tuple)) else (int(size), int(size))
+    if len(pair) != 2 or min(pair) < 1:
+        raise IntvitError(f"img_size: must be one or two positive integers, not {size}")
+    return pair
+
+
+def _grid(options: Mapping[str, Any], n_patches: int, patch_h: int, patch_w: int) -> tuple[int, int]:
+    """Rows and columns of patches: from the option if there is one, else a square."""
+    size = _side(options)
+    if size is None:
+        side = math.isqrt(max(n_patches, 0))
+        if side * side != n_patches or side == 0:
+            raise IntvitError(f"img_size: {n_patches} positions are no square; give it with --img-size")
+        return side, side
+    if size[0] % patch_h or size[1] % patch_w or (size[0] // patch_h) * (size[1] // patch_w) != n_patches:
+        raise IntvitError(f"img_size: must give the {n_patches} patches of pos_embed, not {list(size)}")
+    return size[0] // patch_h, size[1] // patch_w
+
+
+def _patch_embed(
+    b: Builder, w: Weights, dim: int, channels: int, patch_h: int, patch_w: int, n_patches: int
+) -> str:
+    site = "patch_embed.proj"
+    inputs = ["input", b.constant(f"{site}.weight", w.take(f"{site}.weight", dim, channels, patch_h, patch_w))]
+    bias = w.maybe(f"{site}.bias", dim)
+    if bias is not None:
+        inputs.append(b.constant(f"{site}.bias", bias))
+    kernel = [patch_h, patch_w]
+    patches = b.add("Conv", site, *inputs, kernel_shape=kernel, strides=kernel)
+    return b.transpose("patch_embed.tokens", b.reshape("patch_embed.flatten", patches, dim, n_patches), 0, 2, 1)
+
+
+def _metadata(
+    architecture: str, options: Mapping[str, Any], size: list[int], heads: Any, eps: float, **more: Any
+) -> dict[str, Any]:
+    found = {"architecture": architecture, "img_size": size, "num_heads": heads, "layer_norm_eps": eps, **more}
+    for key in ("mean", "std"):
+        if options.get(key) is not None:
+            found[key] = [float(v) for v in options[key]]
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- Swin
+
+
+def build_swin(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx.ModelProto:
+    """Swin Transformer (v1): stages of window attention with cyclic shifts, patch merging, average pooling.
+
+    Reads the original repository's names (downsample at a stage's end) and timm's newer ones (at the next one's start).
+    """
+    w, b = Weights(_merging_at_stage_end(tensors)), Builder()
+    dim, channels, patch_h, patch_w = w.shape("patch_embed.proj.weight", 4)
+    n_stages = w.count("layers.{}.")
+    heads = _heads(options, n_stages)
+    size = _side(options)
+    if size is None:
+        raise IntvitError("img_size: cannot be read off a Swin's weights; give it with --img-size")
+    if size[0] % patch_h or size[1] % patch_w:
+        raise IntvitError(f"img_size: must be a multiple of the patch {[patch_h, patch_w]}, not {list(size)}")
+    window = _window(w, options)
+    eps = float(options.get("layer_norm_eps") or DEFAULT_EPS["swin"])
+    rows, cols = size[0] // patch_h, size[1] // patch_w
+    x = _patch_embed(b, w, dim, channels, patch_h, patch_w, rows * cols)
+    if "patch_embed.norm.weight" in tensors:
+        x = b.layernorm("patch_embed.norm", x, w, dim, eps)
+    x = b.add("Identity", "pos_drop", x)
+    for stage in range(n_stages):
+        for i in range(w.count(f"layers.{stage}.blocks.{{}}.")):
+            x = _swin_block(b, w, f"layers.{stage}.blocks.{i}", x, dim, heads[stage], (rows, cols), window, i % 2, eps)
+        if any(name.startswith(f"layers.{stage}.downsample.") for name in w.tensors):
+            x = _patch_merging(b, w, f"layers.{stage}.downsample", x, dim, (rows, cols), eps)
+            rows, cols, dim = rows // 2, cols // 2, 2 * dim
+    x = b.layernorm("norm", x, w, dim, eps)
+    pooled = b.add("ReduceMean", "avgpool", x, b.constant("avgpool.axes", np.array([1], np.int64)), keepdims=0)
+    name = "head.fc" if "head.fc.weight" in tensors else "head"
+    output, n_classes = head(b, "head", pooled, w, name, dim)
+    w.check_all_taken()
+    metadata = _metadata("swin", options, list(size), heads, eps, window_size=window)
+    return b.model((channels, *size), output, n_classes, metadata)
+
+
+def _merging_at_stage_end(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """timm >= 0.9 keeps `downsample` at the start of the next stage: move it to the end of the one before."""
+    if not any(name.startswith("layers.1.downsample.") for name in tensors) or any(
+        name.startswith("layers.0.downsample.") for name in tensors
+    ):
+        return dict(tensors)
+    moved = {}
+    for name, tensor in tensors.items():
+        parts = name.split(".")
+        if len(parts) > 2 and parts[0] == "layers" and parts[2] == "downsample":
+            name = ".".join(["layers", str(int(parts[1]) - 1), *parts[2:]])
+        moved[name] = tensor
+    return moved
+
+
+def _window(w: Weights, options: Mapping[str, Any]) -> int:
+    rows = w.shape("layers.0.blocks.0.attn.relative_position_bias_table", 2)[0]
+    window = (math.isqrt(rows) + 1) // 2
+    if (2 * window - 1) ** 2 != rows:
+        raise IntvitError(f"relative_position_bias_table: must have (2w-1)^2 rows, not {rows}")
+    return window
+
+
+def _swin_block(
+    b: Builder, w: Weights, site: str, x: str, dim: int, heads: int, grid: tuple[int, int], window: int, odd: int,
+    eps: float,
+) -> str:  # fmt: skip
+    rows, cols = grid
+    side = min(window, rows, cols)
+    shift = window // 2 if odd and min(rows, cols) > window else 0
+    if side != window:
+        raise IntvitError(f"{site}: stage grid {grid} must be at least the window {window}")
+    if rows % window or cols % window:
+        raise IntvitError(f"{site}: stage grid {grid} must be a multiple of the window {window}")
+    n_rows, n_cols, area = rows // window, cols // window, window * window
+    n_windows = n_rows * n_cols
+    h = b.reshape(f"{site}.grid", b.layernorm(f"{site}.norm1", x, w, dim, eps), rows, cols, dim)
+    h = _roll(b, f"{site}.roll", h, grid, shift)
+    h = b.reshape(f"{site}.cut", h, n_rows, window, n_cols, window, dim)
+    h = b.transpose(f"{site}.tiles", h, 0, 1, 3, 2, 4, 5)
+    h = b.reshape(f"{site}.attn.windows", h, n_windows, area, dim)
+    name = f"{site}.attn.relative_position_bias_table"
+    table = w.take(name, (2 * window - 1) ** 2, heads)
+    bias = table[relative_position_index(window)].transpose(2, 0, 1)[None]
+
+    def bias_and_mask(scores: str) -> str:
+        scores = b.add("Add", f"{site}.attn.bias", scores, b.constant(name, np.ascontiguousarray(bias[None])))
+        if shift:
+            mask = shift_mask(grid, window, shift)
+            scores = b.add("Add", f"{site}.attn.masked", scores, b.constant(f"{site}.attn_mask", mask[None, :, None]))
+        return scores
+
+    h = attention(b, f"{site}.attn", h, w, dim, heads, (n_windows,), area, bias_and_mask)
+    h = b.reshape(f"{site}.untile", h, n_rows, n_cols, window, window, dim)
+    h = b.reshape(f"{site}.uncut", b.transpose(f"{site}.rows", h, 0, 1, 3, 2, 4, 5), rows, cols, dim)
+    h = b.reshape(f"{site}.tokens", _roll(b, f"{site}.unroll", h, grid, -shift), rows * cols, dim)
+    x = b.add("Add", f"{site}.add1", x, h)
+    return b.add("Add", f"{site}.add2", x, mlp(b, f"{site}.mlp", b.layernorm(f"{site}.norm2", x, w, dim, eps), w, dim))
+
+
+def _roll(b: Builder, name: str, x: str, grid: tuple[int, int], shift: int) -> str:
+    """torch.roll by -shift along both axes, as slices and concatenations."""
+    if shift == 0:
+        return x
+    for axis, length in ((1, grid[0]), (2, grid[1])):
+        cut = shift % length
+        head_part = b.slice(f"{name}.head{axis}", x, axis, cut, length)
+        tail_part = b.slice(f"{name}.tail{axis}", x, axis, 0, cut)
+        x = b.add("Concat", f"{name}.axis{axis}", head_part, tail_part, axis=axis)
+    return x
+
+
+def _patch_merging(
+    b: Builder, w: Weights, site: str, x: str, dim: int, grid: tuple[int, int], eps: float
+) -> str:
+    rows, cols = grid
+    if rows % 2 or cols % 2:
+        raise IntvitError(f"{site}: grid {grid} must be even to be merged")
+    h = b.reshape(f"{site}.grid", x, rows, cols, dim)
+    parts = []
+    for row, col in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        part = b.slice(f"{site}.row{row}{col}", h, 1, row, rows, 2)
+        parts.append(b.slice(f"{site}.part{row}{col}", part, 2, col, cols, 2))
+    h = b.add("Concat", f"{site}.joined", *parts, axis=3)
+    h = b.reshape(f"{site}.tokens", h, rows * cols // 4, 4 * dim)
+    h = b.layernorm(f"{site}.norm", h, w, 4 * dim, eps)
+    return b.linear(f"{site}.reduction", h, w.take(f"{site}.reduction.weight", 2 * dim, 4 * dim), None)
+
+
+def relative_position_index(window: int) -> Array:
+    """(w*w, w*w) rows of the bias table: (delta row + w - 1) * (2w - 1) + delta column + w - 1."""
+    at = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij")).reshape(2, -1)
+    delta = at[:, :, None] - at[:, None, :] + window - 1
+    return delta[0] * (2 * window - 1) + delta[1]
+
+
+def shift_mask(grid: tuple[int, int], window: int, shift: int) -> Array:
+    """(windows, w*w, w*w) float32: -100 between tokens that the roll brought together from apart, else 0."""
+    bands = [np.searchsorted([n - window, n - shift], np.arange(n), side="right") for n in grid]
+    region = 3 * bands[0][:, None] + bands[1][None, :]
+    rows, cols = grid
+    tiles = region.reshape(rows // window, window, cols // window, window).transpose(0, 2, 1, 3)
+    group = tiles.reshape(-1, window * window)
+    return np.where(group[:, :, None] == group[:, None, :], 0.0, -100.0).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------- import
+
+BUILDERS = {"vit": build_vit, "swin": build_swin}
+
+
+def import_timm(path: str | Path, **options: Any) -> onnx.ModelProto:
+    """Weights file -> float ONNX. Options (num_heads, img_size, layer_norm_eps, mean, std) go before the metadata."""
+    tensors, metadata = load_weights(path)
+    if not tensors:
+        raise IntvitError(f"{path}: must hold float tensors, and holds none")
+    architecture = "swin" if any("relative_position_bias_table" in name for name in tensors) else "vit"
+    merged = {**metadata, **{key: value for key, value in options.items() if value is not None}}
+    try:
+        return BUILDERS[architecture](tensors, merged)
+    except IntvitError as error:
+        raise IntvitError(f"{path}: {error}") from None
