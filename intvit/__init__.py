@@ -1,3 +1,56 @@
-"""intvit: a bit-exact, integer-only reference simulator for Vision Transformers."""
+"""intvit: a bit-exact, integer-only reference simulator for Vision Transformers.
+
+    model = intvit.load("vit_int8.h5")
+    logits = model.run(images)["logits"]
+
+Public names are loaded when they are first used, so that light parts stay light.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from intvit.calibrate import Calibration
+    from intvit.engine import Engine, load
+    from intvit.errors import IntvitError
+    from intvit.graph.ir import Graph
+    from intvit.inttypes import IntType
+    from intvit.lowering import lower
+    from intvit.method import Method
+    from intvit.recipe import Recipe, read_recipe
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Calibration": "calibrate",
+    "Engine": "engine",
+    "Graph": "graph.ir",
+    "IntType": "inttypes",
+    "IntvitError": "errors",
+    "Method": "method",
+    "Recipe": "recipe",
+    "load": "engine",
+    "lower": "lowering",
+    "read_recipe": "recipe",
+}
+__all__ = [
+    "Calibration",
+    "Engine",
+    "Graph",
+    "IntType",
+    "IntvitError",
+    "Method",
+    "Recipe",
+    "load",
+    "lower",
+    "read_recipe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"intvit.{_HOMES[name]}"), name)

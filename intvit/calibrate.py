@@ -90,7 +90,9 @@ def calibrate(
         source = source_tensor(graph, name, known)
         observer = build_observer(recipe.observer, bits)
         for start in range(0, n_images, recipe.observer.batch):
-            observer.update(_finite(source, recording.read(source, start, min(start + recipe.observer.batch, n_images))))
+            observer.update(
+                _finite(source, recording.read(source, start, min(start + recipe.observer.batch, n_images)))
+            )
         ranges[name] = observer.range()
         step += 1
         if progress:

@@ -105,7 +105,9 @@ def run_demo(
     assert mapping is not None
     out.print(mapping_table(mapping))
     out.print(accuracy_table(top1, rows, n_test))
-    marker.write_text(json.dumps({"float": top1, "integer": rows, "seconds": round(time.monotonic() - start, 1)}) + "\n")
+    marker.write_text(
+        json.dumps({"float": top1, "integer": rows, "seconds": round(time.monotonic() - start, 1)}) + "\n"
+    )
     say(f"done; golden vectors in {output / 'vectors'}")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -17,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from intvit.errors import IntvitError
 from intvit.evaluate import Evaluate, prepare, storage
 from intvit.graph.ir import Array, Graph
+from intvit.graph.store import load as read_graph
 
 DEFAULT_BATCH = 8
 Sink = Callable[[int, dict[str, Array]], None]
@@ -29,7 +31,8 @@ def quantize_images(graph: Graph, images: Array) -> Array:
     Integer images pass as they are if they fit the input type.
     """
     tensor = graph.tensors[graph.inputs[0]]
-    assert tensor.dtype is not None and tensor.scale is not None
+    assert tensor.dtype is not None
+    assert tensor.scale is not None
     if images.shape[1:] != tensor.shape:
         raise IntvitError(f"{tensor.name}: image size must be {tensor.shape}, not {images.shape[1:]}")
     if images.dtype.kind in "iu":
@@ -126,10 +129,12 @@ class Engine:
             for name in names:
                 parts[name].append(tensors[name])
 
-        self.stream(iter((i, images[i : i + batch]) for i in range(0, len(images), batch)), names, sink, threads=threads)
+        self.stream(
+            iter((i, images[i : i + batch]) for i in range(0, len(images), batch)), names, sink, threads=threads
+        )
         return {name: np.concatenate(part) for name, part in parts.items()}
 
 
-def run(graph: Graph, images: Array, *, backend: str = "kernel", **options: object) -> dict[str, Array]:
-    """`Engine(graph, backend).run(images, ...)` for a single use."""
-    return Engine(graph, backend).run(images, **options)  # type: ignore[arg-type]
+def load(path: str | Path, backend: str = "kernel") -> Engine:
+    """An engine for an integer graph file: `load(path).run(images)`."""
+    return Engine(read_graph(path), backend)

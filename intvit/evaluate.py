@@ -15,6 +15,7 @@ from intvit.errors import IntvitError
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, Array, Node, Tensor
 from intvit.inttypes import IntType
+from intvit.method import Method
 
 BACKENDS = ("kernel", "spec")
 Evaluate = Callable[[Sequence[Array]], Array]
@@ -58,7 +59,7 @@ def method_params(node: Node) -> Any:
         raise IntvitError(f"{node.name}: parameters must be those of {method.id}: {error}") from None
 
 
-def node_method(node: Node) -> registry.Method:
+def node_method(node: Node) -> Method:
     method = registry.get(node.op, node.attrs["method"])
     if method.version != node.attrs["version"]:
         raise IntvitError(f"{node.name}: {method.id} must be version {node.attrs['version']}, not {method.version}")

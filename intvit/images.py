@@ -1,4 +1,4 @@
-"""Image sources: HDF5, .npy, .npz, folders of image files and the embedded data; read in batches, normalised float32."""
+"""Image sources: HDF5, .npy, .npz, folders of image files, the embedded data; read in batches, normalised float32."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _open_numpy(path: Path) -> Opened:
         if path.suffix == ".npy":
             images = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 key = "images" if "images" in file.files or len(file.files) != 1 else file.files[0]
                 if key not in file.files:
                     raise IntvitError(f"{path}: must hold an array `images`, not {', '.join(file.files)}")
@@ -191,8 +191,8 @@ def _load_image(path: Path, size: tuple[int, ...], channels: int, resize: int | 
 
     height, width = size
     try:
-        with Image.open(path) as image:
-            image = image.convert("L" if channels == 1 else "RGB")
+        with Image.open(path) as file:
+            image = file.convert("L" if channels == 1 else "RGB")
             scale = (resize or max(size)) / min(image.size)
             if resize is None:
                 scale = max(height / image.height, width / image.width)

@@ -135,10 +135,14 @@ class _Lowering:
     def _layout(self, node: Node) -> None:
         inputs = [self.value(name) for name in node.inputs]
         first = inputs[0]
-        if any(not np.array_equal(t.scale, first.scale) or t.encoding != first.encoding for t in inputs):
+        if any(
+            not np.array_equal(np.asarray(t.scale), np.asarray(first.scale)) or t.encoding != first.encoding
+            for t in inputs
+        ):
             raise IntvitError(f"{node.name}: {node.op} must join tensors of one scale")
         arrays, bound = {}, max(t.max_abs for t in inputs)
         for key, part in node.arrays.items():
+            assert first.scale is not None
             arrays[key] = np.rint(part.astype(np.float64) / first.scale).astype(np.int64)
             bound = max(bound, int(np.abs(arrays[key]).max()))
         assert first.dtype is not None
@@ -178,7 +182,8 @@ class _Lowering:
 
     def _matmul(self, node: Node) -> None:
         a, b = (self.value(name) for name in node.inputs)
-        assert a.scale is not None and b.scale is not None
+        assert a.scale is not None
+        assert b.scale is not None
         op, scale, bound = "matmul", a.scale * b.scale, a.shape[-1] * a.max_abs * b.max_abs
         if a.encoding == "log2":
             op, scale = "log2_matmul", b.scale * 2.0**-LOG2_FRACTION_BITS
@@ -198,15 +203,16 @@ class _Lowering:
             params, scale = method.lower(float(np.asarray(x.scale)), **options)
         except IntvitError as error:
             raise IntvitError(f"{node.name}: {error}") from None
-        attrs = {"method": choice.method, "version": method.version, "params": {}}
+        scalars: dict[str, int] = {}
         for key, value in dataclasses.asdict(params).items():
             if isinstance(value, tuple):
                 arrays[key] = np.array(value, np.int64)
             else:
-                attrs["params"][key] = value
-        bound = output_bound(method.id, params, x)
+                scalars[key] = value
+        bound = method.bound(params, x.max_abs, x.shape[-1]) if method.bound else None
         dtype = IntType(64) if bound is None else narrowest(bound, 8)
         self.define(node.output, x.shape, dtype, scale, encoding=method.out_encoding, bound=bound)
+        attrs = {"method": choice.method, "version": method.version, "params": scalars}
         self.emit(node.op, node.name, (x.name,), node.output, attrs=attrs, arrays=arrays)
         self.values[node.output] = node.output
 
@@ -294,10 +300,3 @@ _LOWER: dict[str, Callable[[_Lowering, Node], None]] = {
     "scale": _Lowering._scale,
     "softmax": _Lowering._softmax,
 }
-
-
-def output_bound(method_id: str, params: Any, x: Tensor) -> int | None:
-    """Proven largest |output| of a method, None where none is known. Filled in by `Method.bound`."""
-    operator, name, version = method_id.split(".")
-    bound = registry.get(operator, name).bound
-    return None if bound is None else bound(params, x.max_abs, x.shape[-1])

@@ -46,9 +46,7 @@ def softmax(
     return _apply(m, params, x, backend, hidden), out_scale
 
 
-def gelu(
-    x_int: Any, in_scale: Any, *, method: str, n: int | None = None, backend: str = "kernel"
-) -> tuple[Array, Any]:
+def gelu(x_int: Any, in_scale: Any, *, method: str, n: int | None = None, backend: str = "kernel") -> tuple[Array, Any]:
     """GELU; x (..., C) -> (y (..., C) int64, out_scale). I-BERT takes per-channel scales; its out_scale is negative.
 
     I-ViT's outputs depend on the other channels of the token. `n` is I-BERT's exponent, 14 (published) by default.

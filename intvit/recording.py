@@ -139,7 +139,9 @@ class Recording:
             self.model_sha256 = str(self._file.attrs["model_sha256"])
             self.n_images = int(self._file.attrs["n_images"])
             if int(self._file.attrs["n_done"]) != self.n_images:
-                raise IntvitError(f"{path}: must be complete, and holds {self._file.attrs['n_done']} of {self.n_images}")
+                raise IntvitError(
+                    f"{path}: must be complete, and holds {self._file.attrs['n_done']} of {self.n_images}"
+                )
             self.names = list(self._file["activations"])
         except KeyError as error:
             self.close()

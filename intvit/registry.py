@@ -1,4 +1,4 @@
-"""The methods that exist: found by scanning `intvit.kernels` for Method values and by the entry points of other packages.
+"""The methods that exist: Method values found by scanning `intvit.kernels`, and entry points of other packages.
 
 A third party registers one with an entry point in the group `intvit.methods` that names a Method value.
 """

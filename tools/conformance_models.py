@@ -1,4 +1,4 @@
-"""Whole-model conformance: the published network, built through the ordinary importer and lowering, tensor by tensor."""
+"""Whole-model conformance: the published network through the ordinary importer and lowering, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -22,26 +22,51 @@ Arrays = dict[str, np.ndarray]
 # Published quantizer -> the float tensor that it rounds, below a block.
 BLOCK_RANGES = {
     "vit": {
-        "qact1": "norm1", "attn.qact1": "attn.qkv", "attn.qact_attn1": "attn.scores", "attn.qact2": "attn.context",
-        "attn.qact3": "attn.proj", "qact2": "add1", "qact3": "norm2", "mlp.qact_gelu": "mlp.fc1", "mlp.qact1": "mlp.act",
-        "mlp.qact2": "mlp.fc2", "qact4": "add2",
+        "qact1": "norm1",
+        "attn.qact1": "attn.qkv",
+        "attn.qact_attn1": "attn.scores",
+        "attn.qact2": "attn.context",
+        "attn.qact3": "attn.proj",
+        "qact2": "add1",
+        "qact3": "norm2",
+        "mlp.qact_gelu": "mlp.fc1",
+        "mlp.qact1": "mlp.act",
+        "mlp.qact2": "mlp.fc2",
+        "qact4": "add2",
     },
     "swin": {
-        "qact1": "norm1", "attn.qact1": "attn.qkv", "attn.qact_attn1": "attn.scores", "attn.qact_table": "attn.bias.value",
-        "attn.qact2": "attn.bias", "attn.qact3": "attn.context", "attn.qact4": "attn.proj", "qact2": "add1",
-        "qact3": "norm2", "mlp.qact_gelu": "mlp.fc1", "mlp.qact1": "mlp.act", "mlp.qact2": "mlp.fc2", "qact4": "add2",
+        "qact1": "norm1",
+        "attn.qact1": "attn.qkv",
+        "attn.qact_attn1": "attn.scores",
+        "attn.qact_table": "attn.bias.value",
+        "attn.qact2": "attn.bias",
+        "attn.qact3": "attn.context",
+        "attn.qact4": "attn.proj",
+        "qact2": "add1",
+        "qact3": "norm2",
+        "mlp.qact_gelu": "mlp.fc1",
+        "mlp.qact1": "mlp.act",
+        "mlp.qact2": "mlp.fc2",
+        "qact4": "add2",
     },
-}  # fmt: skip
+}
 MODEL_RANGES = {
     "vit": {
-        "qact_input": "input", "patch_embed.qact": "patch_embed.proj", "qact_pos": "pos_drop.value", "qact1": "pos_drop",
+        "qact_input": "input",
+        "patch_embed.qact": "patch_embed.proj",
+        "qact_pos": "pos_drop.value",
+        "qact1": "pos_drop",
         "qact2": "pool",
     },
     "swin": {
-        "qact_input": "input", "patch_embed.qact_before_norm": "patch_embed.proj", "patch_embed.qact": "patch_embed.norm",
-        "qact1": "pos_drop", "qact2": "norm", "qact3": "avgpool",
+        "qact_input": "input",
+        "patch_embed.qact_before_norm": "patch_embed.proj",
+        "patch_embed.qact": "patch_embed.norm",
+        "qact1": "pos_drop",
+        "qact2": "norm",
+        "qact3": "avgpool",
     },
-}  # fmt: skip
+}
 # Published operator -> ours, where the names differ.
 OPERATORS = {"matmul_1": "matmul_qk", "matmul_2": "matmul_av", "int_softmax": "softmax", "log_int_softmax": "softmax"}
 SOFTMAX_BITS = {"vit": 16, "swin": 8}

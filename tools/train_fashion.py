@@ -177,7 +177,9 @@ def build_swin(torch):  # type: ignore[no-untyped-def]
             self.mlp = Mlp(dim)
             mask = None
             if self.shift:
-                region = torch.bucketize(torch.arange(side), torch.tensor([side - window, side - self.shift]), right=True)
+                region = torch.bucketize(
+                    torch.arange(side), torch.tensor([side - window, side - self.shift]), right=True
+                )
                 group = partition((3 * region[:, None] + region[None, :])[None, :, :, None])[..., 0]
                 mask = torch.where(group[:, :, None] == group[:, None, :], 0.0, -100.0)
             self.register_buffer("attn_mask", mask)
@@ -300,7 +302,10 @@ def train(kind: str, args: argparse.Namespace) -> None:
         net.keep = 1.0
         with torch.no_grad():
             hits = [
-                (net(torch.from_numpy(normalize(test_images[i : i + 500]))).argmax(1).numpy() == test_labels[i : i + 500])
+                (
+                    net(torch.from_numpy(normalize(test_images[i : i + 500]))).argmax(1).numpy()
+                    == test_labels[i : i + 500]
+                )
                 for i in range(0, len(test_images), 500)
             ]
         net.train()
@@ -319,7 +324,10 @@ def train(kind: str, args: argparse.Namespace) -> None:
             torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-        print(f"epoch {epoch + 1:3d}  loss {loss.item():.4f}  top-1 {accuracy():.4f}  {time.time() - start:.0f} s", flush=True)
+        print(
+            f"epoch {epoch + 1:3d}  loss {loss.item():.4f}  top-1 {accuracy():.4f}  {time.time() - start:.0f} s",
+            flush=True,
+        )
     path = args.output or PACKAGE_DATA / f"{kind}_fashion.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -343,7 +351,9 @@ def write_images(args: argparse.Namespace) -> None:
             images, labels = read_split(args.dataset, prefix)
             pick = np.sort(rng.choice(len(images), count, replace=False))
             g = f.create_group(group)
-            g.create_dataset("images", data=images[pick][:, None], chunks=(64, 1, 28, 28), compression="gzip", shuffle=True)
+            g.create_dataset(
+                "images", data=images[pick][:, None], chunks=(64, 1, 28, 28), compression="gzip", shuffle=True
+            )
             g.create_dataset("labels", data=labels[pick])
             g.create_dataset("index", data=pick.astype(np.int32))
             g.attrs["source"] = f"Fashion-MNIST {prefix}-images-idx3-ubyte, rows in `index`"

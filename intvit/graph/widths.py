@@ -71,7 +71,7 @@ def feeds_narrow(graph: Graph, name: str) -> bool:
 
 def quantizer_bits(graph: Graph, recipe: Recipe) -> dict[str, int]:
     """Width of every activation quantizer, by the name of the float tensor that it rounds."""
-    widths: dict[str, int] = {name: recipe.bits for name in graph.inputs}
+    widths: dict[str, int] = dict.fromkeys(graph.inputs, recipe.bits)
     for node in graph.nodes:
         if moves_no_bit(node):
             continue

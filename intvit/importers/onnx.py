@@ -55,9 +55,7 @@ def float_graph(model: onnx.ModelProto) -> Graph:
             raise IntvitError(f"{name}: weights must be finite, not NaN or infinite")
     reader.read()
     metadata = {**model_metadata(model), "model_sha256": model_sha256(model)}
-    return Graph(
-        (reader.input,), (model.graph.output[0].name,), tuple(reader.nodes), reader.tensors, metadata
-    )
+    return Graph((reader.input,), (model.graph.output[0].name,), tuple(reader.nodes), reader.tensors, metadata)
 
 
 @dataclass
@@ -195,15 +193,14 @@ def _add(r: _Reader, node: onnx.NodeProto) -> None:
             raise IntvitError(f"{node.name}: Add shapes must be equal, not {r.shape(a)} and {r.shape(b)}")
         r.emit("add", node, (a, b), r.shape(a))
         return
-    value, before = r.constants[b], r.nodes[-1]
-    producer = next((n for n in r.nodes if n.output == a), before)
-    if producer.op == "linear" and producer.output == a and "bias" not in producer.arrays and r.consumers[a] == 1:
-        if value.size == r.shape(a)[-1]:  # the bias of the linear operator before
-            r.nodes.remove(producer)
-            del r.tensors[a]
-            arrays = {**producer.arrays, "bias": value.reshape(-1)}
-            r.emit("linear", node, producer.inputs, (*r.shape(producer.inputs[0])[:-1], value.size), arrays=arrays)
-            return
+    value = r.constants[b]
+    producer = next((n for n in r.nodes if n.output == a and n.op == "linear" and "bias" not in n.arrays), None)
+    if producer is not None and r.consumers[a] == 1 and value.size == r.shape(a)[-1]:  # its bias
+        r.nodes.remove(producer)
+        del r.tensors[a]
+        arrays = {**producer.arrays, "bias": value.reshape(-1)}
+        r.emit("linear", node, producer.inputs, (*r.shape(producer.inputs[0])[:-1], value.size), arrays=arrays)
+        return
     value = r.without_batch(value, len(r.shape(a)))
     r.emit("add", node, (a,), r.shape(a), arrays={"value": value})
 

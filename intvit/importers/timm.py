@@ -63,7 +63,7 @@ def _load_npz(path: Path) -> dict[str, Array]:
     import zipfile
 
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: np.asarray(file[name]) for name in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise IntvitError(f"{path}: must be a whole npz file of plain arrays, not: {error}") from None
@@ -104,7 +104,9 @@ class Weights:
     def check_all_taken(self) -> None:
         left = [n for n in self.tensors if n not in self.taken and not n.endswith(HARMLESS)]
         if left:
-            raise IntvitError(f"{left[0]}: tensor must belong to the model, and no site uses it ({len(left)} left over)")
+            raise IntvitError(
+                f"{left[0]}: tensor must belong to the model, and no site uses it ({len(left)} left over)"
+            )
 
 
 # ------------------------------------------------------------------------------------- ONNX building
@@ -153,7 +155,9 @@ class Builder:
         beta = self.constant(f"{site}.bias", weights.take(f"{site}.bias", dim))
         return self.add("LayerNormalization", site, x, gamma, beta, axis=-1, epsilon=eps)
 
-    def model(self, input_shape: Sequence[int], output: str, n_classes: int, metadata: dict[str, Any]) -> onnx.ModelProto:
+    def model(
+        self, input_shape: Sequence[int], output: str, n_classes: int, metadata: dict[str, Any]
+    ) -> onnx.ModelProto:
         graph = helper.make_graph(
             self.nodes,
             str(metadata["architecture"]),
@@ -296,9 +300,7 @@ def _grid(options: Mapping[str, Any], n_patches: int, patch_h: int, patch_w: int
     return size[0] // patch_h, size[1] // patch_w
 
 
-def _patch_embed(
-    b: Builder, w: Weights, dim: int, channels: int, patch_h: int, patch_w: int, n_patches: int
-) -> str:
+def _patch_embed(b: Builder, w: Weights, dim: int, channels: int, patch_h: int, patch_w: int, n_patches: int) -> str:
     site = "patch_embed.proj"
     inputs = ["input", b.constant(f"{site}.weight", w.take(f"{site}.weight", dim, channels, patch_h, patch_w))]
     bias = w.maybe(f"{site}.bias", dim)
@@ -430,9 +432,7 @@ def _roll(b: Builder, name: str, x: str, grid: tuple[int, int], shift: int) -> s
     return x
 
 
-def _patch_merging(
-    b: Builder, w: Weights, site: str, x: str, dim: int, grid: tuple[int, int], eps: float
-) -> str:
+def _patch_merging(b: Builder, w: Weights, site: str, x: str, dim: int, grid: tuple[int, int], eps: float) -> str:
     rows, cols = grid
     if rows % 2 or cols % 2:
         raise IntvitError(f"{site}: grid {grid} must be even to be merged")

@@ -42,12 +42,12 @@ def cache_folder() -> str:
 @contextmanager
 def _caching() -> Iterator[None]:
     """Numba picks the cache folder when a function is decorated: ours for that moment, the user's after it."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = cache_folder()
+    before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+    numba.config.CACHE_DIR = cache_folder()  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        numba.config.CACHE_DIR = before
+        numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -142,10 +142,8 @@ def rhe_product(x, m, e):
         rest = high - (floor << s)
         half = 1 << (s - 1)
         sticky = low
-    if rest > half or (rest == half and (sticky != 0 or (floor & 1) == 1)):
-        if floor < INT64_MAX:
-            floor += 1
-    return floor
+    up = rest > half or (rest == half and (sticky != 0 or (floor & 1) == 1))
+    return floor + 1 if up and floor < INT64_MAX else floor
 
 
 @kernel

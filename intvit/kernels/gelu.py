@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from intvit.errors import IntvitError
-from intvit.method import Method
 from intvit.kernels.arith import kernel, truncated_div, wrap32
 from intvit.kernels.softmax import X0_MAX, check_rows, check_scale, shift_exp, shift_exp_tvm, tvm_x0
+from intvit.method import Method
 from intvit.spec import gelu as spec
 from intvit.spec.softmax import SUM_MAX
 

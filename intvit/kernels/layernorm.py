@@ -11,9 +11,19 @@ from typing import Any
 import numpy as np
 
 from intvit.errors import IntvitError
-from intvit.method import Method
-from intvit.kernels.arith import bit_length, isqrt, kernel, rhe_div, rhe_product, rhe_shift, shift_left, truncated_div, wrap32
+from intvit.kernels.arith import (
+    bit_length,
+    isqrt,
+    kernel,
+    rhe_div,
+    rhe_product,
+    rhe_shift,
+    shift_left,
+    truncated_div,
+    wrap32,
+)
 from intvit.kernels.softmax import check_rows, check_scale
+from intvit.method import Method
 from intvit.spec import layernorm as spec
 
 VARIANCE_MAX = 2**62
@@ -55,7 +65,7 @@ def check_variance(operator: str, rows: np.ndarray) -> None:
     spread = int(rows.max()) - int(rows.min()) if rows.size else 0
     if rows.shape[1] * spread**2 >= VARIANCE_MAX:
         raise IntvitError(
-            f"{operator}: inputs must keep C * (max - min)**2 below 2**62, and C {rows.shape[1]}, spread {spread} do not"
+            f"{operator}: inputs must keep C * (max - min)**2 below 2**62, not C {rows.shape[1]}, spread {spread}"
         )
 
 

@@ -2,8 +2,8 @@
 
 Why that is exact. A float32 holds every integer of magnitude up to 2**24, a float64 up to 2**53, and the sum, the
 product or the fused multiply-add of two floats is exact when its real value is one of those. If the sum of |a_k|*|b_k|
-over k stays below the limit, then so does every partial sum in whatever order, split or fusing BLAS takes: every step is
-exact and so is the result. The bound is proven per operator from the actual weights, or from the operand types; K is
+over k stays below the limit, then so does every partial sum in whatever order, split or fusing BLAS takes: every step
+is exact and so is the result. The bound is proven per operator from the actual weights, or from the operand types; K is
 split into parts, added in int64, where even float64 is too narrow. NaN and infinity cannot arise from finite bounds.
 """
 

@@ -116,8 +116,8 @@ def quantize_activation(
     if method == "fqvit":
         return _fqvit_ptf(x, low, high, bits) if ptf else _fqvit_affine(x, low, high, bits)
     convention = _convention(method)
-    scale = float(convention.scale(np.float64(low), np.float64(high), bits))
-    return convention.codes(x, np.float64(scale), bits), scale  # type: ignore[return-value]
+    scale = convention.scale(np.array(low), np.array(high), bits)
+    return convention.codes(x, scale, bits), float(scale)  # type: ignore[return-value]
 
 
 def _affine(x: Array, scale: Any, zero_point: int, bits: int) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from intvit.errors import IntvitError
-from intvit.kernels.arith import kernel, rhe_product, rhe_shift, saturate, shift_left
+from intvit.kernels.arith import kernel, rhe_product, rhe_shift, saturate
 
 PUBLISHED_SATURATING_WIDTHS = (4, 8, 16, 32)
 
@@ -102,13 +102,11 @@ def apply_requantize(
     rows = _border(x)
     out = np.empty(rows.shape, out_dtype)
     if residual is not None:
-        assert residual_m is not None and residual_e is not None
+        assert residual_m is not None
+        assert residual_e is not None
         _residual(rows, m, e, _border(np.broadcast_to(residual, x.shape)), residual_m, residual_e, width, out)
     elif rows.dtype == np.int32:
         _narrow(rows, m, e, width, out)
     else:
         _wide(rows, m, e, width, out)
     return out.reshape(shape)
-
-
-__all__ = ["add_saturating", "apply_requantize", "dyadic", "shift_left"]

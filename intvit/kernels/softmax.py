@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from intvit.errors import IntvitError
-from intvit.method import Method
 from intvit.kernels.arith import bit_length, kernel, rhe_div, rhe_product, saturate, truncated_div, wrap32
 from intvit.kernels.requantize import dyadic
+from intvit.method import Method
 from intvit.spec import softmax as spec
 
 IVIT_N, IBERT_N, TVM_N = 15, 30, 16
@@ -83,10 +83,7 @@ def _ivit(rows, mask, x0, n, out_bits, out):
         top = row_max(rows, mask, i)
         total = 0
         for j in range(rows.shape[1]):
-            if hidden(mask, i, j):
-                e = -x0
-            else:
-                e = shift_exp(rows[i, j] - top, x0, n)
+            e = -x0 if hidden(mask, i, j) else shift_exp(rows[i, j] - top, x0, n)
             out[i, j] = e
             total = min(total + e, limit)
         factor = limit // total
@@ -171,6 +168,8 @@ def _polynomial(operator: str, in_scale: float) -> tuple[int, int, int]:
 def _ibert_lower(in_scale: float, *, out_bits: int, exp_range_max: float | None = None) -> tuple[Any, float]:
     """`exp_range_max` is the calibrated maximum of the exponent in its own integer units; natural: c * 2**30."""
     x0, b, c = _polynomial("softmax ibert", in_scale)
+    if c == 0 and exp_range_max is None:
+        raise IntvitError(f"softmax ibert: input scale must be below 1.67, or every exponent is 0; not {in_scale}")
     largest = float(c << IBERT_N) if exp_range_max is None else float(exp_range_max)
     if not (math.isfinite(largest) and largest > 0):
         raise IntvitError(f"softmax ibert: exp_range_max must be positive and finite, not {exp_range_max}")

@@ -149,6 +149,4 @@ def ivit_tvm(row: Sequence[int], p: IvitTvmLayerNorm) -> list[int]:
     for _ in range(10):
         k = (k + truncated_div(var, k if k != 0 else 1)) >> 1
     factor = truncated_div(2**31 - 1, k if k != 0 else 1)
-    return [
-        wrap(truncated_div(wrap(v * factor, 32), 2) + wrap(b, 32), 32) for v, b in zip(d, p.bias, strict=True)
-    ]
+    return [wrap(truncated_div(wrap(v * factor, 32), 2) + wrap(b, 32), 32) for v, b in zip(d, p.bias, strict=True)]

@@ -58,7 +58,7 @@ def load_case(folder: Path) -> tuple[Manifest, dict[str, Array]]:
     manifest = read_manifest(folder)
     path = folder / "case.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name]) for name in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
         raise IntvitError(f"{path}: must be a whole npz file, not: {error}") from None
@@ -72,7 +72,9 @@ def load_case(folder: Path) -> tuple[Manifest, dict[str, Array]]:
                 f"not {array.dtype} {list(array.shape)}"
             )
     if manifest.spec_version != SPEC_VERSION:
-        raise IntvitError(f"{folder}: spec version must be {SPEC_VERSION}, not {manifest.spec_version}: vectors are stale")
+        raise IntvitError(
+            f"{folder}: spec version must be {SPEC_VERSION}, not {manifest.spec_version}: vectors are stale"
+        )
     return manifest, arrays
 
 

@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from intvit.errors import IntvitError
 
-FORMAT, VERSION = "intvit.golden", 1
-
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,8 +34,8 @@ class Signal(_Strict):
 class Manifest(_Strict):
     """One operator, one image. `params` are the scalar integers; arrays stand in `signals`."""
 
-    format: Literal["intvit.golden"] = FORMAT
-    version: Literal[1] = VERSION
+    format: Literal["intvit.golden"] = "intvit.golden"
+    version: Literal[1] = 1
     site: str
     op: str
     method: str | None = None

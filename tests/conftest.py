@@ -1,0 +1,93 @@
+"""The embedded model, lowered once per test session."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import pytest
+
+from intvit.calibrate import Calibration, calibrate
+from intvit.demo import WEIGHTS, embedded
+from intvit.floatrun import FloatModel
+from intvit.graph.ir import Graph
+from intvit.graph.store import save
+from intvit.images import ImageSource, open_images
+from intvit.importers.onnx import float_graph
+from intvit.importers.timm import import_timm
+from intvit.lowering import lower
+from intvit.recipe import Recipe, build_recipe
+from intvit.recording import Recording, record
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+N_RECORDED = 16
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Files and values of the embedded ViT, calibrated on 16 images."""
+
+    folder: Path
+    onnx_path: Path
+    recording_path: Path
+    graph: Graph
+    calibration: Calibration
+    test: ImageSource
+    recorded: ImageSource
+
+    def lower(self, recipe: Recipe) -> Graph:
+        return lower(self.graph, self.calibration, recipe)
+
+
+@pytest.fixture(scope="session")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Embedded:
+    folder = tmp_path_factory.mktemp("embedded")
+    path, recording_path = folder / "vit.onnx", folder / "recording.h5"
+    onnx.save(import_timm(embedded(WEIGHTS)), str(path))
+    graph = float_graph(onnx.load(str(path)))
+    options = {"mean": graph.metadata["mean"], "std": graph.metadata["std"], "size": (28, 28), "channels": 1}
+    recorded = open_images("fashion-mnist:calibration", **options)
+    test = open_images("fashion-mnist:test", **options)
+    record(FloatModel(path, threads=1), recorded, recording_path, limit=N_RECORDED)
+    with Recording(recording_path) as recording:
+        calibration = calibrate(graph, recording, build_recipe({}))
+    return Embedded(folder, path, recording_path, graph, calibration, test, recorded)
+
+
+@pytest.fixture(scope="session")
+def mixed(vit: Embedded) -> Graph:
+    """An integer graph in which every method of every operator occurs."""
+    sites = {}
+    for i, (softmax, gelu, norm) in enumerate(
+        [("ivit", "ibert", "fqvit"), ("ibert", "ivit", "ivit"), ("fqvit", "ivit", "ibert")] * 2
+    ):
+        sites[f"blocks.{i}.attn.softmax"] = {"method": softmax}
+        sites[f"blocks.{i}.mlp.act"] = {"method": gelu, "n": 6} if gelu == "ibert" else {"method": gelu}
+        sites[f"blocks.{i}.norm1"] = {"method": norm}
+    return vit.lower(build_recipe({"sites": sites}))
+
+
+@pytest.fixture(scope="session")
+def mixed_path(vit: Embedded, mixed: Graph) -> Path:
+    path = vit.folder / "mixed.h5"
+    save(mixed, path)
+    return path
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line: (exit status, stdout, stderr)."""
+    from intvit.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run

@@ -1,0 +1,95 @@
+"""The engine on the embedded model: backends agree at every site; batch and threads never change a bit."""
+
+import numpy as np
+import pytest
+
+from intvit.engine import Engine, quantize_images
+from intvit.errors import IntvitError
+from intvit.graph.ir import tensor_hash
+from intvit.graph.store import load, save
+from intvit.recipe import build_recipe
+
+METHODS = ("ibert", "fqvit", "ivit")
+
+
+def all_tensors(graph, images, backend):
+    return Engine(graph, backend).evaluate(quantize_images(graph, images), list(graph.tensors))
+
+
+def assert_equal_everywhere(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert np.array_equal(a[name], b[name]), name
+
+
+def test_spec_and_kernel_agree_at_every_site(vit, mixed):
+    images = vit.test.read(0, 2)
+    assert_equal_everywhere(all_tensors(mixed, images, "kernel"), all_tensors(mixed, images, "spec"))
+
+
+@pytest.mark.parametrize("bits", [8, 6])
+@pytest.mark.parametrize("method", METHODS)
+def test_uniform_models_agree_at_every_site(vit, method, bits):
+    graph = vit.lower(build_recipe({"bits": bits}).with_method(method))
+    images = vit.test.read(2, 4) if bits == 8 else vit.test.read(2, 3)
+    assert_equal_everywhere(all_tensors(graph, images, "kernel"), all_tensors(graph, images, "spec"))
+
+
+def test_batch_and_threads_change_nothing(vit, mixed):
+    images = vit.test.read(0, 40)
+    engine, names = Engine(mixed), list(mixed.tensors)
+    expected = {k: tensor_hash(v) for k, v in engine.run(images, batch=32, threads=1, wanted=names).items()}
+    for batch, threads in ((1, 1), (7, 1), (1, 2), (7, 2), (32, 2)):
+        found = engine.run(images, batch=batch, threads=threads, wanted=names)
+        assert {k: tensor_hash(v) for k, v in found.items()} == expected, (batch, threads)
+
+
+def test_every_stored_tensor_lies_within_its_type_and_bound(vit, mixed):
+    for name, array in all_tensors(mixed, vit.test.read(0, 8), "kernel").items():
+        tensor = mixed.tensors[name]
+        low, high = int(array.min()), int(array.max())
+        assert tensor.dtype.min <= low <= high <= tensor.dtype.max, name
+        assert max(-low, high) <= tensor.max_abs, name
+
+
+def test_logits_share_one_scale_and_keep_the_order_of_the_accumulators(vit, mixed):
+    out = Engine(mixed).run(vit.test.read(0, 64))
+    real = out["head"] * mixed.tensors["head"].scale
+    assert mixed.tensors["logits"].scale.ndim == 0
+    assert np.array_equal(out["logits"].argmax(1), real.argmax(1))
+
+
+def test_integer_images_give_the_same_result(vit, mixed):
+    images = vit.test.read(0, 3)
+    engine = Engine(mixed)
+    assert np.array_equal(engine.run(images)["logits"], engine.run(quantize_images(mixed, images))["logits"])
+
+
+def test_wrong_image_size_names_both(mixed):
+    with pytest.raises(IntvitError, match=r"image size must be \(1, 28, 28\), not \(1, 32, 32\)"):
+        Engine(mixed).run(np.zeros((1, 1, 32, 32), np.float32))
+
+
+def test_nan_image_is_refused(mixed):
+    with pytest.raises(IntvitError, match="finite"):
+        Engine(mixed).run(np.full((1, 1, 28, 28), np.nan, np.float32))
+
+
+def test_store_and_load_keep_hash_and_bits(vit, mixed, tmp_path):
+    save(mixed, tmp_path / "g.h5")
+    again = load(tmp_path / "g.h5")
+    images = vit.test.read(0, 3)
+    assert again.content_hash == mixed.content_hash
+    assert np.array_equal(Engine(again).run(images)["logits"], Engine(mixed).run(images)["logits"])
+
+
+def test_accuracy_of_the_uniform_8_bit_models(vit):
+    labels, images = vit.test.labels[:300], vit.test.read(0, 300)
+    from intvit.floatrun import FloatModel
+
+    (logits,) = FloatModel(vit.onnx_path, threads=1).run(images).values()
+    hits = int((logits.argmax(1) == labels).sum())
+    for method in METHODS:
+        graph = vit.lower(build_recipe({}).with_method(method))
+        found = int((Engine(graph).run(images, batch=32)["logits"].argmax(1) == labels).sum())
+        assert abs(found - hits) <= 6, (method, found, hits)

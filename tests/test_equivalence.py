@@ -1,0 +1,211 @@
+"""Every registered method: spec against kernel, equal, over the declared input ranges and adversarial scales."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from intvit import ops, registry
+from intvit.errors import IntvitError
+
+SETTINGS = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+METHODS = {op: [m.name for m in registry.methods(op)] for op in ("softmax", "gelu", "layernorm")}
+EXTREME_SCALES = [1.0, 0.5, 2.0**-7, 1 / 3, 0.0023, 1e-3, 1e-5, 7.3, 100.0, 1 / 255, 0.6931, 0.05]
+SCALES = st.one_of(st.sampled_from(EXTREME_SCALES), st.floats(1e-6, 20.0))
+
+
+def rows_of(bits, most_columns=40):
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    value = st.one_of(st.integers(low, high), st.sampled_from([low, low + 1, -1, 0, 1, high - 1, high]))
+    return st.integers(1, most_columns).flatmap(
+        lambda n: st.lists(st.lists(value, min_size=n, max_size=n), min_size=1, max_size=3)
+    )
+
+
+def both(function, *args, **kwargs):
+    """The two backends' results; None if the input is outside the declared range (both must say so)."""
+    try:
+        fast, scale = function(*args, backend="kernel", **kwargs)
+    except IntvitError:
+        return None
+    slow, slow_scale = function(*args, backend="spec", **kwargs)
+    assert np.array_equal(fast, slow)
+    assert np.array_equal(scale, slow_scale)
+    return fast
+
+
+@pytest.mark.parametrize("method", METHODS["softmax"])
+def test_softmax(method):
+    @SETTINGS
+    @given(rows_of(8), SCALES, st.sampled_from([4, 8, 16]), st.booleans(), st.randoms(use_true_random=False))
+    def run(rows, scale, bits, masked, random):
+        assume(method != "fqvit" or bits < 16)
+        bits = 8 if method == "ivit_tvm" else bits
+        x = np.array(rows)
+        mask = np.array([[random.random() < 0.3 for _ in row] for row in rows]) if masked else None
+        both(ops.softmax, x, scale, method=method, out_bits=bits, mask=mask)
+
+    run()
+
+
+@pytest.mark.parametrize("method", ["ivit", "ibert", "fqvit"])
+def test_softmax_wide_inputs_and_ranges(method):
+    @SETTINGS
+    @given(rows_of(16, 12), SCALES, st.floats(0.3, 3.0))
+    def run(rows, scale, stretch):
+        x = np.array(rows)
+        options = {}
+        if method == "ibert":
+            assume(scale < 1.6)
+            params, _ = registry.get("softmax", "ibert").lower(scale, out_bits=16)
+            options = {"exp_range_max": (params.c << 30) * stretch}
+        both(ops.softmax, x, scale, method=method, out_bits=16 if method != "fqvit" else 4, **options)
+
+    run()
+
+
+@pytest.mark.parametrize("method", METHODS["softmax"])
+def test_softmax_every_8_bit_pair(method):
+    """Rows (x, 127) for all x, and every constant row: exhaustive in one 8-bit operand."""
+    x = np.arange(-128, 128)
+    pairs = np.stack([x, np.full_like(x, 127)], axis=1)
+    for scale in (0.5, 0.02, 1 / 128, 0.3):
+        for rows in (pairs, x[:, None], np.repeat(x[:, None], 7, axis=1)):
+            both(ops.softmax, rows, scale, method=method, out_bits=8)
+
+
+@pytest.mark.parametrize("method", METHODS["gelu"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_gelu(method, bits):
+    @SETTINGS
+    @given(rows_of(bits), SCALES, st.sampled_from([6, 14]))
+    def run(rows, scale, n):
+        both(ops.gelu, np.array(rows), scale, method=method, n=n)
+
+    run()
+
+
+@pytest.mark.parametrize("n", [6, 14])
+def test_ibert_gelu_every_16_bit_input(n):
+    x = np.arange(-(2**15), 2**15)[:, None]
+    for scale in (0.05, 0.002, 3e-4):
+        assert both(ops.gelu, x, scale, method="ibert", n=n) is not None
+
+
+def test_ibert_gelu_per_channel_accumulators():
+    @SETTINGS
+    @given(st.lists(st.tuples(st.integers(-(2**31) + 1, 2**31 - 1), st.floats(1e-5, 0.1)), min_size=1, max_size=20))
+    def run(pairs):
+        x, scales = np.array([[p[0] for p in pairs]]), np.array([p[1] for p in pairs])
+        both(ops.gelu, x, scales, method="ibert", n=14)
+
+    run()
+
+
+@pytest.mark.parametrize("method", ["ivit", "ivit_tvm"])
+def test_shiftgelu_every_pair_of_8_bit_input_and_row_maximum(method):
+    """ShiftGELU depends on (x, row maximum) alone: all 32,896 pairs."""
+    for scale in (0.02, 0.5, 0.001):
+        for top in range(-128, 128):
+            x = np.arange(-128, top + 1)[None]
+            assert both(ops.gelu, x, scale, method=method) is not None
+
+
+GAINS = st.one_of(st.floats(-4, 4, width=32), st.sampled_from([0.0, 1e-30, -1e-12, 1.0, -1.0]))
+
+
+@pytest.mark.parametrize("method", METHODS["layernorm"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_layernorm(method, bits):
+    @SETTINGS
+    @given(rows_of(bits), st.data())
+    def run(rows, data):
+        x = np.array(rows)
+        n = x.shape[1]
+        gamma = np.array(data.draw(st.lists(GAINS, min_size=n, max_size=n)), np.float32)
+        beta = np.array(data.draw(st.lists(st.floats(-4, 4, width=32), min_size=n, max_size=n)), np.float32)
+        options = {"shift": data.draw(st.integers(0, 6))}
+        if method == "fqvit":
+            factor = np.array(data.draw(st.lists(st.sampled_from([1, 2, 4, 8]), min_size=n, max_size=n)))
+            options |= {"factor": factor, "out_scale": data.draw(st.floats(1e-5, 1.0))}
+        both(ops.layernorm, x, 0.02, gamma, beta, method=method, **options)
+
+    run()
+
+
+@pytest.mark.parametrize("method", ["ivit", "ibert"])
+def test_layernorm_32_bit_inputs(method):
+    @SETTINGS
+    @given(rows_of(27, 20))
+    def run(rows):
+        x = np.array(rows)
+        ones = np.ones(x.shape[1])
+        assert both(ops.layernorm, x, 1e-4, ones, ones / 3, method=method, shift=4) is not None
+
+    run()
+
+
+def test_requantize():
+    @SETTINGS
+    @given(
+        st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=8),
+        st.floats(1e-12, 1e6),
+        st.floats(1e-6, 1e6),
+        st.sampled_from([4, 6, 8, 16, 32]),
+        st.booleans(),
+        st.sampled_from([np.int8, np.int16, np.int32, np.int64]),
+    )
+    def run(values, in_scale, out_scale, bits, residual, kind):
+        x = np.array(values).astype(kind)
+        extra = {"residual": x[::-1].copy(), "residual_scale": 0.37} if residual else {}
+        fast = ops.requantize(x, in_scale, out_scale, bits, **extra)
+        assert np.array_equal(fast, ops.requantize(x, in_scale, out_scale, bits, backend="spec", **extra))
+
+    run()
+
+
+def test_requantize_every_16_bit_input():
+    x = np.arange(-(2**15), 2**15)
+    cases = [(ratio, 8) for ratio in (1.0, 0.5, 2.0**-7, 1 / 3, -0.5, 1 - 2.0**-53, 2.0**-20, 2.0**33)]
+    for ratio, bits in [*cases, (0.3, 4), (0.3, 6), (0.3, 16), (3e4, 32)]:
+        fast = ops.requantize(x, ratio, 1.0, bits)
+        assert np.array_equal(fast, ops.requantize(x, ratio, 1.0, bits, backend="spec"))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 2), (2, 33, 9), (7, 129, 17)])
+def test_matrix_products_on_adversarial_operands(shape):
+    from intvit.kernels.matmul import matmul, prepare_linear
+    from intvit.spec.matmul import linear
+    from intvit.spec.matmul import matmul as spec_matmul
+
+    r, k, c = shape
+    signs = np.where(np.arange(r * k).reshape(r, k) % 2, 127, -128)
+    for a, b in (
+        (np.full((r, k), -128), np.full((k, c), -128)),
+        (signs, np.where(np.arange(k * c).reshape(k, c) % 2, -128, 127)),
+        (np.full((r, k), 65535), np.full((k, c), -128)),
+        (np.full((r, k), 2**31 - 1), np.full((k, c), 2**24)),
+    ):
+        expected = np.array(spec_matmul(a.tolist(), b.tolist()))
+        assert np.array_equal(matmul(a, b), expected)
+    bias = np.arange(c) - 2**30
+    w = np.full((c, k), -128)
+    run = prepare_linear(w, bias, 128)
+    assert np.array_equal(run(signs), np.array(linear(signs.tolist(), w.tolist(), bias.tolist())))
+
+
+def test_log2_matmul():
+    rng = np.random.default_rng(3)
+    q, v = rng.integers(-1, 16, (2, 5, 9)), rng.integers(-128, 128, (2, 9, 4))
+    fast, scale = ops.log2_matmul(q, v, 0.5)
+    slow, _ = ops.log2_matmul(q, v, 0.5, backend="spec")
+    assert np.array_equal(fast, slow)
+    assert scale == 2.0**-16
+
+
+def test_mean():
+    from intvit.kernels.pool import mean
+    from intvit.spec.pool import mean as spec_mean
+
+    x = np.random.default_rng(5).integers(-128, 128, (6, 9, 4))
+    assert np.array_equal(mean(x, 1), [[spec_mean(col) for col in image.T.tolist()] for image in x])

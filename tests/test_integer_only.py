@@ -1,0 +1,116 @@
+"""Integer-only is proved: no float type in any kernel as Numba types it; the spec imports neither NumPy nor Numba."""
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+from numba.core import types
+
+from intvit import kernels
+from intvit.kernels.arith import KERNELS
+
+for found in pkgutil.iter_modules(kernels.__path__):
+    importlib.import_module(f"intvit.kernels.{found.name}")
+
+I64 = types.int64
+ROWS = types.Array(I64, 2, "C")
+VECTOR = types.Array(I64, 1, "C")
+MASK = types.Array(types.boolean, 2, "C")
+CUBE = types.Array(I64, 3, "C")
+ROWS32 = types.Array(types.int32, 2, "C")
+OUT8 = types.Array(types.int8, 2, "C")
+
+# Argument types by name: the same name means the same thing in every kernel.
+BY_NAME = {
+    "rows": ROWS,
+    "out": ROWS,
+    "mask": MASK,
+    "x": I64,
+    "residual": ROWS,
+    "b": I64,
+    "c": I64,
+    "shift": I64,
+    "m": I64,
+    "e": I64,
+    "bias": VECTOR,
+    "factor": VECTOR,
+    "sign": VECTOR,
+    "slope": VECTOR,
+    "slope_exp": VECTOR,
+    "gain": VECTOR,
+    "gain_exp": VECTOR,
+    "bias_exp": VECTOR,
+    "residual_m": VECTOR,
+    "residual_e": VECTOR,
+}
+SPECIAL = {
+    "_narrow": (ROWS32, VECTOR, VECTOR, I64, OUT8),
+    "_wide": (ROWS, VECTOR, VECTOR, I64, OUT8),
+    "_residual": (ROWS, VECTOR, VECTOR, ROWS, VECTOR, VECTOR, I64, OUT8),
+    "_mean": (ROWS, VECTOR),
+    "_slow_kernel": (CUBE, CUBE, CUBE),
+    ("gelu", "_ibert"): (ROWS, VECTOR, VECTOR, VECTOR, I64, ROWS),
+}
+
+
+def signature(dispatcher):
+    function = dispatcher.py_func
+    module = function.__module__.rpartition(".")[2]
+    special = SPECIAL.get((module, function.__name__), SPECIAL.get(function.__name__))
+    if special is not None:
+        return special
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    return tuple(BY_NAME.get(name, I64) for name in names)
+
+
+def float_types(dispatcher, arguments):
+    """Every float or complex among the types that Numba gives to the variables and calls of a function, typed anew."""
+    from numba.core import compiler, typed_passes
+    from numba.core.registry import cpu_target
+
+    cpu_target.typing_context.refresh()
+    cpu_target.target_context.refresh()
+    ir = compiler.run_frontend(dispatcher.py_func)
+    result = typed_passes.type_inference_stage(
+        cpu_target.typing_context, cpu_target.target_context, ir, arguments, None
+    )
+    seen = [*result.typemap.values(), result.return_type]
+    for call in result.calltypes.values():
+        if call is not None:
+            seen += [call.return_type, *call.args]
+    return [t for t in seen if isinstance(getattr(t, "dtype", t), (types.Float, types.Complex))]
+
+
+@pytest.mark.parametrize("dispatcher", KERNELS, ids=lambda d: f"{d.py_func.__module__}.{d.py_func.__name__}")
+def test_no_float_in_any_kernel(dispatcher):
+    assert float_types(dispatcher, signature(dispatcher)) == []
+
+
+def test_the_proof_can_fail():
+    import numba
+
+    @numba.njit
+    def divides(a, b):
+        return a // (a / b)
+
+    assert float_types(divides, (I64, I64)) != []
+
+
+def test_every_kernel_is_visited():
+    assert len(KERNELS) >= 30
+    assert {d.py_func.__module__ for d in KERNELS} >= {
+        f"intvit.kernels.{name}" for name in ("arith", "gelu", "layernorm", "matmul", "pool", "requantize", "softmax")
+    }
+
+
+def test_spec_imports_neither_numpy_nor_numba():
+    code = (
+        "import sys\n"
+        "for name in ('numpy', 'numba', 'h5py', 'onnx'): sys.modules[name] = None\n"
+        "from intvit.spec import arith, gelu, layernorm, matmul, pool, requantize, softmax\n"
+        "assert softmax.ivit([1, 2, 3], softmax.IvitSoftmax(-2, 15, 8)) == [28, 42, 56]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
