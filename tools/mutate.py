@@ -1,0 +1,247 @@
+#!/usr/bin/env python3
+"""Break the arithmetic on purpose: mutate intvit/spec and intvit/kernels, and see whether a test fails.
+
+    python tools/mutate.py --sample 200 --seed 1 --workers 2
+    python tools/mutate.py --only kernels/softmax.py
+
+A mutant changes one thing: a constant by one, + and -, a shift's direction, a comparison's edge, min and max, a dropped
+saturation or rounding. Conditions whose only effect is to refuse input, docstrings and annotations are left alone.
+A mutant meets the tests of its operator. Survivors are printed with file and line: each is a missing test, or a change
+that changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("intvit", "tests", "tools", "golden", "pyproject.toml")
+TESTS = ["test_conformance.py", "test_properties.py", "test_spec_arith.py", "test_equivalence.py"]
+KEYWORDS = {
+    "softmax.py": "softmax or mixed_all3 or masked",
+    "gelu.py": "gelu",
+    "layernorm.py": "layernorm or gamma or inverse or product_high",
+    "requantize.py": "requant or two_word or add_saturating or multiplier",
+    "matmul.py": "attn_v or matrix or log2 or vit_ivit",
+    "pool.py": "mean or swin_ivit",
+    "quantize.py": "quantize or vit_ivit",
+}
+"""File -> the tests that can tell; files not named here get all of TESTS."""
+SWAPPED_CALLS = {"min": "max", "max": "min"}
+DROPPED_CALLS = frozenset({"saturate", "clamp", "wrap", "wrap32"})
+FLOORED = {"rhe": "//", "rhe_div": "//", "rhe_shift": ">>"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: `text` is the whole mutated file."""
+
+    file: str
+    line: int
+    change: str
+    text: str
+
+
+def mutations(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """(description, replacement) for every change of one node."""
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        for delta in (1, -1):
+            yield f"{node.value} -> {node.value + delta}", ast.Constant(node.value + delta)
+    elif isinstance(node, ast.Constant) and type(node.value) is float:
+        yield f"{node.value} * 1.001", ast.Constant(node.value * 1.001)
+    elif isinstance(node, (ast.BinOp, ast.AugAssign)):
+        for old, new in (
+            (ast.Add, ast.Sub),
+            (ast.Sub, ast.Add),
+            (ast.RShift, ast.LShift),
+            (ast.LShift, ast.RShift),
+            (ast.Mult, ast.Add),
+        ):
+            if isinstance(node.op, old):
+                changed = copy.deepcopy(node)
+                changed.op = new()
+                yield f"{old.__name__} -> {new.__name__}", changed
+    elif isinstance(node, ast.Compare) and len(node.ops) == 1:
+        for old, new in (
+            (ast.Lt, ast.LtE),
+            (ast.LtE, ast.Lt),
+            (ast.Gt, ast.GtE),
+            (ast.GtE, ast.Gt),
+            (ast.Eq, ast.NotEq),
+        ):
+            if isinstance(node.ops[0], old):
+                changed = copy.deepcopy(node)
+                changed.ops = [new()]
+                yield f"{old.__name__} -> {new.__name__}", changed
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        yield from call_mutations(node)
+
+
+def call_mutations(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
+    assert isinstance(node.func, ast.Name)
+    name = node.func.id
+    if name in SWAPPED_CALLS:
+        changed = copy.deepcopy(node)
+        changed.func = ast.Name(SWAPPED_CALLS[name], ast.Load())
+        yield f"{name} -> {SWAPPED_CALLS[name]}", changed
+    if name in DROPPED_CALLS:
+        yield f"{name} dropped", node.args[0]
+    if name in FLOORED and len(node.args) == 2:
+        template = ast.parse(f"(a {FLOORED[name]} b)", mode="eval").body
+        assert isinstance(template, ast.BinOp)
+        template.left, template.right = node.args
+        yield f"{name} -> floor", template
+
+
+def mutable_nodes(tree: ast.Module) -> Iterator[ast.AST]:
+    """Nodes that compute: no docstrings, annotations, defaults, decorators, nor what only refuses input."""
+
+    def visit(node: ast.AST) -> Iterator[ast.AST]:
+        if isinstance(node, ast.If) and len(node.body) == 1 and isinstance(node.body[0], ast.Raise) and not node.orelse:
+            return
+        if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom, ast.arguments, ast.Assert)):
+            return
+        if isinstance(node, ast.FunctionDef) and node.name.startswith(
+            ("check_", "_caching", "cache_folder", "_border", "as_rows")
+        ):
+            return
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Method", "IntvitError"):
+            return
+        yield node
+        for field, value in ast.iter_fields(node):
+            if field in ("annotation", "returns", "decorator_list", "slice", "type_params"):
+                continue
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from visit(child)
+
+    yield from visit(tree)
+
+
+def all_mutants(only: str | None) -> list[Mutant]:
+    found = []
+    for folder in ("spec", "kernels"):
+        for path in sorted((ROOT / "intvit" / folder).glob("*.py")):
+            name = f"{folder}/{path.name}"
+            if only is not None and name != only:
+                continue
+            tree = ast.parse(path.read_text())
+            for index, node in enumerate(mutable_nodes(tree)):
+                for number, (change, _) in enumerate(mutations(node)):
+                    found.append(Mutant(name, getattr(node, "lineno", 0), change, apply(path, index, number)))
+    return found
+
+
+def apply(path: Path, index: int, number: int) -> str:
+    """The file with mutation `number` of node `index` made."""
+    tree = ast.parse(path.read_text())
+    target = list(mutable_nodes(tree))[index]
+    replacement = list(mutations(target))[number][1]
+
+    class Replace(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> ast.AST:
+            return replacement if node is target else self.generic_visit(node)
+
+    return ast.unparse(ast.fix_missing_locations(Replace().visit(tree)))
+
+
+def survives(mutant: Mutant, folder: Path, timeout: int) -> bool:
+    """True if the tests of the mutant's operator pass on it."""
+    path = folder / "intvit" / mutant.file
+    original = path.read_text()
+    path.write_text(mutant.text)
+    keyword = KEYWORDS.get(path.name)
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command += [*(["-k", keyword] if keyword else []), *(f"tests/{name}" for name in TESTS)]
+    # hypothesis must not remember failures of other mutants
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "NUMBA_CACHE_DIR": str(folder / "cache"),
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(folder / "h"),
+    }
+    try:
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, timeout=timeout, check=False)
+        return done.returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        path.write_text(original)
+        shutil.rmtree(folder / "h", ignore_errors=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sample", type=int, help="how many mutants to draw; default: all")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", help="one file, e.g. kernels/softmax.py")
+    parser.add_argument("--timeout", type=int, default=180, help="seconds a mutant may take; an endless loop is a kill")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/intvit-mutants"))
+    parser.add_argument("--json", type=Path, help="write the survivors here")
+    args = parser.parse_args()
+    mutants = all_mutants(args.only)
+    total = len(mutants)
+    if args.sample and args.sample < total:
+        mutants = random.Random(args.seed).sample(mutants, args.sample)
+    folders: SimpleQueue[Path] = SimpleQueue()
+    for i in range(args.workers):
+        folder = args.work / str(i)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name in COPIED:
+            source = ROOT / name
+            copy_of = shutil.copytree if source.is_dir() else shutil.copy
+            copy_of(source, folder / name)  # type: ignore[operator]
+        folders.put(folder)
+    unchanged = Mutant("spec/pool.py", 0, "nothing", (ROOT / "intvit/spec/pool.py").read_text())
+    folder = folders.get()
+    if not survives(unchanged, folder, 600):
+        print("the tests fail without any mutation")
+        return 2
+    folders.put(folder)
+    start, survivors, done = time.monotonic(), [], 0
+
+    def judge(mutant: Mutant) -> tuple[Mutant, bool]:
+        place = folders.get()
+        try:
+            return mutant, survives(mutant, place, args.timeout)
+        finally:
+            folders.put(place)
+
+    with ThreadPoolExecutor(args.workers) as pool:
+        for mutant, alive in pool.map(judge, mutants):
+            done += 1
+            if alive:
+                survivors.append(mutant)
+                print(f"SURVIVED {mutant.file}:{mutant.line}: {mutant.change}", flush=True)
+            if done % 20 == 0:
+                print(f"{done} of {len(mutants)}, {len(survivors)} alive, {time.monotonic() - start:.0f} s", flush=True)
+    killed = len(mutants) - len(survivors)
+    print(
+        f"killed {killed} of {len(mutants)} mutants ({100 * killed / len(mutants):.1f} %), "
+        f"drawn from {total}, seed {args.seed}"
+    )
+    if args.json:
+        args.json.write_text(
+            json.dumps([{"file": m.file, "line": m.line, "change": m.change} for m in survivors], indent=1)
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
