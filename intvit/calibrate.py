@@ -23,6 +23,7 @@ class Activations(Protocol):
     n_images: int
     names: list[str]
     model_sha256: str
+    images_sha256: str
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray: ...
 

@@ -344,11 +344,20 @@ def map_command(
     graph = float_graph(load_model(model))
     source = _images(images, graph.tensors[graph.inputs[0]].shape, dict(graph.metadata))
     with Recording(recording) as activations, progress("map") as report:
-        n_images = min(limit or activations.n_images, activations.n_images, len(source))
         calibration = calibrate(graph, activations, chosen)
-        mapping = map_methods(graph, activations, source.read(0, n_images), calibration, chosen,
-                              tuple(methods.split(",")), rule=rule, batch=batch, threads=threads,
-                              progress=report)  # fmt: skip
+        mapping = map_methods(
+            graph,
+            activations,
+            source,
+            calibration,
+            chosen,
+            tuple(methods.split(",")),
+            rule=rule,
+            limit=limit,
+            batch=batch,
+            threads=threads,
+            progress=report,
+        )
     _write_whole(output, mapping.write)
     if as_json:
         print(json.dumps(mapping.as_json(), sort_keys=True))

@@ -79,9 +79,8 @@ def run_demo(
         for bits in (8, 6):
             recipe = build_recipe({"bits": bits})
             calibration = calibrate(graph, recording, recipe)
-            q_images = calibration_images.read(0, n_calibration)
             with progress(f"map, {bits} bits") as report:
-                found = map_methods(graph, recording, q_images, calibration, recipe, METHODS,
+                found = map_methods(graph, recording, calibration_images, calibration, recipe, METHODS,
                                     threads=threads, progress=report)  # fmt: skip
             found.write(output / f"mapping_{bits}bit.json")
             say(f"map        three uniform {bits}-bit models -> mapping_{bits}bit.json")

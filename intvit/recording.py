@@ -137,6 +137,7 @@ class Recording:
         self._file = self._opened.__enter__()
         try:
             self.model_sha256 = str(self._file.attrs["model_sha256"])
+            self.images_sha256 = str(self._file.attrs["images_sha256"])
             self.n_images = int(self._file.attrs["n_images"])
             if int(self._file.attrs["n_done"]) != self.n_images:
                 raise IntvitError(

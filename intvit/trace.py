@@ -13,7 +13,7 @@ from intvit import hdf5
 from intvit.engine import Sink
 from intvit.errors import IntvitError
 from intvit.evaluate import storage
-from intvit.graph.ir import Array, Graph, Tensor, tensor_hash
+from intvit.graph.ir import Array, Graph, Tensor, TensorDigest, tensor_hash
 
 KIND, VERSION = "intvit.trace", 1
 
@@ -27,14 +27,17 @@ def writer(path: str | Path, graph: Graph, names: Sequence[str], n_images: int) 
         for name in names:
             _create(file, graph.tensors[name], producers[name].op if name in producers else "input", n_images)
 
+        digests = {name: TensorDigest((n_images, *graph.tensors[name].shape)) for name in names}
+
         def sink(start: int, tensors: dict[str, Array]) -> None:
             for name in names:
                 array = tensors[name]
                 file["tensors"][name][start : start + len(array)] = array
+                digests[name].update(array)
 
         yield sink
         for name in names:
-            file["tensors"][name].attrs["sha256"] = tensor_hash(file["tensors"][name][()])
+            file["tensors"][name].attrs["sha256"] = digests[name].hexdigest()
 
 
 def _create(file: h5py.File, tensor: Tensor, op: str, n_images: int) -> None:

@@ -74,6 +74,40 @@ def test_softmax_every_8_bit_pair(method):
             both(ops.softmax, rows, scale, method=method, out_bits=8)
 
 
+@pytest.mark.parametrize("method", ["ivit", "ibert", "fqvit"])
+def test_softmax_every_16_bit_distance_to_the_maximum(method):
+    x = np.arange(-(2**15), 2**15)
+    rows = np.stack([x, np.full_like(x, 2**15 - 1)], axis=1)
+    for scale in (2e-4, 0.003):
+        assert both(ops.softmax, rows, scale, method=method, out_bits=16 if method != "fqvit" else 4) is not None
+
+
+@pytest.mark.parametrize("method", METHODS["layernorm"])
+def test_layernorm_every_16_bit_value_beside_fixed_ones(method):
+    x = np.arange(-(2**15), 2**15)
+    rows = np.stack([x, np.full_like(x, 77), np.full_like(x, -900)], axis=1)
+    gamma, beta = [0.7, -1.3, 2.0], [0.1, 0.2, -0.3]
+    assert both(ops.layernorm, rows, 2e-4, gamma, beta, method=method, shift=1, out_scale=0.01) is not None
+
+
+def test_log2_matmul_every_code_and_8_bit_value():
+    q, v = np.repeat(np.arange(-1, 16), 256)[:, None, None], np.tile(np.arange(-128, 128), 17)[:, None, None]
+    fast, _ = ops.log2_matmul(q, v, 1.0)
+    assert np.array_equal(fast, ops.log2_matmul(q, v, 1.0, backend="spec")[0])
+
+
+def test_every_8_bit_product_and_sum():
+    from intvit.kernels.matmul import matmul
+    from intvit.kernels.pool import mean
+    from intvit.spec import pool
+    from intvit.spec.matmul import matmul as spec_matmul
+
+    x = np.arange(-128, 128)
+    assert np.array_equal(matmul(x[:, None], x[None]), np.array(spec_matmul(x[:, None].tolist(), [x.tolist()])))
+    pairs = np.stack(np.meshgrid(x, x), axis=-1).reshape(-1, 2)
+    assert np.array_equal(mean(pairs, 1), [pool.mean(pair) for pair in pairs.tolist()])
+
+
 @pytest.mark.parametrize("method", METHODS["gelu"])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_gelu(method, bits):

@@ -183,3 +183,14 @@ def test_unknown_backend(refused, mixed_path, tmp_path):
 
 def test_unknown_option_exits_2(cli):
     assert cli("lower", "--nope")[0] == 2
+
+
+def test_map_refuses_other_images_than_the_recorded_ones(refused, vit, tmp_path):
+    common = ["map", vit.onnx_path, "--recording", vit.recording_path, "-o", tmp_path / "out/m.json"]
+    refused([*common, "--images", "fashion-mnist:test"], "must be the 16 images that were recorded")
+
+
+def test_unknown_rule_and_methods(refused, vit, tmp_path):
+    common = ["map", vit.onnx_path, "--recording", vit.recording_path, "-o", tmp_path / "out/m.json"]
+    refused([*common, "--images", "fashion-mnist:calibration", "--rule", "best"], "rule", "sqnr_output", "best")
+    refused([*common, "--images", "fashion-mnist:calibration", "--methods", "magic"], "magic", "ivit")

@@ -66,13 +66,12 @@ def random_vit(rng, *, dim, depth, patch, side, channels, hidden, classes):
         "head.weight": (classes, dim),
         "head.bias": (classes,),
     }
+    linears = {"attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim), "mlp.fc1": (hidden, dim), "mlp.fc2": (dim, hidden)}
     for i in range(depth):
-        for name, shape in {
-            "norm1.weight": (dim,), "norm1.bias": (dim,), "attn.qkv.weight": (3 * dim, dim),
-            "attn.qkv.bias": (3 * dim,), "attn.proj.weight": (dim, dim), "attn.proj.bias": (dim,), "norm2.weight": (dim,), "norm2.bias": (dim,),
-            "mlp.fc1.weight": (hidden, dim), "mlp.fc1.bias": (hidden,), "mlp.fc2.weight": (dim, hidden),
-            "mlp.fc2.bias": (dim,),
-        }.items():  # fmt: skip
+        block = {f"{name}.{part}": (dim,) for name in ("norm1", "norm2") for part in ("weight", "bias")}
+        for name, shape in linears.items():
+            block |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+        for name, shape in block.items():
             w[f"blocks.{i}.{name}"] = shape
     return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in w.items()}
 

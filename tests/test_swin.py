@@ -78,3 +78,13 @@ def test_newer_timm_names_of_patch_merging_give_the_same_model(swin):
     (a,) = FloatModel(model, threads=1).run(swin[2]).values()
     (b,) = FloatModel(swin[3], threads=1).run(swin[2]).values()
     assert np.array_equal(a, b)
+
+
+def test_a_stage_smaller_than_the_window_has_windows_and_tables_of_its_own():
+    rng = np.random.default_rng(9)
+    weights = random_swin(rng, dim=12, depths=(2, 2), heads=(2, 3), window=4, patch=2, channels=1, classes=5)
+    for i in range(2):
+        weights[f"layers.1.blocks.{i}.attn.relative_position_bias_table"] = np.zeros((3 * 3, 3), np.float32)
+    graph = float_graph(build_swin(weights, {"num_heads": [2, 3], "img_size": 8}))
+    assert graph.tensors["layers.1.blocks.1.attn.softmax"].shape == (1, 3, 4, 4)
+    assert "layers.1.blocks.1.attn.masked" not in graph.tensors

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from intvit.analysis.sqnr import PAPER_FACTOR, Sqnr
 from intvit.calibrate import Activations, Calibration, source_tensor
@@ -89,6 +89,16 @@ class Mapping:
         Path(path).write_text(json.dumps(self.as_json(), indent=1, sort_keys=True) + "\n")
 
 
+class Images(Protocol):
+    """What mapping needs of an image source."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> Array: ...
+
+    def sha256(self, limit: int | None = None) -> str: ...
+
+
 def _plain(value: float) -> float | None:
     return round(value, 4) if math.isfinite(value) else None
 
@@ -108,21 +118,23 @@ def choose(scores: tuple[SiteScore, ...], rule: str) -> dict[str, Choice]:
 def map_methods(
     graph: Graph,
     recording: Activations,
-    images: Array,
+    images: Images,
     calibration: Calibration,
     recipe: Recipe,
     methods: tuple[str, ...],
     *,
     rule: str = "sqnr_diff",
+    limit: int | None = None,
     batch: int = 8,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Mapping:
-    """Run each uniform model on the recorded `images` (the first of the recording) and choose per site."""
+    """Run each uniform model on the recorded `images` (or the first `limit` of them) and choose per site."""
     if rule not in RULES:
         raise IntvitError(f"rule: must be one of {', '.join(RULES)}, not {rule!r}")
-    if len(images) > recording.n_images:
-        raise IntvitError(f"recording: must hold {len(images)} images, not {recording.n_images}")
+    if len(images) < recording.n_images or images.sha256(recording.n_images) != recording.images_sha256:
+        raise IntvitError(f"images: must be the {recording.n_images} images that were recorded, and are others")
+    n_images = min(limit or recording.n_images, recording.n_images)
     scores: list[SiteScore] = []
     logits: dict[str, float] = {}
     for index, method in enumerate(methods):
@@ -130,9 +142,11 @@ def map_methods(
 
         def report(done: int, base: int = index) -> None:
             if progress:
-                progress(base * len(images) + done, len(methods) * len(images))
+                progress(base * n_images + done, len(methods) * n_images)
 
-        stats = site_sqnr(graph, lower(graph, calibration, uniform), recording, images, batch, threads, report)
+        stats = site_sqnr(
+            graph, lower(graph, calibration, uniform), recording, images, n_images, batch, threads, report
+        )
         for node in graph.nodes:
             choice = uniform.choice(node.op, node.name) if node.op in OPERATORS else None
             if choice is not None and choice.method == method:  # a borrowed method is no candidate of its own
@@ -148,7 +162,8 @@ def site_sqnr(
     graph: Graph,
     integer: Graph,
     recording: Activations,
-    images: Array,
+    images: Images,
+    n_images: int,
     batch: int = 8,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
@@ -178,8 +193,8 @@ def site_sqnr(
             progress(start + len(tensors[wanted[0]]))
 
     def batches() -> Iterator[tuple[int, Array]]:
-        for i in range(0, len(images), batch):
-            yield i, images[i : i + batch]
+        for i in range(0, n_images, batch):
+            yield i, images.read(i, min(i + batch, n_images))
 
     Engine(integer).stream(batches(), wanted, sink, threads=threads)
     return stats

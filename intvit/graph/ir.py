@@ -107,10 +107,23 @@ def tensor_hash(array: Array) -> str:
     True
     """
     array = np.asarray(array)
-    kind = "<i8" if array.dtype.kind in "iub" else "<f8"
-    digest = hashlib.sha256(f"{kind}{list(array.shape)}".encode())
-    digest.update(np.ascontiguousarray(array, kind).tobytes())
+    digest = TensorDigest(array.shape, "<i8" if array.dtype.kind in "iub" else "<f8")
+    digest.update(array)
     return digest.hexdigest()
+
+
+class TensorDigest:
+    """`tensor_hash` in parts: the shape first, then the values in order along the first axis."""
+
+    def __init__(self, shape: tuple[int, ...], kind: str = "<i8") -> None:
+        self.kind = kind
+        self._digest = hashlib.sha256(f"{kind}{list(shape)}".encode())
+
+    def update(self, array: Array) -> None:
+        self._digest.update(np.ascontiguousarray(array, self.kind).tobytes())
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
 
 
 def describe(graph: Graph) -> dict[str, Any]:

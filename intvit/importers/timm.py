@@ -338,7 +338,7 @@ def build_swin(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx
         raise IntvitError("img_size: cannot be read off a Swin's weights; give it with --img-size")
     if size[0] % patch_h or size[1] % patch_w:
         raise IntvitError(f"img_size: must be a multiple of the patch {[patch_h, patch_w]}, not {list(size)}")
-    window = _window(w, options)
+    windows: list[int] = []
     eps = float(options.get("layer_norm_eps") or DEFAULT_EPS["swin"])
     rows, cols = size[0] // patch_h, size[1] // patch_w
     x = _patch_embed(b, w, dim, channels, patch_h, patch_w, rows * cols)
@@ -347,7 +347,9 @@ def build_swin(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx
     x = b.add("Identity", "pos_drop", x)
     for stage in range(n_stages):
         for i in range(w.count(f"layers.{stage}.blocks.{{}}.")):
-            x = _swin_block(b, w, f"layers.{stage}.blocks.{i}", x, dim, heads[stage], (rows, cols), window, i % 2, eps)
+            site = f"layers.{stage}.blocks.{i}"
+            windows.append(_window(w, f"{site}.attn.relative_position_bias_table"))
+            x = _swin_block(b, w, site, x, dim, heads[stage], (rows, cols), windows[-1], i % 2, eps)
         if any(name.startswith(f"layers.{stage}.downsample.") for name in w.tensors):
             x = _patch_merging(b, w, f"layers.{stage}.downsample", x, dim, (rows, cols), eps)
             rows, cols, dim = rows // 2, cols // 2, 2 * dim
@@ -356,7 +358,7 @@ def build_swin(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx
     name = "head.fc" if "head.fc.weight" in tensors else "head"
     output, n_classes = head(b, "head", pooled, w, name, dim)
     w.check_all_taken()
-    metadata = _metadata("swin", options, list(size), heads, eps, window_size=window)
+    metadata = _metadata("swin", options, list(size), heads, eps, window_size=max(windows))
     return b.model((channels, *size), output, n_classes, metadata)
 
 
@@ -375,11 +377,12 @@ def _merging_at_stage_end(tensors: Mapping[str, Array]) -> dict[str, Array]:
     return moved
 
 
-def _window(w: Weights, options: Mapping[str, Any]) -> int:
-    rows = w.shape("layers.0.blocks.0.attn.relative_position_bias_table", 2)[0]
+def _window(w: Weights, table: str) -> int:
+    """The window side of one block: a stage smaller than the model's window has tables of its own size."""
+    rows = w.shape(table, 2)[0]
     window = (math.isqrt(rows) + 1) // 2
     if (2 * window - 1) ** 2 != rows:
-        raise IntvitError(f"relative_position_bias_table: must have (2w-1)^2 rows, not {rows}")
+        raise IntvitError(f"{table}: must have (2w-1)^2 rows, not {rows}")
     return window
 
 
@@ -388,10 +391,7 @@ def _swin_block(
     eps: float,
 ) -> str:  # fmt: skip
     rows, cols = grid
-    side = min(window, rows, cols)
     shift = window // 2 if odd and min(rows, cols) > window else 0
-    if side != window:
-        raise IntvitError(f"{site}: stage grid {grid} must be at least the window {window}")
     if rows % window or cols % window:
         raise IntvitError(f"{site}: stage grid {grid} must be a multiple of the window {window}")
     n_rows, n_cols, area = rows // window, cols // window, window * window

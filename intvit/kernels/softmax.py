@@ -34,8 +34,8 @@ def check_scale(operator: str, scale: float) -> float:
 
 def check_rows(operator: str, x: np.ndarray, limit: int = 2**31) -> None:
     """The border: inputs must lie within the range that the kernel's words were proven for."""
-    if x.size and (int(x.min()) <= -limit or int(x.max()) >= limit):
-        raise IntvitError(f"{operator}: |x| must be below {limit}, not {int(x.min())}..{int(x.max())}")
+    if x.size and (int(x.min()) < -limit or int(x.max()) >= limit):
+        raise IntvitError(f"{operator}: x must lie in -{limit}..{limit - 1}, not {int(x.min())}..{int(x.max())}")
 
 
 @kernel
