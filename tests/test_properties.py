@@ -134,3 +134,88 @@ def test_bad_arguments_raise_one_clear_line(call):
         call()
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) > 20
+
+
+# (operator, method, scale, options, bound on |y| for |x| <= 127 in rows of 8)
+BOUNDS = [
+    ("softmax", "ivit", 0.05, {"out_bits": 8}, 127),
+    ("softmax", "ivit", 0.05, {"out_bits": 16}, 32767),
+    ("softmax", "ivit", 1e-6, {"out_bits": 8}, (10**6 << 15) >> 24),
+    ("softmax", "ibert", 0.05, {"out_bits": 8}, 256),
+    ("softmax", "fqvit", 0.05, {"out_bits": 4}, 15),
+    ("gelu", "ivit", 0.05, {}, 127 * 127),
+    ("gelu", "ivit", 1e-4, {}, 127 * ((5876 << 23) >> 24)),
+    ("gelu", "ibert", 0.05, {"n": 6}, 127 * ((2771 >> 6) + 1 + 44)),
+    ("layernorm", "ivit", 0.05, {"gamma": np.ones(8), "beta": np.zeros(8)}, 2**30),
+    ("layernorm", "ibert", 0.05, {"gamma": np.ones(8), "beta": np.zeros(8)}, 2**30),
+]
+
+
+@pytest.mark.parametrize(("operator", "method", "scale", "options", "expected"), BOUNDS)
+def test_bound_is_the_documented_one_and_holds(operator, method, scale, options, expected):
+    m = registry.get(operator, method)
+    params, _ = m.lower(scale, **options)
+    assert m.bound(params, 127, 8) == expected
+    rows = RNG.integers(-127, 128, (200, 8))
+    rows[:20] = np.repeat(np.arange(-127, 128, 13)[:20, None], 8, axis=1)
+    rows[20:40, 1:] = -127
+    rows[20:40, 0] = 127
+    assert np.abs(m.kernel(params)(rows)).max() <= expected
+
+
+def test_bound_of_layernorm_grows_with_the_bias_and_is_open_after_a_shift():
+    params, _ = registry.get("layernorm", "ivit").lower(0.05, gamma=[0.5, 1.0], beta=[1.0, -3.0])
+    m = registry.get("layernorm", "ibert")
+    assert registry.get("layernorm", "ivit").bound(params, 127, 2) == 2**30 + max(abs(b) for b in params.bias)
+    assert m.bound(m.lower(0.05, gamma=[1.0], beta=[0.0], shift=1)[0], 127, 1) is None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_requantize_of_two_channels_with_scales_of_their_own(backend):
+    x = np.array([[100, 100], [-7, -7]])
+    assert ops.requantize(x, [1.0, 0.5], 1.0, 8, backend=backend).tolist() == [[100, 50], [-7, -4]]
+    y = ops.requantize(x, 1.0, 1.0, 8, residual=x, residual_scale=[0.25, -1.0], backend=backend)
+    assert y.tolist() == [[125, 0], [-9, 0]]
+
+
+def test_a_gamma_is_replaced_from_a_bias_of_two_to_the_61_on():
+    lower = registry.get("layernorm", "ivit").lower
+    unit = float(np.float32(1.0)) / 2**30
+    kept, _ = lower(0.1, gamma=[1.0], beta=[2.0**61 * unit * 0.99])
+    replaced, _ = lower(0.1, gamma=[1.0], beta=[2.0**61 * unit])
+    assert kept.bias[0] > 2**60
+    assert replaced.bias[0] == 2**40
+
+
+def test_linear_product_accumulator_is_int32_exactly_while_the_bound_fits():
+    from intvit.kernels.matmul import carrier, matmul, prepare_linear
+
+    one = np.ones((1, 1), np.int64)
+    for bound, kind in ((2**31 - 1, np.int32), (2**31, np.int64)):
+        assert prepare_linear(one, np.array([bound - 127]), 127)(one).dtype == kind
+        assert matmul(one, one, a_max=bound, b_max=1).dtype == kind
+    assert carrier(2**24 - 1) is np.float32
+    assert carrier(2**24) is np.float64
+    assert carrier(2**53 - 1) is np.float64
+    assert carrier(2**53) is None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_deployed_layernorm_wraps_at_32_bits(backend):
+    """The bias passes 32 bits and wraps; the sum with the normalised part wraps again."""
+    x = np.array([[127, -128, 3, 0]])
+    y, _ = ops.layernorm(x, 0.1, [0.5] * 4, [3.9, -3.9, 3.9, 0.97], method="ivit_tvm", backend=backend)
+    assert y.min() >= -(2**31)
+    assert y.max() < 2**31
+    exact, _ = ops.layernorm(x, 0.1, [0.5] * 4, [3.9, -3.9, 3.9, 0.97], method="ivit")
+    assert (np.abs((y - exact + 2**31) % 2**32 - 2**31) <= 2**24).all()
+
+
+def test_layernorm_fqvit_with_beta_far_beyond_the_output_scale():
+    x = RNG.integers(-128, 128, (4, 6))
+    for beta, out_scale in ((1e6, 1e-6), (3e3, 1e-7), (1e9, 1e-9), (-1e12, 1e-6)):
+        for gamma in (1.0, 0.0, -1e-4, 1e5):
+            args = (x, 0.02, [gamma] * 6, [beta] * 6)
+            fast, _ = ops.layernorm(*args, method="fqvit", out_scale=out_scale)
+            slow, _ = ops.layernorm(*args, method="fqvit", out_scale=out_scale, backend="spec")
+            assert np.array_equal(fast, slow)

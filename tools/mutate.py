@@ -32,11 +32,11 @@ ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("intvit", "tests", "tools", "golden", "pyproject.toml")
 TESTS = ["test_conformance.py", "test_properties.py", "test_spec_arith.py", "test_equivalence.py"]
 KEYWORDS = {
-    "softmax.py": "softmax or mixed_all3 or masked",
-    "gelu.py": "gelu",
-    "layernorm.py": "layernorm or gamma or inverse or product_high",
+    "softmax.py": "softmax or gelu or mixed_all3 or masked or bound",
+    "gelu.py": "gelu or bound",
+    "layernorm.py": "layernorm or gamma or inverse or product_high or bound",
     "requantize.py": "requant or two_word or add_saturating or multiplier",
-    "matmul.py": "attn_v or matrix or log2 or vit_ivit",
+    "matmul.py": "attn_v or matrix or log2 or product or vit_ivit",
     "pool.py": "mean or swin_ivit",
     "quantize.py": "quantize or vit_ivit",
 }

@@ -54,8 +54,7 @@ def isqrt(value: int) -> int:
 
 def truncated_div(numerator: int, denominator: int) -> int:
     """Quotient toward zero, as C divides."""
-    quotient = abs(numerator) // abs(denominator)
-    return quotient if (numerator < 0) == (denominator < 0) else -quotient
+    return int(Fraction(numerator, denominator))
 
 
 def wrap(value: int, bits: int) -> int:
