@@ -176,6 +176,17 @@ def test_requantize_of_two_channels_with_scales_of_their_own(backend):
     assert ops.requantize(x, [1.0, 0.5], 1.0, 8, backend=backend).tolist() == [[100, 50], [-7, -4]]
     y = ops.requantize(x, 1.0, 1.0, 8, residual=x, residual_scale=[0.25, -1.0], backend=backend)
     assert y.tolist() == [[125, 0], [-9, 0]]
+    y = ops.requantize(x, [0.25, -1.0], 1.0, 8, residual=x, residual_scale=1.0, backend=backend)
+    assert y.tolist() == [[125, 0], [-9, 0]]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_deployed_gelu_wraps_its_product_at_32_bits(backend):
+    """x = 2**26 with a sigmoid of 127 or so: the product passes 32 bits."""
+    y, _ = ops.gelu([[2**26 + 12345, 0, 5]], 0.5, method="ivit_tvm", backend=backend)
+    exact, _ = ops.gelu([[2**26 + 12345, 0, 5]], 0.5, method="ivit", backend=backend)
+    assert exact[0, 0] > 2**31
+    assert y[0, 0] < 2**31
 
 
 def test_a_gamma_is_replaced_from_a_bias_of_two_to_the_61_on():

@@ -20,8 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from intvit import ops, registry
-from intvit.kernels.requantize import dyadic
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone need not be installed
+
+from intvit import ops, registry  # noqa: E402
+from intvit.kernels.requantize import dyadic  # noqa: E402
 
 Case = dict[str, np.ndarray]
 BACKENDS = ("kernel", "spec")

@@ -63,6 +63,18 @@ def as_rows(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.reshape(-1, x.shape[-1]), np.int64)
 
 
+def row_runner(check: Callable[[np.ndarray], None], compiled: Any, *constants: Any) -> Callable[..., np.ndarray]:
+    """A function of int64 rows (R, C): `check` them, then `compiled(rows, *constants, out)`; out is int64 (R, C)."""
+
+    def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        check(rows)
+        out = np.empty(rows.shape, np.int64)
+        compiled(rows, *constants, out)
+        return out
+
+    return run
+
+
 @kernel
 def saturate(value, bits):
     """Clamp to the signed range of `bits` (1..63; 64 is the identity)."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from intvit.errors import IntvitError
-from intvit.kernels.arith import kernel, truncated_div, wrap32
+from intvit.kernels.arith import kernel, row_runner, truncated_div, wrap32
 from intvit.kernels.softmax import X0_MAX, check_rows, check_scale, shift_exp, shift_exp_tvm, tvm_x0
 from intvit.method import Method
 from intvit.spec import gelu as spec
@@ -51,7 +52,7 @@ def _ivit_lower(in_scale: Any, *, n: int | None = None) -> tuple[Any, float]:
 
 
 def _ivit_kernel(p: spec.IvitGelu) -> Any:
-    return _runner("gelu ivit", _ivit, p.x0, p.n, p.out_bits)
+    return row_runner(partial(check_rows, "gelu ivit"), _ivit, p.x0, p.n, p.out_bits)
 
 
 def _ivit_bound(p: spec.IvitGelu, x_max: int, n_channels: int) -> int:
@@ -59,16 +60,6 @@ def _ivit_bound(p: spec.IvitGelu, x_max: int, n_channels: int) -> int:
     top = -p.x0 << p.n
     sigmoid = max(2 ** (p.out_bits - 1) - 1, top >> (32 - p.out_bits) if 2 * top > SUM_MAX else 0)
     return x_max * sigmoid
-
-
-def _runner(name: str, compiled: Any, *constants: Any) -> Any:
-    def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        check_rows(name, rows)
-        out = np.empty(rows.shape, np.int64)
-        compiled(rows, *constants, out)
-        return out
-
-    return run
 
 
 # ------------------------------------------------------------------------------------------ I-BERT
@@ -111,16 +102,13 @@ def _ibert_lower(in_scale: Any, *, n: int | None = None) -> tuple[Any, Any]:
 def _ibert_kernel(p: spec.IbertGelu) -> Any:
     constants = [np.array(values, np.int64) for values in (p.b, p.c, p.shift)]
 
-    def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    def check(rows: np.ndarray) -> None:
         check_rows("gelu ibert", rows)
         largest = int(np.abs(rows).max(initial=0))
         if _ibert_bound(p, largest, rows.shape[1]) >= 2**63:
             raise IntvitError(f"gelu ibert: |x| must keep the output below 2**63, and {largest} does not")
-        out = np.empty(rows.shape, np.int64)
-        _ibert(rows, *constants, p.n, out)
-        return out
 
-    return run
+    return row_runner(check, _ibert, *constants, p.n)
 
 
 def _ibert_bound(p: spec.IbertGelu, x_max: int, n_channels: int) -> int:
@@ -154,7 +142,7 @@ def _ivit_tvm_lower(in_scale: Any, *, n: int | None = None) -> tuple[Any, float]
 
 
 def _ivit_tvm_kernel(p: spec.IvitTvmGelu) -> Any:
-    return _runner("gelu ivit_tvm", _ivit_tvm, p.x0, p.n)
+    return row_runner(partial(check_rows, "gelu ivit_tvm"), _ivit_tvm, p.x0, p.n)
 
 
 IVIT = Method(

@@ -6,6 +6,7 @@ Bounds that the kernels rely on, checked at the border: C * (max - min)**2 < 2**
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from intvit.kernels.arith import (
     rhe_div,
     rhe_product,
     rhe_shift,
+    row_runner,
     shift_left,
     truncated_div,
     wrap32,
@@ -113,18 +115,8 @@ def _bias_lower(params: Any) -> Any:
     return lower
 
 
-def _runner(name: str, compiled: Any, *constants: Any) -> Any:
-    def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        check_variance(name, rows)
-        out = np.empty(rows.shape, np.int64)
-        compiled(rows, *constants, out)
-        return out
-
-    return run
-
-
 def _ivit_kernel(p: spec.IvitLayerNorm) -> Any:
-    return _runner("layernorm ivit", _ivit, np.array(p.bias, np.int64))
+    return row_runner(partial(check_variance, "layernorm ivit"), _ivit, np.array(p.bias, np.int64))
 
 
 def _bias_bound(p: Any, x_max: int, n_channels: int) -> int:
@@ -150,7 +142,7 @@ def _ibert(rows, bias, shift, out):
 
 
 def _ibert_kernel(p: spec.IbertLayerNorm) -> Any:
-    return _runner("layernorm ibert", _ibert, np.array(p.bias, np.int64), p.shift)
+    return row_runner(partial(check_variance, "layernorm ibert"), _ibert, np.array(p.bias, np.int64), p.shift)
 
 
 def _ibert_bound(p: spec.IbertLayerNorm, x_max: int, n_channels: int) -> int | None:
@@ -265,18 +257,15 @@ def _fqvit_kernel(p: spec.FqvitLayerNorm) -> Any:
     names = ("factor", "sign", "slope", "slope_exp", "gain", "gain_exp", "bias", "bias_exp")
     constants = [np.array(getattr(p, name), np.int64) for name in names]
 
-    def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    def check(rows: np.ndarray) -> None:
         largest = max(-int(rows.min(initial=0)), int(rows.max(initial=0))) * max(p.factor)
         if rows.shape[1] ** 2 * largest**2 >= VARIANCE_MAX or rows.shape[1] * largest >= 2**31:
             raise IntvitError(
                 f"layernorm fqvit: inputs must keep C * |x| * factor below 2**31, and C {rows.shape[1]}, "
                 f"|x| * factor {largest} do not"
             )
-        out = np.empty(rows.shape, np.int64)
-        _fqvit(rows, *constants, out)
-        return out
 
-    return run
+    return row_runner(check, _fqvit, *constants)
 
 
 # ------------------------------------------------------------------- I-ViT, deployed in 32 bits
@@ -303,15 +292,7 @@ def _ivit_tvm(rows, bias, out):
 
 
 def _ivit_tvm_kernel(p: spec.IvitTvmLayerNorm) -> Any:
-    bias = np.array(p.bias, np.int64)
-
-    def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        check_rows("layernorm ivit_tvm", rows)
-        out = np.empty(rows.shape, np.int64)
-        _ivit_tvm(rows, bias, out)
-        return out
-
-    return run
+    return row_runner(partial(check_rows, "layernorm ivit_tvm"), _ivit_tvm, np.array(p.bias, np.int64))
 
 
 IVIT = Method(
