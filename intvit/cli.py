@@ -74,13 +74,14 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
 def _images(source: str, shape: tuple[int, ...], metadata: dict[str, Any], **options: Any) -> ImageSource:
     from intvit.images import open_images
 
-    mean, std = options.pop("mean", None), options.pop("std", None)
+    mean, std, resize = (options.pop(key, None) for key in ("mean", "std", "resize"))
     return open_images(
         source,
         mean=mean or metadata.get("mean"),
         std=std or metadata.get("std"),
         size=shape[1:],
         channels=shape[0],
+        resize=resize or metadata.get("resize"),
         **options,
     )
 
@@ -115,7 +116,7 @@ def _table(title: str, headers: list[str], rows: list[list[str]]) -> Table:
 
 @app.command("import")
 def import_command(
-    weights: Annotated[Path, typer.Argument(help="Weights, .safetensors or .npz, in timm's naming.")],
+    weights: Annotated[Path, typer.Argument(help="Weights, or a Hugging Face folder.")],
     output: OutputOpt,
     num_heads: Annotated[str | None, typer.Option(help="Attention heads; per stage `3,6,12` for Swin.")] = None,
     img_size: Annotated[int | None, typer.Option(help="Image side where the weights do not tell it.")] = None,
@@ -125,15 +126,19 @@ def import_command(
 ) -> None:
     """Weights to float ONNX. The architecture is read off tensor names and shapes.
 
+    Kinds: .safetensors or .npz in the naming of timm or the original repositories (ViT, DeiT, distilled DeiT, Swin);
+    Hugging Face folders (config.json, model.safetensors or its shards) of ViT, DeiT and Swin for image classification.
+
     Example: intvit import vit_fashion.safetensors -o vit.onnx
     """
     import onnx
 
+    from intvit.importers.huggingface import import_huggingface, is_folder
     from intvit.importers.timm import import_timm
 
     heads = None if num_heads is None else _int_list("--num-heads", num_heads)
     options = {"num_heads": heads, "img_size": img_size, "layer_norm_eps": layer_norm_eps, "mean": mean, "std": std}
-    model = import_timm(weights, **options)
+    model = (import_huggingface if is_folder(weights) else import_timm)(weights, **options)
     _write_whole(output, lambda path: onnx.save(model, str(path)))
     err.print(f"wrote {output}")
 

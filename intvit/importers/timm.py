@@ -234,20 +234,18 @@ def build_vit(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx.
     dim, channels, patch_h, patch_w = w.shape("patch_embed.proj.weight", 4)
     n_tokens = w.shape("pos_embed", 3)[1]
     depth = w.count("blocks.{}.")
-    if "dist_token" in tensors:
-        raise IntvitError("dist_token: distilled models must wait for the importer that averages their two heads")
     heads = _heads(options, 1)[0]
     if dim % heads:
         raise IntvitError(f"num_heads: must divide the width {dim}, not {heads}")
-    rows, cols = _grid(options, n_tokens - 1, patch_h, patch_w)
+    token, n_prefix = _prefix_tokens(b, w, dim)
+    rows, cols = _grid(options, n_tokens - n_prefix, patch_h, patch_w)
     eps = float(options.get("layer_norm_eps") or DEFAULT_EPS["vit"])
     patches = _patch_embed(b, w, dim, channels, patch_h, patch_w, rows * cols)
-    token = b.constant("cls_token", w.take("cls_token", 1, 1, dim))
     batch = b.take("batch_size", b.add("Shape", "input_shape", "input"), 0, 0)
     target = b.add(
         "Concat", "cls_shape",
         b.add("Unsqueeze", "batch_size_1d", batch, b.constant("zero", np.array([0], np.int64))),
-        b.constant("cls_rest", np.array([1, dim], np.int64)), axis=0,
+        b.constant("cls_rest", np.array([n_prefix, dim], np.int64)), axis=0,
     )  # fmt: skip
     tokens = b.add("Concat", "tokens", b.add("Expand", "cls_tokens", token, target), patches, axis=1)
     x = b.add("Add", "pos_drop", tokens, b.constant("pos_embed", w.take("pos_embed", 1, n_tokens, dim)))
@@ -260,11 +258,29 @@ def build_vit(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx.
         gain = w.maybe(f"{site}.ls2.gamma", dim)
         update = mlp(b, f"{site}.mlp", b.layernorm(f"{site}.norm2", x, w, dim, eps), w, dim, gain)
         x = b.add("Add", f"{site}.add2", x, update)
-    pooled = b.take("pool", b.layernorm("norm", x, w, dim, eps), 1, 0)
-    output, n_classes = head(b, "head", pooled, w, "head", dim)
+    output, n_classes = _vit_head(b, w, b.layernorm("norm", x, w, dim, eps), dim)
     w.check_all_taken()
     metadata = _metadata("vit", options, [rows * patch_h, cols * patch_w], heads, eps)
     return b.model((channels, rows * patch_h, cols * patch_w), output, n_classes, metadata)
+
+
+def _prefix_tokens(b: Builder, w: Weights, dim: int) -> tuple[str, int]:
+    """Class token, and behind it DeiT's distillation token if there is one: (constant, how many)."""
+    tokens = [w.take("cls_token", 1, 1, dim)]
+    if "dist_token" in w.tensors:
+        tokens.append(w.take("dist_token", 1, 1, dim))
+    return b.constant("cls_token", np.concatenate(tokens, axis=1)), len(tokens)
+
+
+def _vit_head(b: Builder, w: Weights, x: str, dim: int) -> tuple[str, int]:
+    """The classifier on the class token. Two heads (distilled) are averaged: one linear operator on both tokens."""
+    if "head_dist.weight" not in w.tensors:
+        return head(b, "head", b.take("pool", x, 1, 0), w, "head", dim)
+    n_classes = w.shape("head.weight", 2)[0]
+    halves = [w.take(f"{name}.weight", n_classes, dim) / 2 for name in ("head", "head_dist")]
+    bias = (w.take("head.bias", n_classes) + w.take("head_dist.bias", n_classes)) / 2
+    pooled = b.reshape("pool", b.slice("pool.tokens", x, 1, 0, 2), 2 * dim)
+    return b.linear("head", pooled, np.concatenate(halves, axis=1), bias), n_classes
 
 
 def _heads(options: Mapping[str, Any], n_stages: int) -> list[int]:
@@ -318,6 +334,8 @@ def _metadata(
     for key in ("mean", "std"):
         if options.get(key) is not None:
             found[key] = [float(v) for v in options[key]]
+    if options.get("resize") is not None:
+        found["resize"] = int(options["resize"])
     return found
 
 
