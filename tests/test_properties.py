@@ -141,6 +141,7 @@ BOUNDS = [
     ("softmax", "ivit", 0.05, {"out_bits": 8}, 127),
     ("softmax", "ivit", 0.05, {"out_bits": 16}, 32767),
     ("softmax", "ivit", 1e-6, {"out_bits": 8}, (10**6 << 15) >> 24),
+    ("softmax", "ivit", 1e-4, {"out_bits": 8}, 127),
     ("softmax", "ibert", 0.05, {"out_bits": 8}, 256),
     ("softmax", "fqvit", 0.05, {"out_bits": 4}, 15),
     ("gelu", "ivit", 0.05, {}, 127 * 127),
@@ -183,10 +184,32 @@ def test_requantize_of_two_channels_with_scales_of_their_own(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_deployed_gelu_wraps_its_product_at_32_bits(backend):
     """x = 2**26 with a sigmoid of 127 or so: the product passes 32 bits."""
-    y, _ = ops.gelu([[2**26 + 12345, 0, 5]], 0.5, method="ivit_tvm", backend=backend)
-    exact, _ = ops.gelu([[2**26 + 12345, 0, 5]], 0.5, method="ivit", backend=backend)
+    x = [[2**26 + 12345, 0, 5]]
+    exact, _ = ops.gelu(x, 0.5, method="ivit", backend=backend)
+    y, _ = ops.gelu(x, 0.5, method="ivit_tvm", backend=backend)
     assert exact[0, 0] > 2**31
-    assert y[0, 0] < 2**31
+    assert y[0, 0] == (x[0][0] * 127 + 2**31) % 2**32 - 2**31
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_deployed_softmax_whose_sum_wraps_to_zero(backend):
+    """x0 = -256: 256 equal columns of 256 * 2**16 sum to 2**32, which is 0 as a word."""
+    y, _ = ops.softmax(np.zeros((1, 256), np.int64), 1 / 255, method="ivit_tvm", out_bits=8, backend=backend)
+    assert not y.any()
+    y, _ = ops.softmax(np.zeros((1, 255), np.int64), 1 / 255, method="ivit_tvm", out_bits=8, backend=backend)
+    assert y.any()
+
+
+def test_default_exponent_of_ibert_gelu_is_the_published_one():
+    x = np.arange(-2000, 2000)[None]
+    assert np.array_equal(ops.gelu(x, 1e-3, method="ibert")[0], ops.gelu(x, 1e-3, method="ibert", n=14)[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_fqvit_layernorm_of_equal_values_rounds_half_even(backend):
+    beta = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 0.75, 1.25, -3.75])
+    y, _ = ops.layernorm(np.full((1, 8), -3), 0.1, np.ones(8), beta, method="fqvit", out_scale=1.0, backend=backend)
+    assert y.tolist() == [[0, 2, 2, 0, -2, 1, 1, -4]]
 
 
 def test_a_gamma_is_replaced_from_a_bias_of_two_to_the_61_on():

@@ -116,7 +116,7 @@ def mutable_nodes(tree: ast.Module) -> Iterator[ast.AST]:
         if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom, ast.arguments, ast.Assert)):
             return
         if isinstance(node, ast.FunctionDef) and node.name.startswith(
-            ("check_", "_caching", "cache_folder", "_border", "as_rows")
+            ("check", "_caching", "cache_folder", "_border", "as_rows")
         ):
             return
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Method", "IntvitError"):

@@ -13,7 +13,6 @@ from intvit.kernels.arith import kernel, row_runner, truncated_div, wrap32
 from intvit.kernels.softmax import X0_MAX, check_rows, check_scale, shift_exp, shift_exp_tvm, tvm_x0
 from intvit.method import Method
 from intvit.spec import gelu as spec
-from intvit.spec.softmax import SUM_MAX
 
 IVIT_N, IVIT_BITS, SIGMOID = 23, 8, 1.702
 IBERT_N, ROOT2, COEFFICIENT, CLIP = 14, 1.4142, -0.2888, -1.769
@@ -56,10 +55,8 @@ def _ivit_kernel(p: spec.IvitGelu) -> Any:
 
 
 def _ivit_bound(p: spec.IvitGelu, x_max: int, n_channels: int) -> int:
-    """|x| * sigmoid; the sigmoid exceeds 127 only where e alone passes 2**31 - 1, and then it is e >> 24."""
-    top = -p.x0 << p.n
-    sigmoid = max(2 ** (p.out_bits - 1) - 1, top >> (32 - p.out_bits) if 2 * top > SUM_MAX else 0)
-    return x_max * sigmoid
+    """|x| * sigmoid; where the sum clamps, the sigmoid is e >> 24, at most that of the largest e."""
+    return int(x_max * max(2 ** (p.out_bits - 1) - 1, (-p.x0 << p.n) >> (32 - p.out_bits)))
 
 
 # ------------------------------------------------------------------------------------------ I-BERT
@@ -132,7 +129,7 @@ def _ivit_tvm(rows, x0, n, out):
         for j in range(rows.shape[1]):
             e = shift_exp_tvm(rows[i, j] - top, x0, n)
             total = wrap32(e + em)
-            factor = truncated_div(2147483647, total if total != 0 else 1)
+            factor = truncated_div(2147483647, total) if total != 0 else 0
             out[i, j] = wrap32(rows[i, j] * (wrap32(e * factor) >> 24))
 
 

@@ -284,8 +284,8 @@ def _ivit_tvm(rows, bias, out):
             var = (var + d * d) & 0xFFFFFFFF
         k = 65536
         for _ in range(10):
-            k = (k + truncated_div(var, k if k != 0 else 1)) >> 1
-        factor = truncated_div(2147483647, k if k != 0 else 1)
+            k = (k + var // k) >> 1
+        factor = 2147483647 // k
         for j in range(rows.shape[1]):
             d = wrap32(rows[i, j] - mean)
             out[i, j] = wrap32(truncated_div(wrap32(d * factor), 2) + wrap32(bias[j]))

@@ -265,7 +265,7 @@ def _ivit_tvm(rows, mask, x0, n, out):
             e = shift_exp_tvm(d, x0, n)
             out[i, j] = e
             total = wrap32(total + e)
-        factor = truncated_div(2147483647, total if total != 0 else 1)
+        factor = truncated_div(2147483647, total) if total != 0 else 0
         for j in range(rows.shape[1]):
             out[i, j] = wrap32(factor * out[i, j]) >> 24
 

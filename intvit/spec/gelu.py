@@ -60,13 +60,13 @@ class IvitTvmGelu:
 
 
 def ivit_tvm(row: Sequence[int], p: IvitTvmGelu) -> list[int]:
-    """ShiftGELU on 32-bit words that wrap; divisions toward zero; a sum of 0 counts as 1."""
+    """ShiftGELU on 32-bit words that wrap; divisions toward zero; a sum that wraps to 0 gives 0."""
     top = max(row)
     em = shift_exp_tvm(-top, p.x0, p.n)
     result = []
     for x in row:
         e = shift_exp_tvm(x - top, p.x0, p.n)
         total = wrap(e + em, 32)
-        factor = truncated_div(SUM_MAX, total if total != 0 else 1)
+        factor = truncated_div(SUM_MAX, total) if total else 0
         result.append(wrap(x * (wrap(e * factor, 32) >> 24), 32))
     return result

@@ -141,12 +141,12 @@ class IvitTvmLayerNorm:
 
 
 def ivit_tvm(row: Sequence[int], p: IvitTvmLayerNorm) -> list[int]:
-    """I-LayerNorm on 32-bit words that wrap; mean and halving truncate toward zero; a root of 0 counts as 1."""
+    """I-LayerNorm on 32-bit words that wrap; mean and halving truncate toward zero; var is unsigned."""
     mean = truncated_div(wrap(sum(row), 32), len(row))
     d = [wrap(x - mean, 32) for x in row]
     var = sum(v * v for v in d) % 2**32
     k = 2**16
     for _ in range(10):
-        k = (k + truncated_div(var, k if k != 0 else 1)) >> 1
-    factor = truncated_div(2**31 - 1, k if k != 0 else 1)
+        k = (k + var // k) >> 1
+    factor = (2**31 - 1) // k
     return [wrap(truncated_div(wrap(v * factor, 32), 2) + wrap(b, 32), 32) for v, b in zip(d, p.bias, strict=True)]

@@ -138,9 +138,9 @@ def shift_exp_tvm(d: int, x0: int, n: int) -> int:
 
 
 def ivit_tvm(row: Sequence[int], p: IvitTvmSoftmax, mask: Mask = None) -> list[int]:
-    """y_j = (F * e_j) >> 24, F = (2**31 - 1) / sum toward zero; a sum that wraps to 0 counts as 1."""
+    """y_j = (F * e_j) >> 24, F = (2**31 - 1) / sum toward zero; F = 0 for a sum that wraps to 0."""
     floor = p.n * p.x0
     e = [shift_exp_tvm(floor if d is None else d, p.x0, p.n) for d in deltas(row, mask)]
     total = wrap(sum(e), 32)
-    factor = truncated_div(SUM_MAX, total if total != 0 else 1)
+    factor = truncated_div(SUM_MAX, total) if total else 0
     return [wrap(factor * v, 32) >> 24 for v in e]
