@@ -228,6 +228,19 @@ def test_matrix_products_on_adversarial_operands(shape):
     assert np.array_equal(run(signs), np.array(linear(signs.tolist(), w.tolist(), bias.tolist())))
 
 
+@pytest.mark.parametrize(("a_top", "b_top", "depth"), [(2**31, 2**14, 600), (2**31, 2**13, 511), (70000, 128, 90)])
+def test_matrix_products_on_wide_random_operands(a_top, b_top, depth):
+    """float32, float64 and split float64 carriers, on operands of one sign and of both."""
+    from intvit.kernels.matmul import matmul
+    from intvit.spec.matmul import matmul as spec_matmul
+
+    rng = np.random.default_rng(7)
+    for low in (-1, 0):
+        a = rng.integers(low * a_top, a_top, (3, depth)) - (0 if low else a_top)
+        b = rng.integers(-b_top, b_top, (depth, 4))
+        assert np.array_equal(matmul(a, b), np.array(spec_matmul(a.tolist(), b.tolist())))
+
+
 def test_log2_matmul():
     rng = np.random.default_rng(3)
     q, v = rng.integers(-1, 16, (2, 5, 9)), rng.integers(-128, 128, (2, 9, 4))

@@ -234,6 +234,11 @@ def test_linear_product_accumulator_is_int32_exactly_while_the_bound_fits():
     assert carrier(2**53) is None
 
 
+@pytest.mark.parametrize(("x", "zero_point"), [([-1.0, -0.5], 255), ([0.5, 1.0], 0), ([-1.0, 1.0], 128)])
+def test_unsigned_zero_point_stays_in_its_range(x, zero_point):
+    assert ops.quantize_activation(np.array(x), method="fqvit")[2] == zero_point
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_deployed_layernorm_wraps_at_32_bits(backend):
     """The bias passes 32 bits and wraps; the sum with the normalised part wraps again."""

@@ -180,10 +180,8 @@ def inverse_sqrt(value):
 
 @kernel
 def floor_shift(value, shift):
-    """floor(value / 2**shift) for value >= 0, any shift; a negative one saturates at s64."""
-    if shift > 62:
-        return 0
-    return value >> shift if shift >= 0 else shift_left(value, -shift)
+    """floor(value / 2**shift) for 0 <= value < 2**62, any shift; a negative one saturates at s64."""
+    return value >> min(shift, 62) if shift >= 0 else shift_left(value, -shift)
 
 
 @kernel

@@ -42,11 +42,11 @@ def prepare_linear(weight: Array, bias: Array | None, x_max: int) -> Callable[[A
     """
     wide = weight.astype(np.int64)
     offset = np.zeros(len(wide), np.int64) if bias is None else bias.astype(np.int64)
-    product_bound = int(np.abs(wide).sum(axis=1).max(initial=0)) * x_max
+    product_bound = int(np.abs(wide).sum(axis=1).max()) * x_max
     kind = carrier(product_bound)
     if kind is None:
         raise IntvitError(f"linear: products must stay below 2**53, not {product_bound}")
-    accumulator = _accumulator(product_bound + int(np.abs(offset).max(initial=0)))
+    accumulator = _accumulator(product_bound + _max_abs(offset))
     columns, offset = np.ascontiguousarray(wide.T.astype(kind)), offset.astype(accumulator)
 
     def run(x: Array) -> Array:
