@@ -74,7 +74,8 @@ def _resume_point(partial: Path, identity: dict[str, Any]) -> int:
     try:
         with h5py.File(partial, "r") as file:
             same = all(file.attrs.get(key) == value for key, value in identity.items())
-            return int(file.attrs["n_done"]) if same and file.attrs.get("format") == KIND else 0
+            kind = (file.attrs.get("format"), file.attrs.get("version"))
+            return int(file.attrs["n_done"]) if same and kind == (KIND, VERSION) else 0
     except (OSError, KeyError):
         return 0
 

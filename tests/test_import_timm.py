@@ -172,3 +172,19 @@ def test_unknown_onnx_operator_is_named(vit):
     next(n for n in model.graph.node if n.op_type == "Gelu").op_type = "Tanh"
     with pytest.raises(IntvitError, match=r"blocks\.0\.mlp\.act: ONNX operator Tanh has no integer form"):
         float_graph(model)
+
+
+def test_bfloat16_and_float16_weights_are_read(tmp_path):
+    from ml_dtypes import bfloat16
+
+    w = random_vit(np.random.default_rng(5), dim=16, depth=1, patch=4, side=8, channels=1, hidden=32, classes=3)
+    half = {k: v.astype(bfloat16 if "blocks" in k else np.float16) for k, v in w.items()}
+    save_file(half, tmp_path / "w.safetensors")
+    expected = build_vit({k: v.astype(np.float32) for k, v in half.items()}, {"num_heads": 2})
+    found = import_timm(tmp_path / "w.safetensors", num_heads=2)
+    assert found.graph.SerializeToString(deterministic=True) == expected.graph.SerializeToString(deterministic=True)
+
+
+def test_unknown_import_option():
+    with pytest.raises(IntvitError, match="window"):
+        import_timm(embedded(WEIGHTS), window=7)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from ml_dtypes import bfloat16  # registers the type with NumPy, so that safetensors can read it
 from onnx import TensorProto, helper, numpy_helper
 
 from intvit.errors import IntvitError
@@ -41,10 +42,10 @@ def load_weights(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
         tensors, metadata = _load_npz(path), {}
     else:
         raise IntvitError(f"{path}: weights must be .safetensors or .npz, not {path.suffix or 'without a suffix'}")
-    for name, tensor in tensors.items():
-        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
-            raise IntvitError(f"{path}: {name}: weights must be finite, not NaN or infinite")
-    floats = {name: t.astype(np.float32) for name, t in tensors.items() if t.dtype.kind == "f"}
+    floats = {name: t.astype(np.float32) for name, t in tensors.items() if t.dtype.kind == "f" or t.dtype == bfloat16}
+    for name, tensor in floats.items():
+        if not np.isfinite(tensor).all():
+            raise IntvitError(f"{path}: {name}: weights must be finite float32, not NaN or infinite")
     return floats, metadata
 
 
@@ -485,10 +486,14 @@ def shift_mask(grid: tuple[int, int], window: int, shift: int) -> Array:
 # ------------------------------------------------------------------------------------------- import
 
 BUILDERS = {"vit": build_vit, "swin": build_swin}
+OPTIONS = frozenset({"num_heads", "img_size", "layer_norm_eps", "mean", "std", "resize"})
 
 
 def import_timm(path: str | Path, **options: Any) -> onnx.ModelProto:
     """Weights file -> float ONNX. Options (num_heads, img_size, layer_norm_eps, mean, std) go before the metadata."""
+    for key in options:
+        if key not in OPTIONS:
+            raise IntvitError(f"import: option must be one of {', '.join(sorted(OPTIONS))}, not {key!r}")
     tensors, metadata = load_weights(path)
     if not tensors:
         raise IntvitError(f"{path}: must hold float tensors, and holds none")
