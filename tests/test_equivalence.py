@@ -199,7 +199,7 @@ def test_requantize():
 
 
 def test_requantize_every_16_bit_input():
-    x = np.arange(-(2**15), 2**15)
+    x = np.arange(-(2**15), 2**15, dtype=np.int32)
     cases = [(ratio, 8) for ratio in (1.0, 0.5, 2.0**-7, 1 / 3, -0.5, 1 - 2.0**-53, 2.0**-20, 2.0**33)]
     for ratio, bits in [*cases, (0.3, 4), (0.3, 6), (0.3, 16), (3e4, 32)]:
         fast = ops.requantize(x, ratio, 1.0, bits)

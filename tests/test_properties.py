@@ -171,9 +171,10 @@ def test_bound_of_layernorm_grows_with_the_bias_and_is_open_after_a_shift():
     assert m.bound(m.lower(0.05, gamma=[1.0], beta=[0.0], shift=1)[0], 127, 1) is None
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.int64])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_requantize_of_two_channels_with_scales_of_their_own(backend):
-    x = np.array([[100, 100], [-7, -7]])
+def test_requantize_of_two_channels_with_scales_of_their_own(backend, kind):
+    x = np.array([[100, 100], [-7, -7]], kind)
     assert ops.requantize(x, [1.0, 0.5], 1.0, 8, backend=backend).tolist() == [[100, 50], [-7, -4]]
     y = ops.requantize(x, 1.0, 1.0, 8, residual=x, residual_scale=[0.25, -1.0], backend=backend)
     assert y.tolist() == [[125, 0], [-9, 0]]
@@ -258,3 +259,10 @@ def test_layernorm_fqvit_with_beta_far_beyond_the_output_scale():
             fast, _ = ops.layernorm(*args, method="fqvit", out_scale=out_scale)
             slow, _ = ops.layernorm(*args, method="fqvit", out_scale=out_scale, backend="spec")
             assert np.array_equal(fast, slow)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_deployed_gelu_shifts_by_exactly_31(backend):
+    """x0 = -3, row maximum -17: t = 24, q = -8, em = 3 << 31 = -2**31 as a word; e = 3 << 23, F = -1, e*F >> 24 = -2."""
+    y, _ = ops.gelu([[-17, -17]], 0.25, method="ivit_tvm", backend=backend)
+    assert y.tolist() == [[34, 34]]
