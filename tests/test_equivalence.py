@@ -48,20 +48,24 @@ def test_softmax(method):
     run()
 
 
-@pytest.mark.parametrize("method", ["ivit", "ibert", "fqvit"])
-def test_softmax_wide_inputs_and_ranges(method):
+@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("method", METHODS["softmax"])
+def test_softmax_wide_inputs_and_ranges(method, bits):
+    out_bits = {"fqvit": 4, "ivit_tvm": 8}.get(method, 16)
+
     @SETTINGS
-    @given(rows_of(16, 12), SCALES, st.floats(0.3, 3.0))
+    @given(rows_of(bits, 12), SCALES, st.floats(0.3, 3.0))
     def run(rows, scale, stretch):
-        x = np.array(rows)
         options = {}
         if method == "ibert":
             assume(scale < 1.6)
             params, _ = registry.get("softmax", "ibert").lower(scale, out_bits=16)
             options = {"exp_range_max": (params.c << 30) * stretch}
-        both(ops.softmax, x, scale, method=method, out_bits=16 if method != "fqvit" else 4, **options)
+        both(ops.softmax, np.array(rows), scale, method=method, out_bits=out_bits, **options)
 
     run()
+    extremes = np.array([[2 ** (bits - 1) - 1, -(2 ** (bits - 1)), 0, 5, -(2 ** (bits - 2)) - 3]])
+    assert both(ops.softmax, extremes, 0.3, method=method, out_bits=out_bits) is not None
 
 
 @pytest.mark.parametrize("method", METHODS["softmax"])
@@ -109,7 +113,7 @@ def test_every_8_bit_product_and_sum():
 
 
 @pytest.mark.parametrize("method", METHODS["gelu"])
-@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("bits", [8, 16, 32])
 def test_gelu(method, bits):
     @SETTINGS
     @given(rows_of(bits), SCALES, st.sampled_from([6, 14]))

@@ -141,6 +141,13 @@ def test_bit_length(value):
     assert fast.bit_length(value) == value.bit_length()
 
 
+@pytest.mark.parametrize("shift", range(64))
+def test_shift_left_at_the_border_of_saturation(shift):
+    top, bottom = (2**63 - 1) >> shift, -(2**63) >> shift
+    for value in {top, min(top + 1, 2**63 - 1), top - 1, bottom, max(bottom - 1, -(2**63)), bottom + 1, 1, -1, 0}:
+        assert fast.shift_left(value, shift) == spec.saturate(value * 2**shift, 64), value
+
+
 @given(S64, st.integers(0, 80))
 def test_shift_left(value, shift):
     assert fast.shift_left(value, shift) == spec.saturate(value * 2**shift, 64)

@@ -189,8 +189,8 @@ def bit_length(value):
 @kernel
 def truncated_div(numerator, denominator):
     """Quotient toward zero, as C divides."""
-    quotient = abs(numerator) // abs(denominator)
-    return quotient if (numerator < 0) == (denominator < 0) else -quotient
+    floor = numerator // denominator
+    return floor + 1 if floor < 0 and floor * denominator != numerator else floor
 
 
 @kernel

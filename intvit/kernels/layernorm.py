@@ -219,8 +219,7 @@ def _mantissa(values: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(m, k) with values = m / 2**k, |m| of 61 bits; zeros have m = 0, k = 61."""
     fraction, exponent = np.frexp(values)
     m = np.rint(fraction * 2.0**61).astype(np.int64)
-    k = np.where(m == 0, 61, 61 - exponent)
-    return tuple(int(v) for v in m), tuple(int(v) for v in k)
+    return tuple(int(v) for v in m), tuple(61 - int(v) for v in exponent)
 
 
 def _fqvit_lower(

@@ -149,7 +149,7 @@ def _ibert(rows, mask, x0, b, c, n, m, e, out_bits, out):
             h = saturate(rhe_product(polynomial(d, x0, b, c, n), m, e - (n - quotient(d, x0, n))), 16)
             out[i, j] = h
             total += h
-        factor = 4294967296 // total if total > 0 else 0
+        factor = 4294967296 // max(total, 1)
         for j in range(rows.shape[1]):
             out[i, j] = (out[i, j] * factor) >> (32 - out_bits)
 

@@ -78,13 +78,10 @@ def int_exp(d: int | None, x0: int, b: int, c: int, n: int) -> int:
 
 
 def ibert(row: Sequence[int], p: IbertSoftmax, mask: Mask = None) -> list[int]:
-    """y_j = (h_j * F) >> (32 - out_bits), h the exponent at 16 bits, F = 2**32 // sum h; all zero if sum h <= 0."""
+    """y_j = (h_j * F) >> (32 - out_bits), h the exponent at 16 bits, F = 2**32 // sum h; all zero if sum h is."""
     e = [int_exp(d, p.x0, p.b, p.c, p.n) for d in deltas(row, mask)]
     h = [saturate(rhe_shift(v * p.m, p.e), 16) for v in e]
-    total = sum(h)
-    if total <= 0:
-        return [0] * len(h)
-    factor = 2**32 // total
+    factor = 2**32 // max(sum(h), 1)
     return [(v * factor) >> (32 - p.out_bits) for v in h]
 
 
