@@ -93,3 +93,11 @@ def test_accuracy_of_the_uniform_8_bit_models(vit):
         graph = vit.lower(build_recipe({}).with_method(method))
         found = int((Engine(graph).run(images, batch=32)["logits"].argmax(1) == labels).sum())
         assert abs(found - hits) <= 6, (method, found, hits)
+
+
+def test_the_public_way_to_run_a_graph_file(vit, mixed, mixed_path):
+    import intvit
+
+    images = vit.test.read(0, 3)
+    assert np.array_equal(intvit.load(mixed_path).run(images)["logits"], Engine(mixed).run(images)["logits"])
+    assert all(getattr(intvit, name) is not None for name in intvit.__all__)

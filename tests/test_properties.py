@@ -263,6 +263,6 @@ def test_layernorm_fqvit_with_beta_far_beyond_the_output_scale():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_deployed_gelu_shifts_by_exactly_31(backend):
-    """x0 = -3, row maximum -17: t = 24, q = -8, em = 3 << 31 = -2**31 as a word; e = 3 << 23, F = -1, e*F >> 24 = -2."""
+    """x0 = -3, maximum -17: t = 24, q = -8, em = 3 << 31 = -2**31 as a word; e = 3 << 23, F = -1, e*F >> 24 = -2."""
     y, _ = ops.gelu([[-17, -17]], 0.25, method="ivit_tvm", backend=backend)
     assert y.tolist() == [[34, 34]]

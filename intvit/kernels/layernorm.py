@@ -152,7 +152,7 @@ def _ibert_bound(p: spec.IbertLayerNorm, x_max: int, n_channels: int) -> int | N
 
 # ------------------------------------------------------------------------------------------ FQ-ViT
 
-GUARD_BITS, OFFSET_MAX = spec.GUARD_BITS, spec.OFFSET_MAX
+GUARD_BITS, OFFSET_MAX = 24, 2**60
 
 
 @kernel

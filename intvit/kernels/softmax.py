@@ -116,7 +116,7 @@ def _runner(name: str, compiled: Any, *constants: Any) -> Any:
 def _ivit_bound(p: spec.IvitSoftmax, x_max: int, n_channels: int) -> int:
     """Below 2**(out_bits-1), unless the sum may clamp: then F = 1 and e itself is shifted."""
     top = -p.x0 << p.n
-    if n_channels * top <= spec.SUM_MAX:
+    if n_channels * top < 2**31:
         return int(2 ** (p.out_bits - 1) - 1)
     return int(max(2 ** (p.out_bits - 1) - 1, top >> (32 - p.out_bits)))
 
