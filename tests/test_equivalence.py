@@ -183,6 +183,20 @@ def test_layernorm_32_bit_inputs(method):
     run()
 
 
+@pytest.mark.parametrize("gamma", [0.5, 3.0])
+def test_deployed_layernorm_of_32_bit_inputs(gamma):
+    @SETTINGS
+    @given(rows_of(32, 12))
+    def run(rows):
+        x = np.array(rows)
+        ones = np.ones(x.shape[1])
+        assert both(ops.layernorm, x, 1e-6, gamma * ones, 3.9 * ones, method="ivit_tvm") is not None
+
+    run()
+    x = np.array([[2**31 - 1, -(2**31), -(2**31), 2**31 - 1, 5]])
+    assert both(ops.layernorm, x, 1e-6, np.ones(5), -np.ones(5), method="ivit_tvm") is not None
+
+
 def test_requantize():
     @SETTINGS
     @given(
@@ -239,9 +253,9 @@ def test_matrix_products_on_wide_random_operands(a_top, b_top, depth):
     from intvit.spec.matmul import matmul as spec_matmul
 
     rng = np.random.default_rng(7)
-    for low in (-1, 0):
-        a = rng.integers(low * a_top, a_top, (3, depth)) - (0 if low else a_top)
-        b = rng.integers(-b_top, b_top, (depth, 4))
+    for low, b_low in ((-a_top, -b_top), (-2 * a_top, -b_top), (a_top * 7 // 8, b_top * 7 // 8)):
+        a = rng.integers(low, low + a_top // 8, (3, depth))
+        b = rng.integers(b_low, b_low + b_top // 8, (depth, 4))
         assert np.array_equal(matmul(a, b), np.array(spec_matmul(a.tolist(), b.tolist())))
 
 

@@ -151,3 +151,9 @@ def test_shift_left_at_the_border_of_saturation(shift):
 @given(S64, st.integers(0, 80))
 def test_shift_left(value, shift):
     assert fast.shift_left(value, shift) == spec.saturate(value * 2**shift, 64)
+
+
+def test_two_word_product_that_rounds_up_to_two_to_the_63():
+    x, m = (2**64 - 1) // 327685, 327685
+    assert x * m == 2**64 - 1
+    assert fast.rhe_product(x, m, 1) == spec.saturate(spec.rhe_shift(x * m, 1), 64) == 2**63 - 1

@@ -70,10 +70,8 @@ def _ibert(rows, b, c, shift, n, out):
             k, x = j * step, rows[i, j]
             sum_ab = min(abs(x), -b[k]) + b[k]
             p = sum_ab * sum_ab + c[k]
-            if x < 0:
+            if x < 0:  # x = 0 gives 0 whatever p is
                 p = -p
-            elif x == 0:
-                p = 0
             out[i, j] = x * ((p >> n) + shift[k])
 
 
