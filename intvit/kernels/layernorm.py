@@ -202,9 +202,7 @@ def _fqvit(rows, factor, sign, slope, slope_exp, gain, gain_exp, bias, bias_exp,
         for j in range(n):
             product = product_high(slope[j], inverse)
             product_exp = slope_exp[j] + exponent - 62
-            power = 31
-            if product != 0:
-                power = min(max(7 - (bit_length(product) - 1 - product_exp), 0), 31)
+            power = min(max(8 - bit_length(product) + product_exp, 0), 31)  # 31 for a gamma of 0
             m = min(floor_shift(product, product_exp - power), 255)
             guard = min(max(bias_exp[j] - power, 0), GUARD_BITS)
             b = rhe_shift(bias[j], bias_exp[j] - power - guard)

@@ -143,7 +143,7 @@ class IvitTvmLayerNorm:
 def ivit_tvm(row: Sequence[int], p: IvitTvmLayerNorm) -> list[int]:
     """I-LayerNorm on 32-bit words that wrap; mean and halving truncate toward zero; var is unsigned."""
     mean = truncated_div(wrap(sum(row), 32), len(row))
-    d = [wrap(x - mean, 32) for x in row]
+    d = [x - mean for x in row]  # whether it wraps makes no difference modulo 2**32
     var = sum(v * v for v in d) % 2**32
     k = 2**16
     for _ in range(10):
