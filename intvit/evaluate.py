@@ -75,6 +75,17 @@ def _mask_rows(node: Node, shape: tuple[int, ...]) -> Array | None:
     return None if mask is None else _rows(np.broadcast_to(mask.astype(np.bool_), shape))
 
 
+def _mean(node: Node, over_last: Callable[[Array], Array]) -> Evaluate:
+    """Average pooling by a backend's mean over the last axis."""
+    axis, keepdims = node.attrs["axis"] + 1, node.attrs["keepdims"]
+
+    def run(values: Sequence[Array]) -> Array:
+        y = over_last(np.moveaxis(values[0], axis, -1))
+        return np.expand_dims(y, axis) if keepdims else y
+
+    return run
+
+
 # ------------------------------------------------------------------------------------------ kernel
 
 
@@ -138,13 +149,7 @@ def _kernel_method(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Eval
 def _kernel_mean(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
     from intvit.kernels.pool import mean
 
-    axis, keepdims = node.attrs["axis"] + 1, node.attrs["keepdims"]
-
-    def run(values: Sequence[Array]) -> Array:
-        y = mean(values[0], axis)
-        return np.expand_dims(y, axis) if keepdims else y
-
-    return run
+    return _mean(node, lambda moved: mean(moved, -1))
 
 
 _KERNELS: dict[str, Callable[[Node, Sequence[Tensor], Tensor], Evaluate]] = {
@@ -240,14 +245,10 @@ def _spec_method(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evalua
 def _spec_mean(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
     from intvit.spec.pool import mean
 
-    axis, keepdims = node.attrs["axis"] + 1, node.attrs["keepdims"]
+    def over_last(moved: Array) -> Array:
+        return np.array([mean(row) for row in _rows(moved).tolist()], np.int64).reshape(moved.shape[:-1])
 
-    def run(values: Sequence[Array]) -> Array:
-        moved = np.moveaxis(values[0], axis, -1)
-        y = np.array([mean(row) for row in _rows(moved).tolist()], np.int64).reshape(moved.shape[:-1])
-        return np.expand_dims(y, axis) if keepdims else y
-
-    return run
+    return _mean(node, over_last)
 
 
 _SPECS: dict[str, Callable[[Node, Sequence[Tensor], Tensor], Evaluate]] = {

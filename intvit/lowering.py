@@ -20,14 +20,13 @@ from intvit.errors import IntvitError
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, Array, Graph, Node, Tensor
 from intvit.graph.ranges import accumulator_type, linear_bound, narrowest
-from intvit.graph.widths import is_mask, quantizer_bits, quantizer_site
+from intvit.graph.widths import SELF_QUANTIZING, is_mask, quantizer_bits, quantizer_site
 from intvit.inttypes import IntType
 from intvit.kernels.quantize import quantize_activation, quantize_bias, quantize_weight, symmetric_scale
 from intvit.kernels.requantize import dyadic
 from intvit.recipe import OPERATORS, Recipe
+from intvit.spec import SPEC_VERSION
 
-SPEC_VERSION = 1
-"""Changes when an operator's integers change. Published methods never do; see CHANGELOG, section Bits."""
 LOG2_FRACTION_BITS = 15
 LOGITS = "logits"
 
@@ -100,19 +99,14 @@ class _Lowering:
             self._layout(node)
         else:
             _LOWER[node.op](self, node)
-        if node.output in self.widths and self.values[node.output] != node.output + ".quant":
+        if node.output in self.widths and node.op not in SELF_QUANTIZING:
             self._quantize_raw(node.output)
 
     def _quantize_raw(self, name: str) -> None:
-        """Requantize the accumulator that stands for float tensor `name`, unless it is an activation already."""
-        raw, bits = self.value(name), self.widths[name]
-        if raw.name == name and self._is_quantized(name):
-            return
-        self.requantize(f"{name}.quant", raw, bits, self.range_scale(name, bits))
+        """Requantize the accumulator that stands for float tensor `name`."""
+        bits = self.widths[name]
+        self.requantize(f"{name}.quant", self.value(name), bits, self.range_scale(name, bits))
         self.values[name] = f"{name}.quant"
-
-    def _is_quantized(self, name: str) -> bool:
-        return any(n.output == name and n.op == "requantize" for n in self.nodes[-1:])
 
     def requantize(self, name: str, raw: Tensor, bits: int, scale: float, residual: Tensor | Array | None = None,
                    residual_scale: Any = None) -> None:  # fmt: skip

@@ -99,11 +99,7 @@ def replay_softmax(method: str) -> Callable[[Score, str, Case, str], None]:
         score.compare(f"{where} y_int", case["y_int"], y)
         if "out_scale" in case:
             score.compare(f"{where} out_scale", case["out_scale"], scale)
-        params, _ = (
-            registry.get("softmax", method).lower(scale_of(case), exp_range_max=None, **options)
-            if ("exp_range_max" not in options)
-            else registry.get("softmax", method).lower(scale_of(case), **options)
-        )
+        params, _ = registry.get("softmax", method).lower(scale_of(case), **options)
         names = {"x0_int": "x0", "b_int": "b", "c_int": "c", "n": "n", "exp_requant_m": "m", "exp_requant_e": "e"}
         constants(score, where, case, params, names)
 

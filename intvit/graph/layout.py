@@ -16,15 +16,11 @@ Shape = tuple[int, ...]
 
 def output_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
     """Shape of a layout node's output (no batch axis) from the shapes of its inputs."""
-    return _apply(node, [np.broadcast_to(np.int8(0), (1, *shape)) for shape in shapes]).shape[1:]
+    return apply(node, [np.broadcast_to(np.int8(0), (1, *shape)) for shape in shapes]).shape[1:]
 
 
 def apply(node: Node, inputs: Sequence[Array]) -> Array:
     """Move the elements of batched arrays (B, ...) as `node` says."""
-    return _apply(node, inputs)
-
-
-def _apply(node: Node, inputs: Sequence[Array]) -> Array:
     return _MOVES[node.op](inputs, node.attrs, node.arrays)
 
 

@@ -14,7 +14,7 @@ from intvit.recipe import Recipe
 
 _NARROW_CONSUMERS = frozenset({"linear", "matmul", "softmax", "gelu", "mean"})
 _PER_CHANNEL = frozenset({"linear", "layernorm"})
-_SELF_QUANTIZING = frozenset({"add", "identity"})
+SELF_QUANTIZING = frozenset({"add", "identity"})
 """These requantize their operands on the way in, so that their output is already narrow."""
 
 
@@ -80,7 +80,7 @@ def quantizer_bits(graph: Graph, recipe: Recipe) -> dict[str, int]:
             continue
         if node.op == "softmax" and consumers == {"matmul"}:  # feeds the product as it is
             continue
-        site = node.output if node.op in _SELF_QUANTIZING else quantizer_site(graph, node)
+        site = node.output if node.op in SELF_QUANTIZING else quantizer_site(graph, node)
         narrow = feeds_narrow(graph, node.output) or (node.op == "linear" and "layernorm" in consumers)
         widths[site] = recipe.bits if narrow else recipe.residual_bits
     return widths

@@ -13,7 +13,7 @@ import numpy as np
 from intvit.errors import IntvitError
 from intvit.graph.ir import Array, Node, Tensor, tensor_hash
 from intvit.inttypes import IntType
-from intvit.lowering import SPEC_VERSION
+from intvit.spec import SPEC_VERSION
 from intvit.vectors.manifest import Manifest, Signal, read_manifest
 from intvit.vectors.memh import parse_memh
 
