@@ -5,7 +5,8 @@
     python tools/mutate.py --only kernels/softmax.py
 
 A mutant changes one thing: a constant by one, + and -, a shift's direction, a comparison's edge, min and max, a dropped
-saturation or rounding. Conditions whose only effect is to refuse input, docstrings and annotations are left alone.
+saturation or rounding. Conditions whose only effect is to refuse input, docstrings and annotations are left alone, and
+so are the few changes that EQUIVALENT lists with the reason why they cannot change a result.
 A mutant meets the tests of its operator. Survivors are printed with file and line: each is a missing test, or a change
 that changes nothing.
 """
@@ -30,12 +31,18 @@ from queue import SimpleQueue
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("intvit", "tests", "tools", "golden", "pyproject.toml")
-TESTS = ["test_conformance.py", "test_properties.py", "test_spec_arith.py", "test_equivalence.py"]
+TESTS = [
+    "test_known_answers.py",
+    "test_conformance.py",
+    "test_properties.py",
+    "test_spec_arith.py",
+    "test_equivalence.py",
+]
 KEYWORDS = {
     "softmax.py": "softmax or gelu or mixed_all3 or masked or bound",
     "gelu.py": "gelu or bound",
     "layernorm.py": "layernorm or gamma or inverse or product_high or bound",
-    "requantize.py": "requant or two_word or add_saturating or multiplier",
+    "requantize.py": "requant or dyadic or two_word or add_saturating or multiplier",
     "matmul.py": "attn_v or matrix or log2 or product or vit_ivit",
     "pool.py": "mean or swin_ivit",
     "quantize.py": "quantize or vit_ivit",
@@ -43,6 +50,20 @@ KEYWORDS = {
 """File -> the tests that can tell; files not named here get all of TESTS."""
 SWAPPED_CALLS = {"min": "max", "max": "min"}
 DROPPED_CALLS = frozenset({"saturate", "clamp", "wrap", "wrap32"})
+SHIFT_EXP = "if shift > 31:  # the caller's sum clamps there already"
+ADD_HIGH = "return a + b if a <= 9223372036854775807 - b else np.int64(9223372036854775807)"
+ADD_LOW = "return a + b if a >= -9223372036854775808 - b else np.int64(-9223372036854775808)"
+EQUIVALENT = {
+    ("kernels/arith.py", "return INT64_MAX if value > 0 else INT64_MIN", "Gt -> GtE"): "a value of 0 has returned",
+    ("kernels/arith.py", "return INT64_MAX if high > 0 else INT64_MIN", "Gt -> GtE"): "high is far from 0 here",
+    ("kernels/softmax.py", "if shift > 31:", "31 -> 32"): "32-bit words: << 32 gives 0",
+    ("kernels/softmax.py", SHIFT_EXP, "31 -> 32"): "v << 31 is above the clamp of the sum, and fits int64",
+    ("kernels/softmax.py", SHIFT_EXP, "31 -> 30"): "v >= 2: v << 30 is above the clamp of the sum",
+    ("kernels/softmax.py", SHIFT_EXP, "Gt -> GtE"): "v >= 2: v << 30 is above the clamp of the sum",
+    ("kernels/requantize.py", ADD_HIGH, "LtE -> Lt"): "at equality the sum is the limit itself",
+    ("kernels/requantize.py", ADD_LOW, "GtE -> Gt"): "at equality the sum is the limit itself",
+}
+"""Changes that cannot change a result, (file, line, change) -> why; listed one by one, never judged by a rule."""
 REFUSING = ("Method", "IntvitError", "check", "_check")
 FLOORED = {"rhe": "//", "rhe_div": "//", "rhe_shift": ">>"}
 
@@ -55,6 +76,12 @@ class Mutant:
     line: int
     change: str
     text: str
+    source: str
+    """The line as written."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.file, self.source, self.change
 
 
 def mutations(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
@@ -140,10 +167,12 @@ def all_mutants(only: str | None) -> list[Mutant]:
             name = f"{folder}/{path.name}"
             if only is not None and name != only:
                 continue
-            tree = ast.parse(path.read_text())
-            for index, node in enumerate(mutable_nodes(tree)):
+            lines = path.read_text().splitlines()
+            for index, node in enumerate(mutable_nodes(ast.parse(path.read_text()))):
                 for number, (change, _) in enumerate(mutations(node)):
-                    found.append(Mutant(name, getattr(node, "lineno", 0), change, apply(path, index, number)))
+                    line = getattr(node, "lineno", 1)
+                    text = apply(path, index, number)
+                    found.append(Mutant(name, line, change, text, lines[line - 1].strip()))
     return found
 
 
@@ -196,6 +225,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the survivors here")
     args = parser.parse_args()
     mutants = all_mutants(args.only)
+    excluded = [m for m in mutants if m.key in EQUIVALENT]
+    unknown = set(EQUIVALENT) - {m.key for m in excluded}
+    if unknown and args.only is None:
+        print(f"EQUIVALENT names changes that do not exist: {sorted(unknown)}")
+        return 2
+    mutants = [m for m in mutants if m.key not in EQUIVALENT]
     total = len(mutants)
     if args.sample and args.sample < total:
         mutants = random.Random(args.seed).sample(mutants, args.sample)
@@ -209,7 +244,7 @@ def main() -> int:
             copy_of = shutil.copytree if source.is_dir() else shutil.copy
             copy_of(source, folder / name)  # type: ignore[operator]
         folders.put(folder)
-    unchanged = Mutant("spec/pool.py", 0, "nothing", (ROOT / "intvit/spec/pool.py").read_text())
+    unchanged = Mutant("spec/pool.py", 0, "nothing", (ROOT / "intvit/spec/pool.py").read_text(), "")
     folder = folders.get()
     if not survives(unchanged, folder, 600):
         print("the tests fail without any mutation")
@@ -235,7 +270,7 @@ def main() -> int:
     killed = len(mutants) - len(survivors)
     print(
         f"killed {killed} of {len(mutants)} mutants ({100 * killed / len(mutants):.1f} %), "
-        f"drawn from {total}, seed {args.seed}"
+        f"drawn from {total}, seed {args.seed}; {len(excluded)} more are equivalent, as EQUIVALENT says"
     )
     if args.json:
         args.json.write_text(

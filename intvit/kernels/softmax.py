@@ -71,7 +71,7 @@ def shift_exp(d, x0, n):
     r = t - x0 * q
     shift = n - q
     v = r - 2 * x0
-    if shift > 62 - 31:
+    if shift > 31:  # the caller's sum clamps there already
         return 2147483647
     return (v << shift) >> 1
 
@@ -250,7 +250,7 @@ def shift_exp_tvm(d, x0, n):
     q = truncated_div(t, x0)
     r = t - x0 * q
     shift = n - q
-    if shift < 0 or shift > 31:
+    if shift > 31:
         return 0
     return wrap32(((r >> 1) - x0) << shift)
 

@@ -131,7 +131,7 @@ def shift_exp_tvm(d: int, x0: int, n: int) -> int:
     q = truncated_div(t, x0)
     r = t - x0 * q
     shift = n - q
-    return wrap(((r >> 1) - x0) << shift, 32) if 0 <= shift < 32 else 0
+    return wrap(((r >> 1) - x0) << shift, 32) if shift < 32 else 0
 
 
 def ivit_tvm(row: Sequence[int], p: IvitTvmSoftmax, mask: Mask = None) -> list[int]:

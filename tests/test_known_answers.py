@@ -1,0 +1,133 @@
+"""Answers worked out by hand from the published formulas, as literals: no function of this package made them.
+
+Each says where its formula stands.
+"""
+
+import numpy as np
+import pytest
+
+from intvit import ops
+from intvit.kernels.requantize import dyadic
+
+# FQ-ViT (arXiv 2111.13824), unsigned: s = (max - min) / (2**b - 1), z = clamp(-rhe(min / s)), q = clamp(rhe(x/s + z))
+AFFINE = [
+    # bits, (min, max), x, codes, zero_point
+    (4, (-1.0, 2.0), [-1.0, 0.0, 2.0, 9.0, -9.0], [0, 5, 15, 15, 0], 5),
+    (4, (1.0, 4.0), [1.0, 2.0, 4.0], [5, 10, 15], 0),
+    (4, (-8.0, -5.0), [-8.0, -3.0, -2.0, -1.0, 0.0], [0, 0, 5, 10, 15], 15),
+    (6, (-8.0, -1.7), [-8.0, -7.9, -0.1, 0.0], [0, 0, 62, 63], 63),
+    (6, (-2.0, 4.3), [-2.0, 0.0, 4.3, 5.0], [0, 20, 63, 63], 20),
+    (8, (-1.0, 1.55), [-1.0, 0.0, 1.55, 3.0], [0, 100, 255, 255], 100),
+    (2, (0.0, 3.0), [0.0, 1.0, 2.5, 3.5], [0, 1, 2, 3], 0),
+]
+
+
+@pytest.mark.parametrize(("bits", "limits", "x", "codes", "zero_point"), AFFINE)
+def test_fqvit_quantize_activation(bits, limits, x, codes, zero_point):
+    got, scale, z = ops.quantize_activation(
+        np.array(x), method="fqvit", bits=bits, min_val=limits[0], max_val=limits[1]
+    )
+    assert z == zero_point
+    assert got.tolist() == codes
+    assert scale == (limits[1] - limits[0]) / (2**bits - 1)
+
+
+def test_fqvit_ptf_quantize_activation_gives_each_channel_its_power_of_two():
+    # range 0..7.5 at 4 bits: s = 0.5, so the finest scale is 1/16; channel 0 lies on 1/16, channel 1 on 1/8 steps
+    # up to 1.875 (clips at 15/16), channel 2 needs 1/4 up to 3.75, channel 3 all of it
+    x = np.array([[1 / 16, 1 / 8, 1 / 4, 1 / 2], [15 / 16, 15 / 8, 15 / 4, 15 / 2]])
+    codes, scale, z, factors = ops.quantize_activation(x, method="fqvit", bits=4, min_val=0, max_val=7.5, ptf=True)
+    assert z == 0
+    assert factors.tolist() == [1, 2, 4, 8]
+    assert scale.tolist() == [1 / 16, 1 / 8, 1 / 4, 1 / 2]
+    assert codes.tolist() == [[1, 1, 1, 1], [15, 15, 15, 15]]
+
+
+# symmetric weights, 1/127 of the largest magnitude a step: ties to even, both ends of the range
+SYMMETRIC = [
+    # I-ViT: scale max|w| / (2**(b-1) - 1); codes -2**(b-1) .. 2**(b-1) - 1
+    ("ivit", 4, [7.0, -7.0, 2.5, 3.5, -0.5], [7, -7, 2, 4, 0], 1.0),
+    ("ivit", 8, [127.0, -127.0, 0.5, 1.5], [127, -127, 0, 2], 1.0),
+    # I-BERT: the same scale, clamped to -(2**(b-1) - 1) .. 2**(b-1) - 2
+    ("ibert", 4, [7.0, -7.0, 2.5, 3.5, -0.5], [6, -7, 2, 4, 0], 1.0),
+    ("ibert", 8, [127.0, -127.0, 126.0], [126, -127, 126], 1.0),
+    # FQ-ViT: scale max|w| / ((2**b - 1) / 2)
+    ("fqvit", 4, [7.5, -7.5, 2.5, 3.5, -0.5], [7, -8, 2, 4, 0], 1.0),
+    ("fqvit", 8, [127.5, -127.5, 126.5], [127, -128, 126], 1.0),
+]
+
+
+@pytest.mark.parametrize(("method", "bits", "w", "codes", "scale"), SYMMETRIC)
+def test_quantize_weight(method, bits, w, codes, scale):
+    got, got_scale = ops.quantize_weight(np.array([w]), bits, method=method)
+    assert got.tolist() == [codes]
+    assert got_scale.tolist() == [scale]
+
+
+def test_quantize_bias_is_at_the_accumulator_scale():
+    # 0.25 * 0.5 = 1/8: 1.0 -> 8, 3/16 = 1.5 steps -> 2 (tie to even), 5/16 -> 2; saturated at s32
+    codes, scale = ops.quantize_bias(np.array([1.0, 3 / 16, 5 / 16, 1e12]), 0.25, np.full(4, 0.5))
+    assert codes.tolist() == [8, 2, 2, 2**31 - 1]
+    assert scale.tolist() == [0.125] * 4
+
+
+# HAWQ-V3 dyadic numbers (arXiv 2011.10680, section 3.2): m / 2**e with m of 31 bits
+DYADIC = [(0.5, 2**30, 31), (1.0, 2**30, 30), (1.5, 3 * 2**29, 30), (3.0, 3 * 2**29, 29), (0.375, 3 * 2**29, 32)]
+
+
+@pytest.mark.parametrize(("ratio", "m", "e"), DYADIC)
+def test_dyadic(ratio, m, e):
+    got_m, got_e = dyadic(ratio, 1.0)
+    assert (got_m.tolist(), got_e.tolist()) == ([m], [e])
+
+
+# rhe(x * in / out), saturated
+REQUANTIZE = [
+    ([1, 2, 3, 5, 6, 7, -1, -2, -3], 0.5, 1.0, 8, [0, 1, 2, 2, 3, 4, 0, -1, -2]),
+    ([254, 255, 256, -255, -256, -257], 0.5, 1.0, 8, [127, 127, 127, -128, -128, -128]),
+    ([10, 30, 50], 0.25, 1.0, 4, [2, 7, 7]),
+    ([3, 5, -7], 3.0, 1.0, 16, [9, 15, -21]),
+]
+
+
+@pytest.mark.parametrize(("x", "in_scale", "out_scale", "bits", "expected"), REQUANTIZE)
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_requantize(x, in_scale, out_scale, bits, expected, backend):
+    assert ops.requantize(np.array(x), in_scale, out_scale, bits, backend=backend).tolist() == expected
+
+
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_softmax_ivit(backend):
+    # I-ViT (arXiv 2207.01405), Shiftmax, scale 1: x0 = -1, n = 15. d = 0: e = (0 + 2) << 15 >> 1 = 2**15.
+    # d = -1: t = -1 - 1 + 1 = -1, q = 1, r = 0: e = 2 << 14 >> 1 = 2**14; d = -4: t = -4 - 2 + 1 = -5: 2**10
+    y, scale = ops.softmax(np.array([[0, -1, -4]]), 1.0, method="ivit", out_bits=8, backend=backend)
+    total = 2**15 + 2**14 + 2**10
+    factor = (2**31 - 1) // total
+    assert factor == 42799
+    assert y.tolist() == [[83, 41, 2]] == [[(e * factor) >> 24 for e in (2**15, 2**14, 2**10)]]
+    assert scale == 2.0**-7
+
+
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_softmax_fqvit_codes_are_rounded_logarithms(backend):
+    # equal scores: 1/n; log2(4) = 2, log2(6) rounds to 3 (6 is at 1.5 * 4: up), log2(5) to 2
+    for n, code in ((1, 0), (2, 1), (4, 2), (5, 2), (6, 3), (8, 3), (11, 3), (12, 4)):
+        y, _ = ops.softmax(np.zeros((1, n), np.int64), 0.01, method="fqvit", out_bits=4, backend=backend)
+        assert y.tolist() == [[code] * n]
+
+
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_softmax_ibert_of_equal_scores(backend):
+    # every h = 32767, F = 2**32 // (n * 32767): 131076, 65538, 43692, 32769; y = (32767 * F) >> 24
+    for n, expected in ((1, 255), (2, 127), (3, 85), (4, 63)):
+        y, scale = ops.softmax(np.zeros((1, n), np.int64), 0.01, method="ibert", out_bits=8, backend=backend)
+        assert y.tolist() == [[expected] * n]
+        assert scale == 2.0**-8
+
+
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_log2_matmul(backend):
+    # codes 0, 1, 3, -1 weigh 1, 1/2, 1/8, 0: values 8, 8, 8, 100 give 8 + 4 + 1
+    q, v = np.array([[[0, 1, 3, -1]]]), np.array([[[8], [8], [8], [100]]])
+    y, scale = ops.log2_matmul(q, v, 1.0, backend=backend)
+    assert float(y[0, 0, 0]) * float(np.ravel(scale)[0]) == 13.0
