@@ -16,7 +16,9 @@ import numpy as np
 import onnx
 
 from intvit.errors import IntvitError
-from intvit.importers.timm import Array, build_swin, build_vit, load_weights
+from intvit.graph.ir import Array
+from intvit.importers.timm import build_swin, build_vit
+from intvit.importers.weights import load_weights
 
 _BLOCK = [
     (r"attention\.(?:attention|self)\.relative_position_bias_table", "attn.relative_position_bias_table"),

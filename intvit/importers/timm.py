@@ -6,172 +6,20 @@ safetensors metadata key `intvit`, or from an option. Node names are site names:
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from ml_dtypes import bfloat16  # registers the type with NumPy, so that safetensors can read it
-from onnx import TensorProto, helper, numpy_helper
 
 from intvit.errors import IntvitError
-from intvit.importers.onnx import METADATA_KEY
+from intvit.graph.ir import Array
+from intvit.importers.builder import Builder
+from intvit.importers.weights import Weights, load_weights
 
-Array = np.ndarray[Any, Any]
-OPSET, IR_VERSION = 20, 10
 DEFAULT_EPS = {"vit": 1e-6, "swin": 1e-5}
-HARMLESS = ("relative_position_index", "attn_mask", "num_batches_tracked")
-"""Buffers that carry nothing which the shapes do not tell."""
-
-
-# ------------------------------------------------------------------------------------------ weights
-
-
-def load_weights(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Tensors (float32) and the `intvit` metadata of a .safetensors or .npz file. Nothing is ever unpickled."""
-    path = Path(path)
-    if not path.is_file():
-        raise IntvitError(f"{path}: no such file")
-    if path.suffix == ".safetensors":
-        tensors, metadata = _load_safetensors(path)
-    elif path.suffix == ".npz":
-        tensors, metadata = _load_npz(path), {}
-    else:
-        raise IntvitError(f"{path}: weights must be .safetensors or .npz, not {path.suffix or 'without a suffix'}")
-    floats = {name: t.astype(np.float32) for name, t in tensors.items() if t.dtype.kind == "f" or t.dtype == bfloat16}
-    for name, tensor in floats.items():
-        if not np.isfinite(tensor).all():
-            raise IntvitError(f"{path}: {name}: weights must be finite float32, not NaN or infinite")
-    return floats, metadata
-
-
-def _load_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY, "{}")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(text)  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise IntvitError(f"{path}: must be a whole safetensors file, not: {error}") from None
-
-
-def _load_npz(path: Path) -> dict[str, Array]:
-    import zipfile
-
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {name: np.asarray(file[name]) for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise IntvitError(f"{path}: must be a whole npz file of plain arrays, not: {error}") from None
-
-
-@dataclass
-class Weights:
-    """Tensors by name; each is taken once, with the shape that it must have, and leftovers are an error."""
-
-    tensors: Mapping[str, Array]
-    taken: set[str] = field(default_factory=set)
-
-    def take(self, name: str, *shape: int) -> Array:
-        if name not in self.tensors:
-            raise IntvitError(f"{name}: tensor is missing; it must have shape {list(shape)}")
-        if self.tensors[name].shape != shape:
-            raise IntvitError(f"{name}: shape must be {list(shape)}, not {list(self.tensors[name].shape)}")
-        self.taken.add(name)
-        return self.tensors[name]
-
-    def maybe(self, name: str, *shape: int) -> Array | None:
-        return self.take(name, *shape) if name in self.tensors else None
-
-    def shape(self, name: str, ndim: int) -> tuple[int, ...]:
-        if name not in self.tensors:
-            raise IntvitError(f"{name}: tensor is missing; it must have {ndim} axes")
-        if self.tensors[name].ndim != ndim:
-            raise IntvitError(f"{name}: must have {ndim} axes, not shape {list(self.tensors[name].shape)}")
-        return self.tensors[name].shape
-
-    def count(self, pattern: str) -> int:
-        """How many consecutive indices of `pattern` (with one {}) have tensors."""
-        n = 0
-        while any(name.startswith(pattern.format(n)) for name in self.tensors):
-            n += 1
-        return n
-
-    def check_all_taken(self) -> None:
-        left = [n for n in self.tensors if n not in self.taken and not n.endswith(HARMLESS)]
-        if left:
-            raise IntvitError(
-                f"{left[0]}: tensor must belong to the model, and no site uses it ({len(left)} left over)"
-            )
-
-
-# ------------------------------------------------------------------------------------- ONNX building
-
-
-@dataclass
-class Builder:
-    """Appends ONNX nodes; a node's name is its output's name."""
-
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: dict[str, Array] = field(default_factory=dict)
-
-    def add(self, op: str, name: str, *inputs: str, **attrs: Any) -> str:
-        self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attrs))
-        return name
-
-    def constant(self, name: str, value: Any) -> str:
-        self.initializers[name] = np.asarray(value)
-        return name
-
-    def reshape(self, name: str, x: str, *shape: int) -> str:
-        """Per-image `shape`; the batch axis stays."""
-        return self.add("Reshape", name, x, self.constant(f"{name}.shape", np.array([0, *shape], np.int64)))
-
-    def transpose(self, name: str, x: str, *perm: int) -> str:
-        return self.add("Transpose", name, x, perm=perm)
-
-    def take(self, name: str, x: str, axis: int, index: int) -> str:
-        return self.add("Gather", name, x, self.constant(f"{name}.index", np.int64(index)), axis=axis)
-
-    def slice(self, name: str, x: str, axis: int, start: int, stop: int, step: int = 1) -> str:
-        parts = {"start": start, "stop": stop, "axis": axis, "step": step}
-        return self.add(
-            "Slice", name, x, *(self.constant(f"{name}.{k}", np.array([v], np.int64)) for k, v in parts.items())
-        )
-
-    def linear(self, site: str, x: str, weight: Array, bias: Array | None) -> str:
-        columns = self.constant(f"{site}.weight.T", np.ascontiguousarray(weight.T))
-        if bias is None:
-            return self.add("MatMul", site, x, columns)
-        product = self.add("MatMul", f"{site}.matmul", x, columns)
-        return self.add("Add", site, product, self.constant(f"{site}.bias", bias))
-
-    def layernorm(self, site: str, x: str, weights: Weights, dim: int, eps: float) -> str:
-        gamma = self.constant(f"{site}.weight", weights.take(f"{site}.weight", dim))
-        beta = self.constant(f"{site}.bias", weights.take(f"{site}.bias", dim))
-        return self.add("LayerNormalization", site, x, gamma, beta, axis=-1, epsilon=eps)
-
-    def model(
-        self, input_shape: Sequence[int], output: str, n_classes: int, metadata: dict[str, Any]
-    ) -> onnx.ModelProto:
-        graph = helper.make_graph(
-            self.nodes,
-            str(metadata["architecture"]),
-            [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", *input_shape])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", n_classes])],
-            [numpy_helper.from_array(value, name) for name, value in self.initializers.items()],
-        )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="intvit"
-        )
-        helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
-        onnx.checker.check_model(model)
-        return model
 
 
 # --------------------------------------------------------------------------------- parts of a block
@@ -213,6 +61,10 @@ def mlp(b: Builder, site: str, x: str, weights: Weights, dim: int, out_gain: Arr
     return b.linear(f"{site}.fc2", act, *scaled(weight, bias, out_gain))
 
 
+def _layernorm(b: Builder, site: str, x: str, w: Weights, dim: int, eps: float) -> str:
+    return b.layernorm(site, x, w.take(f"{site}.weight", dim), w.take(f"{site}.bias", dim), eps)
+
+
 def scaled(weight: Array, bias: Array | None, gain: Array | None) -> tuple[Array, Array | None]:
     """LayerScale folded into the linear operator before it."""
     if gain is None:
@@ -238,39 +90,33 @@ def build_vit(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx.
     heads = _heads(options, 1)[0]
     if dim % heads:
         raise IntvitError(f"num_heads: must divide the width {dim}, not {heads}")
-    token, n_prefix = _prefix_tokens(b, w, dim)
+    token, n_prefix = _prefix_tokens(w, dim)
     rows, cols = _grid(options, n_tokens - n_prefix, patch_h, patch_w)
     eps = float(options.get("layer_norm_eps") or DEFAULT_EPS["vit"])
     patches = _patch_embed(b, w, dim, channels, patch_h, patch_w, rows * cols)
-    batch = b.take("batch_size", b.add("Shape", "input_shape", "input"), 0, 0)
-    target = b.add(
-        "Concat", "cls_shape",
-        b.add("Unsqueeze", "batch_size_1d", batch, b.constant("zero", np.array([0], np.int64))),
-        b.constant("cls_rest", np.array([n_prefix, dim], np.int64)), axis=0,
-    )  # fmt: skip
-    tokens = b.add("Concat", "tokens", b.add("Expand", "cls_tokens", token, target), patches, axis=1)
+    tokens = b.add("Concat", "tokens", b.over_batch("cls_tokens", token), patches, axis=1)
     x = b.add("Add", "pos_drop", tokens, b.constant("pos_embed", w.take("pos_embed", 1, n_tokens, dim)))
     for i in range(depth):
         site = f"blocks.{i}"
-        normed = b.layernorm(f"{site}.norm1", x, w, dim, eps)
+        normed = _layernorm(b, f"{site}.norm1", x, w, dim, eps)
         gain = w.maybe(f"{site}.ls1.gamma", dim)
         update = attention(b, f"{site}.attn", normed, w, dim, heads, (), n_tokens, out_gain=gain)
         x = b.add("Add", f"{site}.add1", x, update)
         gain = w.maybe(f"{site}.ls2.gamma", dim)
-        update = mlp(b, f"{site}.mlp", b.layernorm(f"{site}.norm2", x, w, dim, eps), w, dim, gain)
+        update = mlp(b, f"{site}.mlp", _layernorm(b, f"{site}.norm2", x, w, dim, eps), w, dim, gain)
         x = b.add("Add", f"{site}.add2", x, update)
-    output, n_classes = _vit_head(b, w, b.layernorm("norm", x, w, dim, eps), dim)
+    output, n_classes = _vit_head(b, w, _layernorm(b, "norm", x, w, dim, eps), dim)
     w.check_all_taken()
     metadata = _metadata("vit", options, [rows * patch_h, cols * patch_w], heads, eps)
-    return b.model((channels, rows * patch_h, cols * patch_w), output, n_classes, metadata)
+    return b.model((channels, rows * patch_h, cols * patch_w), output, (n_classes,), metadata)
 
 
-def _prefix_tokens(b: Builder, w: Weights, dim: int) -> tuple[str, int]:
+def _prefix_tokens(w: Weights, dim: int) -> tuple[Array, int]:
     """Class token, and behind it DeiT's distillation token if there is one: (constant, how many)."""
     tokens = [w.take("cls_token", 1, 1, dim)]
     if "dist_token" in w.tensors:
         tokens.append(w.take("dist_token", 1, 1, dim))
-    return b.constant("cls_token", np.concatenate(tokens, axis=1)), len(tokens)
+    return np.concatenate(tokens, axis=1), len(tokens)
 
 
 def _vit_head(b: Builder, w: Weights, x: str, dim: int) -> tuple[str, int]:
@@ -362,7 +208,7 @@ def build_swin(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx
     rows, cols = size[0] // patch_h, size[1] // patch_w
     x = _patch_embed(b, w, dim, channels, patch_h, patch_w, rows * cols)
     if "patch_embed.norm.weight" in tensors:
-        x = b.layernorm("patch_embed.norm", x, w, dim, eps)
+        x = _layernorm(b, "patch_embed.norm", x, w, dim, eps)
     x = b.add("Identity", "pos_drop", x)
     for stage in range(n_stages):
         for i in range(w.count(f"layers.{stage}.blocks.{{}}.")):
@@ -372,13 +218,13 @@ def build_swin(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx
         if any(name.startswith(f"layers.{stage}.downsample.") for name in w.tensors):
             x = _patch_merging(b, w, f"layers.{stage}.downsample", x, dim, (rows, cols), eps)
             rows, cols, dim = rows // 2, cols // 2, 2 * dim
-    x = b.layernorm("norm", x, w, dim, eps)
+    x = _layernorm(b, "norm", x, w, dim, eps)
     pooled = b.add("ReduceMean", "avgpool", x, b.constant("avgpool.axes", np.array([1], np.int64)), keepdims=0)
     name = "head.fc" if "head.fc.weight" in tensors else "head"
     output, n_classes = head(b, "head", pooled, w, name, dim)
     w.check_all_taken()
     metadata = _metadata("swin", options, list(size), heads, eps, window_size=max(windows))
-    return b.model((channels, *size), output, n_classes, metadata)
+    return b.model((channels, *size), output, (n_classes,), metadata)
 
 
 def _merging_at_stage_end(tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -415,7 +261,7 @@ def _swin_block(
         raise IntvitError(f"{site}: stage grid {grid} must be a multiple of the window {window}")
     n_rows, n_cols, area = rows // window, cols // window, window * window
     n_windows = n_rows * n_cols
-    h = b.reshape(f"{site}.grid", b.layernorm(f"{site}.norm1", x, w, dim, eps), rows, cols, dim)
+    h = b.reshape(f"{site}.grid", _layernorm(b, f"{site}.norm1", x, w, dim, eps), rows, cols, dim)
     h = _roll(b, f"{site}.roll", h, grid, shift)
     h = b.reshape(f"{site}.cut", h, n_rows, window, n_cols, window, dim)
     h = b.transpose(f"{site}.tiles", h, 0, 1, 3, 2, 4, 5)
@@ -436,7 +282,9 @@ def _swin_block(
     h = b.reshape(f"{site}.uncut", b.transpose(f"{site}.rows", h, 0, 1, 3, 2, 4, 5), rows, cols, dim)
     h = b.reshape(f"{site}.tokens", _roll(b, f"{site}.unroll", h, grid, -shift), rows * cols, dim)
     x = b.add("Add", f"{site}.add1", x, h)
-    return b.add("Add", f"{site}.add2", x, mlp(b, f"{site}.mlp", b.layernorm(f"{site}.norm2", x, w, dim, eps), w, dim))
+    return b.add(
+        "Add", f"{site}.add2", x, mlp(b, f"{site}.mlp", _layernorm(b, f"{site}.norm2", x, w, dim, eps), w, dim)
+    )
 
 
 def _roll(b: Builder, name: str, x: str, grid: tuple[int, int], shift: int) -> str:
@@ -462,7 +310,7 @@ def _patch_merging(b: Builder, w: Weights, site: str, x: str, dim: int, grid: tu
         parts.append(b.slice(f"{site}.part{row}{col}", part, 2, col, cols, 2))
     h = b.add("Concat", f"{site}.joined", *parts, axis=3)
     h = b.reshape(f"{site}.tokens", h, rows * cols // 4, 4 * dim)
-    h = b.layernorm(f"{site}.norm", h, w, 4 * dim, eps)
+    h = _layernorm(b, f"{site}.norm", h, w, 4 * dim, eps)
     return b.linear(f"{site}.reduction", h, w.take(f"{site}.reduction.weight", 2 * dim, 4 * dim), None)
 
 

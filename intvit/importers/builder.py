@@ -1,0 +1,89 @@
+"""Building the canonical float ONNX form: batch axis 0, node name = output tensor name = site name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from intvit.graph.ir import Array
+from intvit.importers.onnx import METADATA_KEY
+
+OPSET, IR_VERSION = 20, 10
+
+
+@dataclass
+class Builder:
+    """Appends ONNX nodes; a node's name is its output's name."""
+
+    input: str = "input"
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: dict[str, Array] = field(default_factory=dict)
+
+    def add(self, op: str, name: str, *inputs: str, **attrs: Any) -> str:
+        self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attrs))
+        return name
+
+    def constant(self, name: str, value: Any) -> str:
+        self.initializers[name] = np.asarray(value)
+        return name
+
+    def reshape(self, name: str, x: str, *shape: int) -> str:
+        """Per-image `shape`; the batch axis stays."""
+        return self.add("Reshape", name, x, self.constant(f"{name}.shape", np.array([0, *shape], np.int64)))
+
+    def transpose(self, name: str, x: str, *perm: int) -> str:
+        return self.add("Transpose", name, x, perm=perm)
+
+    def take(self, name: str, x: str, axis: int, index: int) -> str:
+        return self.add("Gather", name, x, self.constant(f"{name}.index", np.int64(index)), axis=axis)
+
+    def slice(self, name: str, x: str, axis: int, start: int, stop: int, step: int = 1) -> str:
+        parts = {"start": start, "stop": stop, "axis": axis, "step": step}
+        return self.add(
+            "Slice", name, x, *(self.constant(f"{name}.{k}", np.array([v], np.int64)) for k, v in parts.items())
+        )
+
+    def linear(self, site: str, x: str, weight: Array, bias: Array | None) -> str:
+        columns = self.constant(f"{site}.weight.T", np.ascontiguousarray(weight.T))
+        if bias is None:
+            return self.add("MatMul", site, x, columns)
+        product = self.add("MatMul", f"{site}.matmul", x, columns)
+        return self.add("Add", site, product, self.constant(f"{site}.bias", bias))
+
+    def layernorm(self, site: str, x: str, gamma: Array, beta: Array, eps: float) -> str:
+        names = self.constant(f"{site}.weight", gamma), self.constant(f"{site}.bias", beta)
+        return self.add("LayerNormalization", site, x, *names, axis=-1, epsilon=eps)
+
+    def over_batch(self, name: str, constant: Array) -> str:
+        """A constant (1, ...) once per image: what an ONNX Concat with an activation needs."""
+        if "batch_size" not in self.initializers:
+            self.initializers["batch_size"] = np.array([0], np.int64)
+            shape = self.add("Shape", "input_shape", self.input)
+            self.add("Gather", "batch", shape, "batch_size")
+        rest = self.constant(f"{name}.rest", np.array(constant.shape[1:], np.int64))
+        target = self.add("Concat", f"{name}.shape", "batch", rest, axis=0)
+        return self.add("Expand", name, self.constant(f"{name}.constant", constant), target)
+
+    def model(
+        self, input_shape: Sequence[int], output: str, output_shape: Sequence[int], metadata: dict[str, Any]
+    ) -> onnx.ModelProto:
+        """The model with per-image `input_shape` and `output_shape`; the batch axis is free."""
+        graph = helper.make_graph(
+            self.nodes,
+            str(metadata["architecture"]),
+            [helper.make_tensor_value_info(self.input, TensorProto.FLOAT, ["batch", *input_shape])],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", *output_shape])],
+            [numpy_helper.from_array(value, name) for name, value in self.initializers.items()],
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="intvit"
+        )
+        helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+        onnx.checker.check_model(model)
+        return model
