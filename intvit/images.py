@@ -28,7 +28,8 @@ class ImageSource:
     n_images: int
     raw: Callable[[int, int], Array]
     """(start, stop) -> stored images (B, C, H, W), uint8 or float."""
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
+    """(C, H, W), or (T, D) for the tokens that a network cut out of a larger one takes."""
     mean: Array
     std: Array
     labels: Array | None = None
@@ -84,11 +85,11 @@ def open_images(
         raw, n_images, labels, found = _open_numpy(Path(source))
     else:
         raise IntvitError(f"{source}: images must be .h5, .npy, .npz, a folder or one of {', '.join(EMBEDDED)}")
-    mean_array = _channel_values("mean", mean if mean is not None else found.get("mean", [0.0]), channels)
-    std_array = _channel_values("std", std if std is not None else found.get("std", [1.0]), channels)
+    mean_array = _channel_values("mean", mean if mean is not None else found.get("mean", [0.0]), channels, len(size))
+    std_array = _channel_values("std", std if std is not None else found.get("std", [1.0]), channels, len(size))
     if not (std_array > 0).all():
         raise IntvitError("std: must be positive")
-    result = ImageSource(source, n_images, raw, (channels, size[0], size[1]), mean_array, std_array, labels)
+    result = ImageSource(source, n_images, raw, (channels, *size), mean_array, std_array, labels)
     if labels is not None and len(labels) != n_images:
         raise IntvitError(f"{source}: labels must number {n_images}, not {len(labels)}")
     if n_images < 1:
@@ -98,19 +99,19 @@ def open_images(
     return result
 
 
-def _channel_values(name: str, values: Any, channels: int) -> Array:
+def _channel_values(name: str, values: Any, channels: int, n_axes: int) -> Array:
     array = np.asarray(values, np.float32).reshape(-1)
     if array.size not in (1, channels) or not np.isfinite(array).all():
         raise IntvitError(f"{name}: must be one or {channels} finite numbers, not {array.tolist()}")
-    return np.broadcast_to(array, (channels,)).reshape(channels, 1, 1)
+    return np.broadcast_to(array, (channels,)).reshape(channels, *(1,) * n_axes)
 
 
 Opened = tuple[Callable[[int, int], Array], int, Array | None, dict[str, Any]]
 
 
 def _check_array(where: str, shape: tuple[int, ...], dtype: Any) -> None:
-    if len(shape) != 4:
-        raise IntvitError(f"{where}: images must have axes (N, C, H, W), not shape {shape}")
+    if len(shape) < 3:
+        raise IntvitError(f"{where}: images must have axes (N, C, H, W), tokens (N, T, D), not shape {shape}")
     if dtype != np.uint8 and dtype.kind != "f":
         raise IntvitError(f"{where}: images must be uint8 or float, not {dtype}")
 

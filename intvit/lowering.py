@@ -18,9 +18,9 @@ from intvit import registry
 from intvit.calibrate import Calibration, source_tensor
 from intvit.errors import IntvitError
 from intvit.graph import layout
-from intvit.graph.ir import LAYOUT_OPS, Array, Graph, Node, Tensor
+from intvit.graph.ir import LAYOUT_OPS, LOGITS, Array, Graph, Node, Tensor
 from intvit.graph.ranges import accumulator_type, linear_bound, narrowest
-from intvit.graph.widths import SELF_QUANTIZING, is_mask, quantizer_bits, quantizer_site
+from intvit.graph.widths import SELF_QUANTIZING, is_mask, joins_quantizers, quantizer_bits, quantizer_site
 from intvit.inttypes import IntType
 from intvit.kernels.quantize import quantize_activation, quantize_bias, quantize_weight, symmetric_scale
 from intvit.kernels.requantize import dyadic
@@ -28,7 +28,6 @@ from intvit.recipe import OPERATORS, Recipe
 from intvit.spec import SPEC_VERSION
 
 LOG2_FRACTION_BITS = 15
-LOGITS = "logits"
 
 
 def lower(graph: Graph, calibration: Calibration, recipe: Recipe) -> Graph:
@@ -45,6 +44,8 @@ def lower(graph: Graph, calibration: Calibration, recipe: Recipe) -> Graph:
 
 
 def _check_sites(graph: Graph, recipe: Recipe) -> None:
+    if LOGITS in graph.tensors:
+        raise IntvitError(f"{LOGITS}: no tensor of the float model may be called so; import it with `intvit import`")
     sites = {node.name: node.op for node in graph.nodes if node.op in OPERATORS}
     for site in recipe.sites:
         if site not in sites:
@@ -128,6 +129,8 @@ class _Lowering:
 
     def _layout(self, node: Node) -> None:
         inputs = [self.value(name) for name in node.inputs]
+        if joins_quantizers(self.graph, node):
+            inputs = self._to_one_scale(node, inputs)
         first = inputs[0]
         if any(
             not np.array_equal(np.asarray(t.scale), np.asarray(first.scale)) or t.encoding != first.encoding
@@ -146,6 +149,14 @@ class _Lowering:
         shape = layout.output_shape(moved, [t.shape for t in inputs])
         self.define(node.output, shape, dtype, first.scale, encoding=first.encoding, bound=first.bound and bound)
         self.values[node.output] = node.output
+
+    def _to_one_scale(self, node: Node, inputs: list[Tensor]) -> list[Tensor]:
+        """The inputs of a concat, each requantized to the range of what they form."""
+        bits = self.widths[node.output]
+        scale = self.range_scale(node.output, bits)
+        for i, raw in enumerate(inputs):
+            self.requantize(f"{node.output}.in{i}", raw, bits, scale)
+        return [self.tensors[f"{node.output}.in{i}"] for i in range(len(inputs))]
 
     def _scale(self, node: Node) -> None:
         """Fold a constant factor into the scale of the accumulator before it."""

@@ -20,6 +20,8 @@ from intvit.inttypes import IntType
 
 Array = np.ndarray[Any, Any]
 
+LOGITS = "logits"
+"""The output of an integer graph: the last accumulators at one common scale. No other tensor has this name."""
 LAYOUT_OPS = frozenset({"reshape", "transpose", "take", "slice", "concat"})
 """Operators that move elements and compute nothing; the same in float and integer graphs."""
 

@@ -14,10 +14,12 @@ from intvit.recipe import Recipe
 
 _NARROW_CONSUMERS = frozenset({"linear", "matmul", "softmax", "gelu", "mean"})
 _PER_CHANNEL = frozenset({"linear", "layernorm"})
-SELF_QUANTIZING = frozenset({"add", "identity"})
+SELF_QUANTIZING = frozenset({"add", "concat", "identity"})
 """These requantize their operands on the way in, so that their output is already narrow."""
 
 
+_ROUNDED_OUTPUTS = frozenset({"add", "identity", "layernorm"})
+"""Operators that need a quantizer even as the last of a graph."""
 _MASKED = -50.0
 
 
@@ -69,14 +71,30 @@ def feeds_narrow(graph: Graph, name: str) -> bool:
     return False
 
 
+def joins_quantizers(graph: Graph, node: Node) -> bool:
+    """True for a concat whose inputs are rounded at different sites: it needs a range of its own for all of them."""
+    return node.op == "concat" and len({_origin(graph, name) for name in node.inputs}) > 1
+
+
+def _origin(graph: Graph, name: str) -> str:
+    """The tensor that single-input layout moves made `name` of."""
+    node = graph.by_output.get(name)
+    while node is not None and node.op in LAYOUT_OPS and (len(node.inputs) == 1 or not joins_quantizers(graph, node)):
+        name = node.inputs[0]
+        node = graph.by_output.get(name)
+    return name
+
+
 def quantizer_bits(graph: Graph, recipe: Recipe) -> dict[str, int]:
     """Width of every activation quantizer, by the name of the float tensor that it rounds."""
     widths: dict[str, int] = dict.fromkeys(graph.inputs, recipe.bits)
     for node in graph.nodes:
+        if joins_quantizers(graph, node):
+            widths[node.output] = recipe.bits if feeds_narrow(graph, node.output) else recipe.residual_bits
         if moves_no_bit(node):
             continue
         consumers = compute_consumers(graph, node.output)
-        if not consumers:  # the logits: raw accumulators
+        if not consumers and node.op not in _ROUNDED_OUTPUTS:  # the logits: raw accumulators
             continue
         if node.op == "softmax" and consumers == {"matmul"}:  # feeds the product as it is
             continue

@@ -75,8 +75,8 @@ class _Reader:
             raise IntvitError(f"ONNX graph: must have one input, not {[i.name for i in inputs]}")
         self.input = inputs[0].name
         dims = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim]
-        if len(dims) != 4 or min(dims[1:]) < 1:
-            raise IntvitError(f"{self.input}: must be a fixed image size (batch, C, H, W), not {dims}")
+        if len(dims) < 3 or min(dims[1:]) < 1:
+            raise IntvitError(f"{self.input}: must be of a fixed size (batch, C, H, W) or (batch, T, D), not {dims}")
         self._add(Tensor(self.input, tuple(dims[1:])))
         for node in graph.node:
             for name in node.input:
@@ -138,12 +138,12 @@ class _Reader:
         return array[0] if array.ndim == ndim + 1 and array.shape[0] == 1 else array
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
 def _constant(r: _Reader, node: onnx.NodeProto) -> None:
-    r.constants[node.output[0]] = numpy_helper.to_array(_attributes(node)["value"])
+    r.constants[node.output[0]] = numpy_helper.to_array(attributes(node)["value"])
 
 
 def _expand(r: _Reader, node: onnx.NodeProto) -> None:
@@ -153,7 +153,7 @@ def _expand(r: _Reader, node: onnx.NodeProto) -> None:
 
 def _conv(r: _Reader, node: onnx.NodeProto) -> None:
     """Kernel = stride, no padding: cut into patches, then a linear operator; output (O, H/p, W/p)."""
-    attrs, weight = _attributes(node), r.constant(node, 1)
+    attrs, weight = attributes(node), r.constant(node, 1)
     (channels, height, width), (n_out, _, p, q) = r.shape(node.input[0]), weight.shape
     if list(attrs.get("strides", [1, 1])) != [p, q] or any(attrs.get("pads", [0])) or attrs.get("group", 1) != 1:
         raise IntvitError(
@@ -223,14 +223,14 @@ def _unary(op: str) -> Callable[[_Reader, onnx.NodeProto], None]:
 
 
 def _softmax(r: _Reader, node: onnx.NodeProto) -> None:
-    axis, ndim = _attributes(node).get("axis", -1), len(r.shape(node.input[0])) + 1
+    axis, ndim = attributes(node).get("axis", -1), len(r.shape(node.input[0])) + 1
     if axis % ndim != ndim - 1:
         raise IntvitError(f"{node.name}: Softmax axis must be the last, not {axis}")
     r.emit("softmax", node, (node.input[0],), r.shape(node.input[0]))
 
 
 def _layernorm(r: _Reader, node: onnx.NodeProto) -> None:
-    shape, attrs = r.shape(node.input[0]), _attributes(node)
+    shape, attrs = r.shape(node.input[0]), attributes(node)
     if attrs.get("axis", -1) % (len(shape) + 1) != len(shape):
         raise IntvitError(f"{node.name}: LayerNormalization axis must be the last, not {attrs['axis']}")
     gamma = r.constant(node, 1)
@@ -250,7 +250,7 @@ def _reshape(r: _Reader, node: onnx.NodeProto) -> None:
 
 
 def _transpose(r: _Reader, node: onnx.NodeProto) -> None:
-    perm = _attributes(node)["perm"]
+    perm = attributes(node)["perm"]
     if perm[0] != 0:
         raise IntvitError(f"{node.name}: Transpose must keep the batch axis first, not {list(perm)}")
     r.move("transpose", node.name, node.input[0], node.output[0], perm=[int(p) - 1 for p in perm[1:]])
@@ -264,7 +264,7 @@ def _inner_axis(r: _Reader, node: onnx.NodeProto, axis: int) -> int:
 
 
 def _gather(r: _Reader, node: onnx.NodeProto) -> None:
-    axis, index = _inner_axis(r, node, _attributes(node).get("axis", 0)), r.constant(node, 1)
+    axis, index = _inner_axis(r, node, attributes(node).get("axis", 0)), r.constant(node, 1)
     if index.size != 1 or index.ndim:
         raise IntvitError(f"{node.name}: Gather index must be one scalar, not shape {index.shape}")
     r.move("take", node.name, node.input[0], node.output[0], axis=axis, index=int(index))
@@ -286,7 +286,7 @@ def _slice(r: _Reader, node: onnx.NodeProto) -> None:
 
 def _concat(r: _Reader, node: onnx.NodeProto) -> None:
     activations = [name for name in node.input if name not in r.constants]
-    axis = _attributes(node)["axis"] % (len(r.shape(activations[0])) + 1)
+    axis = attributes(node)["axis"] % (len(r.shape(activations[0])) + 1)
     if axis == 0:
         raise IntvitError(f"{node.name}: Concat must not join along the batch axis")
     order: list[int | str] = []
@@ -305,7 +305,7 @@ def _concat(r: _Reader, node: onnx.NodeProto) -> None:
 
 
 def _mean(r: _Reader, node: onnx.NodeProto) -> None:
-    attrs, shape = _attributes(node), r.shape(node.input[0])
+    attrs, shape = attributes(node), r.shape(node.input[0])
     axes = r.constant(node, 1).tolist() if len(node.input) > 1 else attrs.get("axes", [])
     if len(axes) != 1:
         raise IntvitError(f"{node.name}: ReduceMean must name one axis, not {axes}")
