@@ -112,6 +112,14 @@ def calibrate(
     return Calibration(ranges, variances)
 
 
+def trained(graph: Graph) -> Calibration:
+    """The ranges that came with the weights of a network trained in integers (an I-ViT checkpoint)."""
+    ranges = graph.metadata.get("ranges")
+    if not ranges:
+        raise IntvitError("--recording: must be given, as this model came without ranges of its own")
+    return Calibration({str(name): (float(low), float(high)) for name, (low, high) in ranges.items()})
+
+
 def _finite(name: str, batch: np.ndarray) -> np.ndarray:
     if not np.isfinite(batch).all():
         raise IntvitError(f"{name}: recorded activations must be finite, not NaN or infinite")

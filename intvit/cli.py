@@ -114,33 +114,69 @@ def _table(title: str, headers: list[str], rows: list[list[str]]) -> Table:
     return table
 
 
-@app.command("import")
+def _import_help() -> str:
+    from intvit.importers.kinds import KINDS
+
+    return (
+        "Weights or a foreign graph to the float ONNX form that the other commands read.\n\n"
+        + "Kinds, recognised by what the file is:\n\n"
+        + "\n\n".join(f"- {kind.text}" for kind in KINDS)
+        + "\n\nA graph with parts that have no integer form is cut with --until and --from."
+        + "\n\nExample: intvit import vit_fashion.safetensors -o vit.onnx"
+        + "\n\nExample: intvit import depth.onnx --until /encoder/layernorm/Add_1_output_0 -o encoder.onnx"
+    )
+
+
+@app.command("import", help=_import_help())
 def import_command(
-    weights: Annotated[Path, typer.Argument(help="Weights, or a Hugging Face folder.")],
+    weights: Annotated[Path, typer.Argument(help="File or folder to import.")],
     output: OutputOpt,
     num_heads: Annotated[str | None, typer.Option(help="Attention heads; per stage `3,6,12` for Swin.")] = None,
-    img_size: Annotated[int | None, typer.Option(help="Image side where the weights do not tell it.")] = None,
+    img_size: Annotated[
+        str | None, typer.Option(help="Image side, or `height,width`, where the file leaves it free.")
+    ] = None,
     layer_norm_eps: Annotated[float | None, typer.Option(help="LayerNorm epsilon.")] = None,
+    until: Annotated[str | None, typer.Option(help="ONNX: node or tensor that becomes the output.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="ONNX: node or tensor that becomes the input.")] = None,
     mean: MeanOpt = None,
     std: StdOpt = None,
 ) -> None:
-    """Weights to float ONNX. The architecture is read off tensor names and shapes.
-
-    Kinds: .safetensors or .npz in the naming of timm or the original repositories (ViT, DeiT, distilled DeiT, Swin);
-    Hugging Face folders (config.json, model.safetensors or its shards) of ViT, DeiT and Swin for image classification.
-
-    Example: intvit import vit_fashion.safetensors -o vit.onnx
-    """
     import onnx
 
-    from intvit.importers.huggingface import import_huggingface, is_folder
-    from intvit.importers.timm import import_timm
+    from intvit.importers.kinds import import_model
 
     heads = None if num_heads is None else _int_list("--num-heads", num_heads)
-    options = {"num_heads": heads, "img_size": img_size, "layer_norm_eps": layer_norm_eps, "mean": mean, "std": std}
-    model = (import_huggingface if is_folder(weights) else import_timm)(weights, **options)
+    size = None if img_size is None else _int_list("--img-size", img_size)
+    values = {"num_heads": heads, "img_size": size, "layer_norm_eps": layer_norm_eps, "mean": mean, "std": std}
+    model = import_model(weights, until=until, start=start, **values)
     _write_whole(output, lambda path: onnx.save(model, str(path)))
     err.print(f"wrote {output}")
+
+
+@app.command()
+def doctor(
+    checkpoint: Annotated[Path, typer.Argument(help="I-ViT checkpoint: .safetensors, .npz or a PyTorch file.")],
+    bits: Annotated[int, typer.Option(help="Width of the weights.")] = 8,
+    as_json: JsonOpt = False,
+) -> None:
+    """Audit an I-ViT checkpoint: scales at eps, missing or stale weight_integer, ranges lost on reload. Exit 1 if any.
+
+    Example: intvit doctor checkpoint.pth.tar
+    """
+    from intvit.importers.ivit import audit
+    from intvit.importers.weights import load_weights
+
+    tensors, _ = load_weights(checkpoint)
+    findings = audit(checkpoint, tensors, bits)
+    if as_json:
+        print(json.dumps([vars(finding) for finding in findings], indent=1))
+    elif findings:
+        rows = [[finding.site, finding.rule, finding.found] for finding in findings]
+        out.print(_table(f"{checkpoint.name}: {len(findings)} findings", ["site", "rule", "found"], rows))
+    else:
+        out.print(f"{checkpoint.name}: nothing found in {len(tensors)} tensors")
+    if findings:
+        raise typer.Exit(1)
 
 
 def _int_list(option: str, text: str) -> int | list[int]:
@@ -191,8 +227,11 @@ def record(
 @app.command()
 def lower(
     model: ModelArg,
-    recording: Annotated[Path, typer.Option(help="Recording of this model, from `intvit record`.")],
     output: OutputOpt,
+    recording: Annotated[
+        Path | None,
+        typer.Option(help="Recording of this model, from `intvit record`; not needed where ranges came with it."),
+    ] = None,
     method: Annotated[str | None, typer.Option(help="One method everywhere: see `intvit methods`.")] = None,
     mapping: Annotated[Path | None, typer.Option(help="Methods per site, from `intvit map`.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe, TOML.")] = None,
@@ -204,7 +243,7 @@ def lower(
 
     Example: intvit lower vit.onnx --recording recording.h5 --method ibert --bits 8 -o vit_ibert.h5
     """
-    from intvit.calibrate import calibrate
+    from intvit.calibrate import calibrate, trained
     from intvit.graph.store import save
     from intvit.importers.onnx import float_graph, load_model
     from intvit.lowering import lower as run
@@ -212,8 +251,11 @@ def lower(
 
     chosen = _recipe(recipe, mapping, method, bits, observer)
     graph = float_graph(load_model(model))
-    with Recording(recording) as source, progress("calibrate") as report:
-        calibration = calibrate(graph, source, chosen, limit=limit, progress=report)
+    if recording is None:
+        calibration = trained(graph)
+    else:
+        with Recording(recording) as source, progress("calibrate") as report:
+            calibration = calibrate(graph, source, chosen, limit=limit, progress=report)
     integer = run(graph, calibration, chosen)
     save(integer, output)
     err.print(f"wrote {output}  {integer.content_hash[:16]}")

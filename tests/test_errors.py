@@ -162,7 +162,8 @@ def test_one_changed_weight_in_a_graph_file(refused, mixed_path, tmp_path):
         (np.zeros((2, 1, 32, 32), np.float32), ["(1, 28, 28)", "(1, 32, 32)"]),
         (np.zeros((2, 3, 28, 28), np.float32), ["(1, 28, 28)", "(3, 28, 28)"]),
         (np.full((2, 1, 28, 28), np.nan, np.float32), ["image 0", "finite"]),
-        (np.zeros((2, 28, 28), np.float32), ["(N, C, H, W)"]),
+        (np.zeros((2, 28, 28), np.float32), ["(1, 28, 28)", "not (28, 28)"]),
+        (np.zeros((2, 28), np.float32), ["(N, C, H, W)"]),
         (np.zeros((2, 1, 28, 28), np.int32), ["uint8 or float", "int32"]),
     ],
 )

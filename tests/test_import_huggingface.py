@@ -1,6 +1,7 @@
 """Hugging Face folders: agreement with transformers where it is installed; names, shards and preprocessing always."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,45 +12,52 @@ from intvit.floatrun import FloatModel
 from intvit.importers.huggingface import import_huggingface, translate
 from intvit.importers.onnx import float_graph, model_metadata
 
-KINDS = {
-    "ViTForImageClassification": ("ViTConfig", {}),
-    "DeiTForImageClassification": ("DeiTConfig", {}),
-    "DeiTForImageClassificationWithTeacher": ("DeiTConfig", {}),
-    "SwinForImageClassification": (
-        "SwinConfig",
-        {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 3], "window_size": 4, "patch_size": 2},
-    ),
-}
+FOLDER = Path(__file__).resolve().parent.parent / "golden" / "foreign"
+KINDS = ["vit", "deit", "deit_distilled", "swin", "dinov2"]
+"""Folders that transformers saved and ran (tools/make_foreign.py)."""
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """kind -> (folder, images, logits of transformers)."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    made = {}
-    for kind, (config_name, changes) in KINDS.items():
-        options = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48}
-        options = {} if config_name == "SwinConfig" else {**options, "patch_size": 4}
-        config = getattr(transformers, config_name)(image_size=16, num_channels=3, num_labels=5, **options, **changes)
-        torch.manual_seed(1)
-        net = getattr(transformers, kind)(config).eval()
-        for p in net.parameters():
-            torch.nn.init.normal_(p, std=0.2)
-        folder = tmp_path_factory.mktemp(kind)
-        net.save_pretrained(folder)
-        x = np.random.default_rng(2).normal(size=(4, 3, 16, 16)).astype(np.float32)
-        with torch.no_grad():
-            made[kind] = folder, x, net(torch.from_numpy(x)).logits.numpy()
-    return made
+def logits(model, x):
+    (y,) = FloatModel(model, threads=1).run(x).values()
+    return y
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_agrees_with_transformers(kind):
+    arrays = np.load(FOLDER / f"{kind}.npz")
+    y = logits(import_huggingface(FOLDER / kind), arrays["x"])
+    assert np.abs(y - arrays["y"]).max() / np.ptp(arrays["y"]) < 1e-4
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("kind", KINDS)
-def test_agrees_with_transformers(saved, kind):
-    folder, x, expected = saved[kind]
-    (logits,) = FloatModel(import_huggingface(folder), threads=1).run(x).values()
-    assert np.abs(logits - expected).max() / (expected.max() - expected.min()) < 1e-4
+@pytest.mark.parametrize("side", [16, 24])
+@pytest.mark.parametrize("with_head", [True, False])
+def test_dinov2_at_other_image_sizes(side, with_head, tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2Config(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=3, mlp_ratio=2, image_size=24, patch_size=4
+    )
+    net = (transformers.Dinov2ForImageClassification if with_head else transformers.Dinov2Model)(config).eval()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    net.save_pretrained(tmp_path)
+    x = np.random.default_rng(2).normal(size=(2, 3, side, side)).astype(np.float32)
+    with torch.no_grad():
+        want = net(torch.from_numpy(x))[0].numpy()
+    y = logits(import_huggingface(tmp_path, img_size=side), x)
+    assert y.shape == want.shape
+    assert np.abs(y - want).max() / np.ptp(want) < 1e-4
+
+
+def test_dinov2_is_cropped_as_its_preprocessing_says(tmp_path):
+    for file in (FOLDER / "dinov2").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    crop = {"do_center_crop": True, "crop_size": {"height": 12, "width": 20}, "size": {"shortest_edge": 24}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(crop))
+    model = import_huggingface(tmp_path)
+    assert FloatModel(model, threads=1).input_shape == (3, 12, 20)
+    assert model_metadata(model)["resize"] == 24
 
 
 def random_vit_folder(folder, shards=1):
@@ -116,7 +124,7 @@ def test_a_folder_on_the_command_line(cli, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "resnet"}, "model_type must be one of vit, deit, swin, not 'resnet'"),
+        ({"model_type": "resnet"}, "model_type must be one of vit, deit, swin, dinov2, not 'resnet'"),
         ({"hidden_act": "quick_gelu"}, "hidden_act must be gelu"),
     ],
 )

@@ -11,88 +11,16 @@ import numpy as np
 from intvit.calibrate import Calibration
 from intvit.engine import Engine, quantize_images
 from intvit.graph import layout
-from intvit.graph.ir import LAYOUT_OPS, Graph
+from intvit.graph.ir import LAYOUT_OPS, LOGITS, Graph
+from intvit.importers.ivit import float_name
 from intvit.importers.onnx import float_graph
 from intvit.importers.timm import build_swin, build_vit, relative_position_index
-from intvit.lowering import LOGITS, lower
+from intvit.lowering import lower
 from intvit.recipe import Recipe, build_recipe
 
 Arrays = dict[str, np.ndarray]
 
-# Published quantizer -> the float tensor that it rounds, below a block.
-BLOCK_RANGES = {
-    "vit": {
-        "qact1": "norm1",
-        "attn.qact1": "attn.qkv",
-        "attn.qact_attn1": "attn.scores",
-        "attn.qact2": "attn.context",
-        "attn.qact3": "attn.proj",
-        "qact2": "add1",
-        "qact3": "norm2",
-        "mlp.qact_gelu": "mlp.fc1",
-        "mlp.qact1": "mlp.act",
-        "mlp.qact2": "mlp.fc2",
-        "qact4": "add2",
-    },
-    "swin": {
-        "qact1": "norm1",
-        "attn.qact1": "attn.qkv",
-        "attn.qact_attn1": "attn.scores",
-        "attn.qact_table": "attn.bias.value",
-        "attn.qact2": "attn.bias",
-        "attn.qact3": "attn.context",
-        "attn.qact4": "attn.proj",
-        "qact2": "add1",
-        "qact3": "norm2",
-        "mlp.qact_gelu": "mlp.fc1",
-        "mlp.qact1": "mlp.act",
-        "mlp.qact2": "mlp.fc2",
-        "qact4": "add2",
-    },
-}
-MODEL_RANGES = {
-    "vit": {
-        "qact_input": "input",
-        "patch_embed.qact": "patch_embed.proj",
-        "qact_pos": "pos_drop.value",
-        "qact1": "pos_drop",
-        "qact2": "pool",
-    },
-    "swin": {
-        "qact_input": "input",
-        "patch_embed.qact_before_norm": "patch_embed.proj",
-        "patch_embed.qact": "patch_embed.norm",
-        "qact1": "pos_drop",
-        "qact2": "norm",
-        "qact3": "avgpool",
-    },
-}
-# Published operator -> ours, where the names differ.
-OPERATORS = {"matmul_1": "matmul_qk", "matmul_2": "matmul_av", "int_softmax": "softmax", "log_int_softmax": "softmax"}
 SOFTMAX_BITS = {"vit": 16, "swin": 8}
-
-
-def split(module: str) -> tuple[str, str]:
-    """`layers.0.blocks.1.attn.qact1` -> (`layers.0.blocks.1.`, `attn.qact1`); outside a block the first part is ''."""
-    parts = module.split(".")
-    if "blocks" in parts:
-        at = parts.index("blocks") + 2
-        return ".".join(parts[:at]) + ".", ".".join(parts[at:])
-    return "", module
-
-
-def float_name(kind: str, module: str) -> str:
-    """Our float tensor (or `<site>.value` for a constant) for a published quantizer or operator."""
-    block, name = split(module)
-    if not block and name.endswith("downsample.qact1"):
-        return name.replace("qact1", "norm")
-    if not block and name.endswith("downsample.qact2"):
-        return name.replace("qact2", "reduction")
-    table = BLOCK_RANGES[kind] if block else MODEL_RANGES[kind]
-    if name in table:
-        return block + table[name]
-    head, _, last = name.rpartition(".")
-    return block + (f"{head}." if head else "") + OPERATORS.get(last, last)
 
 
 def recipe_of(kind: str, meta: dict[str, Any], graph: Graph) -> Recipe:

@@ -87,3 +87,28 @@ class Builder:
         helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
         onnx.checker.check_model(model)
         return model
+
+
+def evaluate(node: onnx.NodeProto, constants: Sequence[Array], opsets: Any) -> list[Array]:
+    """What a node computes from constants, by onnxruntime: one per named input, repeated names repeated."""
+    import onnxruntime as ort
+
+    graph = onnx.GraphProto(name="constant", node=[node])
+    named = dict(zip([name for name in node.input if name], constants, strict=True))
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in named.items())
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.output)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    single = onnx.ModelProto(ir_version=8, graph=graph, opset_import=opsets)
+    session = ort.InferenceSession(single.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, {}))
+
+
+def resize_bicubic(grid: Array, rows: int, cols: int) -> Array:
+    """(N, C, H, W) float32 to (N, C, rows, cols), cubic with a = -0.75 and half pixels, as PyTorch interpolates."""
+    node = helper.make_node(
+        "Resize", ["x", "", "", "sizes"], ["y"], mode="cubic", coordinate_transformation_mode="half_pixel",
+        cubic_coeff_a=-0.75,
+    )  # fmt: skip
+    sizes = np.array([*grid.shape[:2], rows, cols], np.int64)
+    return evaluate(node, [grid, sizes], [helper.make_opsetid("", OPSET)])[0]

@@ -1,7 +1,8 @@
 """Hugging Face folders -> float ONNX: `config.json` + `model.safetensors` (or its shards), by a translation of names.
 
-ViTForImageClassification, DeiTForImageClassification (and WithTeacher), SwinForImageClassification. Preprocessing is
-read from `preprocessor_config.json`. Nothing is downloaded and nothing unpickled.
+ViTForImageClassification, DeiTForImageClassification (and WithTeacher), SwinForImageClassification, Dinov2 (classifier,
+or backbone: its output is then the normed tokens). Preprocessing is read from `preprocessor_config.json`. Nothing is
+downloaded and nothing unpickled.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _BLOCK = [
     (r"attention\.output\.dense\.", "attn.proj."),
     (r"intermediate\.dense\.", "mlp.fc1."),
     (r"output\.dense\.", "mlp.fc2."),
+    (r"layer_scale([12])\.lambda1", r"ls\1.gamma"),
     (r"layernorm_before\.", "norm1."),
     (r"layernorm_after\.", "norm2."),
 ]
@@ -39,7 +41,7 @@ _OUTSIDE = [
     (r"(?:cls_)?classifier\.", "head."),
     (r"distillation_classifier\.", "head_dist."),
 ]
-_PREFIX = {"vit": "vit.", "deit": "deit.", "swin": "swin."}
+_PREFIX = {"vit": "vit.", "deit": "deit.", "swin": "swin.", "dinov2": "dinov2."}
 _HARMLESS = ("relative_position_index", "mask_token", "pooler.dense.weight", "pooler.dense.bias")
 
 
@@ -54,6 +56,8 @@ def import_huggingface(folder: str | Path, **options: Any) -> onnx.ModelProto:
     kind = config.get("model_type")
     if kind not in _PREFIX:
         raise IntvitError(f"{folder}: model_type must be one of {', '.join(_PREFIX)}, not {kind!r}")
+    if config.get("use_swiglu_ffn"):
+        raise IntvitError(f"{folder}: use_swiglu_ffn must be false: a gated unit has no integer form")
     if config.get("hidden_act", "gelu") != "gelu":
         raise IntvitError(f"{folder}: hidden_act must be gelu, not {config['hidden_act']!r}")
     tensors = translate(_load_tensors(folder), str(kind))
@@ -63,6 +67,8 @@ def import_huggingface(folder: str | Path, **options: Any) -> onnx.ModelProto:
         "layer_norm_eps": config.get("layer_norm_eps"),
         **_preprocessing(folder),
     }
+    if kind == "dinov2":
+        found |= {"interpolate": True, "img_size": found.pop("crop", None) or found["img_size"]}
     merged = {**found, **{key: value for key, value in options.items() if value is not None}}
     try:
         return (build_swin if kind == "swin" else build_vit)(tensors, merged)
@@ -143,4 +149,7 @@ def _preprocessing(folder: Path) -> dict[str, Any]:
     side = size.get("shortest_edge") or size.get("height") if isinstance(size, dict) else size
     if config.get("do_resize", True) and side:
         found["resize"] = int(side)
+    crop = config.get("crop_size")
+    if config.get("do_center_crop") and isinstance(crop, dict):
+        found["crop"] = [int(crop["height"]), int(crop["width"])]
     return found

@@ -6,6 +6,7 @@ safetensors metadata key `intvit`, or from an option. Node names are site names:
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import onnx
 
 from intvit.errors import IntvitError
 from intvit.graph.ir import Array
-from intvit.importers.builder import Builder
+from intvit.importers.builder import Builder, resize_bicubic
 from intvit.importers.weights import Weights, load_weights
 
 DEFAULT_EPS = {"vit": 1e-6, "swin": 1e-5}
@@ -82,20 +83,29 @@ def head(b: Builder, site: str, x: str, weights: Weights, name: str, dim: int) -
 
 
 def build_vit(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx.ModelProto:
-    """timm's VisionTransformer with a class token (DeiT too): patch, width, depth and image size from the weights."""
+    """timm's VisionTransformer (DeiT too): patch, width, depth, tokens and image size from the weights.
+
+    Without a classifier the output is the normed tokens.
+    """
     w, b = Weights(tensors), Builder()
     dim, channels, patch_h, patch_w = w.shape("patch_embed.proj.weight", 4)
-    n_tokens = w.shape("pos_embed", 3)[1]
     depth = w.count("blocks.{}.")
     heads = _heads(options, 1)[0]
     if dim % heads:
         raise IntvitError(f"num_heads: must divide the width {dim}, not {heads}")
-    token, n_prefix = _prefix_tokens(w, dim)
-    rows, cols = _grid(options, n_tokens - n_prefix, patch_h, patch_w)
+    prefix = _prefix_tokens(w, dim)
+    positions = w.take("pos_embed", 1, w.shape("pos_embed", 3)[1], dim)
+    rows, cols = _grid(options, positions.shape[1] - len(prefix), patch_h, patch_w)
+    if positions.shape[1] - len(prefix) != rows * cols:
+        positions = _interpolated(positions, len(prefix), rows, cols)
+    n_tokens = len(prefix) + rows * cols
     eps = float(options.get("layer_norm_eps") or DEFAULT_EPS["vit"])
-    patches = _patch_embed(b, w, dim, channels, patch_h, patch_w, rows * cols)
-    tokens = b.add("Concat", "tokens", b.over_batch("cls_tokens", token), patches, axis=1)
-    x = b.add("Add", "pos_drop", tokens, b.constant("pos_embed", w.take("pos_embed", 1, n_tokens, dim)))
+    x = _patch_embed(b, w, dim, channels, patch_h, patch_w, rows * cols)
+    if prefix:
+        x = b.add("Concat", "tokens", b.over_batch("cls_tokens", np.concatenate(prefix, axis=1)), x, axis=1)
+    x = b.add("Add", "pos_drop", x, b.constant("pos_embed", positions))
+    if "norm_pre.weight" in tensors:
+        x = _layernorm(b, "norm_pre", x, w, dim, eps)
     for i in range(depth):
         site = f"blocks.{i}"
         normed = _layernorm(b, f"{site}.norm1", x, w, dim, eps)
@@ -105,29 +115,56 @@ def build_vit(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx.
         gain = w.maybe(f"{site}.ls2.gamma", dim)
         update = mlp(b, f"{site}.mlp", _layernorm(b, f"{site}.norm2", x, w, dim, eps), w, dim, gain)
         x = b.add("Add", f"{site}.add2", x, update)
-    output, n_classes = _vit_head(b, w, _layernorm(b, "norm", x, w, dim, eps), dim)
+    if "norm.weight" in tensors:
+        x = _layernorm(b, "norm", x, w, dim, eps)
+    output, shape = _vit_head(b, w, x, dim, len(prefix), n_tokens, eps)
     w.check_all_taken()
     metadata = _metadata("vit", options, [rows * patch_h, cols * patch_w], heads, eps)
-    return b.model((channels, rows * patch_h, cols * patch_w), output, (n_classes,), metadata)
+    return b.model((channels, rows * patch_h, cols * patch_w), output, shape, metadata)
 
 
-def _prefix_tokens(w: Weights, dim: int) -> tuple[Array, int]:
-    """Class token, and behind it DeiT's distillation token if there is one: (constant, how many)."""
-    tokens = [w.take("cls_token", 1, 1, dim)]
-    if "dist_token" in w.tensors:
-        tokens.append(w.take("dist_token", 1, 1, dim))
-    return np.concatenate(tokens, axis=1), len(tokens)
+def _prefix_tokens(w: Weights, dim: int) -> list[Array]:
+    """Class token, and behind it DeiT's distillation token, as far as there are any."""
+    return [w.take(name, 1, 1, dim) for name in ("cls_token", "dist_token") if name in w.tensors]
 
 
-def _vit_head(b: Builder, w: Weights, x: str, dim: int) -> tuple[str, int]:
-    """The classifier on the class token. Two heads (distilled) are averaged: one linear operator on both tokens."""
-    if "head_dist.weight" not in w.tensors:
-        return head(b, "head", b.take("pool", x, 1, 0), w, "head", dim)
-    n_classes = w.shape("head.weight", 2)[0]
-    halves = [w.take(f"{name}.weight", n_classes, dim) / 2 for name in ("head", "head_dist")]
-    bias = (w.take("head.bias", n_classes) + w.take("head_dist.bias", n_classes)) / 2
-    pooled = b.reshape("pool", b.slice("pool.tokens", x, 1, 0, 2), 2 * dim)
-    return b.linear("head", pooled, np.concatenate(halves, axis=1), bias), n_classes
+def _interpolated(positions: Array, n_prefix: int, rows: int, cols: int) -> Array:
+    """Position embeddings of a square grid resized bicubically, as Hugging Face's DINOv2 does for other image sizes."""
+    side, dim = math.isqrt(positions.shape[1] - n_prefix), positions.shape[2]
+    grid = positions[:, n_prefix:].reshape(1, side, side, dim).transpose(0, 3, 1, 2)
+    resized = resize_bicubic(np.ascontiguousarray(grid), rows, cols)
+    patches = resized.transpose(0, 2, 3, 1).reshape(1, rows * cols, dim)
+    return np.concatenate([positions[:, :n_prefix], patches], axis=1)
+
+
+def _vit_head(
+    b: Builder, w: Weights, x: str, dim: int, n_prefix: int, n_tokens: int, eps: float
+) -> tuple[str, tuple[int, ...]]:
+    """(output, its shape): the classifier, on what its width and the other tensors say; or the tokens themselves.
+
+    Two heads (distilled) are averaged as one linear operator on both tokens. DINOv2's reads class token and mean patch.
+    """
+    if "head.weight" not in w.tensors:
+        return x, (n_tokens, dim)
+    if "head_dist.weight" in w.tensors:
+        n_classes = w.shape("head.weight", 2)[0]
+        halves = [w.take(f"{name}.weight", n_classes, dim) / 2 for name in ("head", "head_dist")]
+        bias = (w.take("head.bias", n_classes) + w.take("head_dist.bias", n_classes)) / 2
+        pooled = b.reshape("pool", b.slice("pool.tokens", x, 1, 0, 2), 2 * dim)
+        return b.linear("head", pooled, np.concatenate(halves, axis=1), bias), (n_classes,)
+    width = w.shape("head.weight", 2)[1]
+    averaged = width == 2 * dim or "fc_norm.weight" in w.tensors or n_prefix == 0
+    parts = []
+    if width == 2 * dim or not averaged:
+        parts.append(b.take("pool", x, 1, 0))
+    if averaged:
+        patches = b.slice("pool.patches", x, 1, n_prefix, n_tokens) if n_prefix else x
+        parts.append(b.add("ReduceMean", "avgpool", patches, b.constant("avgpool.axes", np.array([1])), keepdims=0))
+    pooled = parts[0] if len(parts) == 1 else b.add("Concat", "pooled", *parts, axis=1)
+    if "fc_norm.weight" in w.tensors:
+        pooled = _layernorm(b, "fc_norm", pooled, w, dim, eps)
+    output, n_classes = head(b, "head", pooled, w, "head", width)
+    return output, (n_classes,)
 
 
 def _heads(options: Mapping[str, Any], n_stages: int) -> list[int]:
@@ -158,7 +195,8 @@ def _grid(options: Mapping[str, Any], n_patches: int, patch_h: int, patch_w: int
         if side * side != n_patches or side == 0:
             raise IntvitError(f"img_size: {n_patches} positions are no square; give it with --img-size")
         return side, side
-    if size[0] % patch_h or size[1] % patch_w or (size[0] // patch_h) * (size[1] // patch_w) != n_patches:
+    fits = (size[0] // patch_h) * (size[1] // patch_w) == n_patches or options.get("interpolate")
+    if size[0] % patch_h or size[1] % patch_w or not fits:
         raise IntvitError(f"img_size: must give the {n_patches} patches of pos_embed, not {list(size)}")
     return size[0] // patch_h, size[1] // patch_w
 
@@ -335,19 +373,50 @@ def shift_mask(grid: tuple[int, int], window: int, shift: int) -> Array:
 
 BUILDERS = {"vit": build_vit, "swin": build_swin}
 OPTIONS = frozenset({"num_heads", "img_size", "layer_norm_eps", "mean", "std", "resize"})
+HEAD_WIDTH = {"vit": 64, "deit": 64, "swin": 32}
+"""Width of a head in every published size of these families, by the first part of timm's architecture name."""
 
 
 def import_timm(path: str | Path, **options: Any) -> onnx.ModelProto:
-    """Weights file -> float ONNX. Options (num_heads, img_size, layer_norm_eps, mean, std) go before the metadata."""
+    """Weights file -> float ONNX.
+
+    Options (num_heads, img_size, layer_norm_eps, mean, std) go before the file's metadata, that before a `config.json`
+    beside the file.
+    """
     for key in options:
         if key not in OPTIONS:
             raise IntvitError(f"import: option must be one of {', '.join(sorted(OPTIONS))}, not {key!r}")
     tensors, metadata = load_weights(path)
     if not tensors:
         raise IntvitError(f"{path}: must hold float tensors, and holds none")
-    architecture = "swin" if any("relative_position_bias_table" in name for name in tensors) else "vit"
-    merged = {**metadata, **{key: value for key, value in options.items() if value is not None}}
+    from intvit.importers import ivit  # it builds on this module
+
+    merged = {**_config(Path(path), tensors), **metadata, **{k: v for k, v in options.items() if v is not None}}
     try:
-        return BUILDERS[architecture](tensors, merged)
+        if ivit.is_ivit(tensors):
+            return ivit.build_ivit(tensors, merged)
+        return BUILDERS[ivit.architecture(tensors)](tensors, merged)
     except IntvitError as error:
         raise IntvitError(f"{path}: {error}") from None
+
+
+def _config(path: Path, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """What a `config.json` beside the weights says: our own keys, or timm's (architecture and pretrained_cfg)."""
+    file = path.with_name("config.json")
+    if not file.is_file():
+        return {}
+    try:
+        config = dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise IntvitError(f"{file}: must be a readable JSON object, not: {error}") from None
+    found = {key: config[key] for key in OPTIONS if key in config}
+    trained = config.get("pretrained_cfg") or {}
+    found |= {key: trained[key] for key in ("mean", "std") if key in trained}
+    if "input_size" in trained:
+        found.setdefault("img_size", trained["input_size"][1:])
+    family = str(config.get("architecture", "")).split("_")[0]
+    if "num_heads" not in found and family in HEAD_WIDTH and "patch_embed.proj.weight" in tensors:
+        heads = len(tensors["patch_embed.proj.weight"]) // HEAD_WIDTH[family]
+        n_stages = Weights(tensors).count("layers.{}.")
+        found["num_heads"] = [heads << stage for stage in range(n_stages)] or heads
+    return found

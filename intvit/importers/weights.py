@@ -1,7 +1,8 @@
-"""Weight files: .safetensors and .npz, read without unpickling anything, and tensors that are taken one by one."""
+"""Weight files: .safetensors, .npz and PyTorch's, read without unpickling, and tensors that are taken one by one."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,10 +18,16 @@ from intvit.importers.onnx import METADATA_KEY
 Array = np.ndarray[Any, Any]
 HARMLESS = ("relative_position_index", "attn_mask", "num_batches_tracked")
 """Buffers that carry nothing which the shapes do not tell."""
+TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".bin")
+STATE_KEYS = ("model", "state_dict", "model_state_dict", "module")
+"""Where training codes put the weights in what they save."""
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Tensors (float32) and the `intvit` metadata of a .safetensors or .npz file. Nothing is ever unpickled."""
+    """Tensors (float32) and the `intvit` metadata of a .safetensors, .npz or PyTorch file.
+
+    PyTorch files are read with `weights_only=True`, by the `torch` extra. Nothing is ever unpickled.
+    """
     path = Path(path)
     if not path.is_file():
         raise IntvitError(f"{path}: no such file")
@@ -28,8 +35,11 @@ def load_weights(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
         tensors, metadata = _load_safetensors(path)
     elif path.suffix == ".npz":
         tensors, metadata = _load_npz(path), {}
+    elif path.suffix in TORCH_SUFFIXES:
+        tensors, metadata = _load_torch(path), {}
     else:
-        raise IntvitError(f"{path}: weights must be .safetensors or .npz, not {path.suffix or 'without a suffix'}")
+        known = f".safetensors, .npz or PyTorch's {', '.join(TORCH_SUFFIXES)}"
+        raise IntvitError(f"{path}: weights must be {known}, not {path.suffix or 'without a suffix'}")
     floats = {name: t.astype(np.float32) for name, t in tensors.items() if t.dtype.kind == "f" or t.dtype == bfloat16}
     for name, tensor in floats.items():
         if not np.isfinite(tensor).all():
@@ -56,6 +66,27 @@ def _load_npz(path: Path) -> dict[str, Array]:
             return {name: np.asarray(file[name]) for name in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise IntvitError(f"{path}: must be a whole npz file of plain arrays, not: {error}") from None
+
+
+def _load_torch(path: Path) -> dict[str, Array]:
+    try:
+        import torch
+    except ImportError:
+        raise IntvitError(f"{path}: reading it needs PyTorch: pip install 'intvit[torch]'") from None
+    try:
+        # training codes save their command line with the weights: a plain record of values
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise IntvitError(f"{path}: must be a PyTorch file of plain tensors, not: {line}") from None
+    for key in STATE_KEYS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        raise IntvitError(f"{path}: must hold a state_dict, not {type(content).__name__}")
+    tensors = {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, torch.Tensor)}
+    return {k: (v.float() if v.is_floating_point() else v).numpy() for k, v in tensors.items()}
 
 
 @dataclass
