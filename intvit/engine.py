@@ -8,17 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from intvit.errors import IntvitError
-from intvit.evaluate import Evaluate, prepare, storage
+from intvit.evaluate import prepare, storage
 from intvit.graph.ir import Array, Graph
 from intvit.graph.store import load as read_graph
+from intvit.plan import Step, make_plan
 
 DEFAULT_BATCH = 8
 Sink = Callable[[int, dict[str, Array]], None]
@@ -46,38 +46,61 @@ def quantize_images(graph: Graph, images: Array) -> Array:
 
 
 @dataclass(frozen=True)
+class Program:
+    """Steps in order, and after each the tensors that nothing reads any more."""
+
+    steps: list[Step]
+    dead: list[list[str]]
+
+    @staticmethod
+    def of(steps: list[Step]) -> Program:
+        last = {name: i for i, step in enumerate(steps) for name in step.inputs}
+        dead: list[list[str]] = [[] for _ in steps]
+        for name, i in last.items():
+            dead[i].append(name)
+        return Program(steps, dead)
+
+
+@dataclass(frozen=True)
 class Engine:
     """A graph made ready to run. Build it once; `run` as often as needed."""
 
     graph: Graph
     backend: str = "kernel"
 
-    @cached_property
-    def _steps(self) -> list[Evaluate]:
+    _programs: dict[frozenset[str], Program] = field(default_factory=dict)
+
+    def program(self, wanted: Sequence[str]) -> Program:
+        """The steps that compute the tensors of `wanted`, prepared once for each set of them."""
+        key = frozenset(wanted)
+        if key not in self._programs:
+            self._programs[key] = Program.of(self._steps(key))
+        return self._programs[key]
+
+    def _steps(self, wanted: frozenset[str]) -> list[Step]:
+        if self.backend == "kernel":
+            return make_plan(self.graph, wanted)
         tensors = self.graph.tensors
         return [
-            prepare(node, [tensors[name] for name in node.inputs], tensors[node.output], self.backend)
+            Step(
+                node.inputs,
+                node.output,
+                prepare(node, [tensors[name] for name in node.inputs], tensors[node.output], self.backend),
+                (node,),
+            )
             for node in self.graph.nodes
         ]
-
-    @cached_property
-    def _last_use(self) -> list[list[str]]:
-        """Per node, the tensors that nothing reads after it."""
-        last = {name: i for i, node in enumerate(self.graph.nodes) for name in node.inputs}
-        dead: list[list[str]] = [[] for _ in self.graph.nodes]
-        for name, i in last.items():
-            dead[i].append(name)
-        return dead
 
     def evaluate(self, q_images: Array, wanted: Sequence[str]) -> dict[str, Array]:
         """Run one batch of integer images; return the wanted tensors, each (B, *shape)."""
         values = {self.graph.inputs[0]: q_images}
         kept = {name: values[name] for name in wanted if name in values}
-        for node, step, dead in zip(self.graph.nodes, self._steps, self._last_use, strict=True):
-            result = step([values[name] for name in node.inputs])
-            values[node.output] = result
-            if node.output in wanted:
-                kept[node.output] = result
+        program = self.program(wanted)
+        for step, dead in zip(program.steps, program.dead, strict=True):
+            result = step.run([values[name] for name in step.inputs])
+            values[step.output] = result
+            if step.output in wanted:
+                kept[step.output] = result
             for name in dead:
                 del values[name]
         return kept
@@ -90,12 +113,15 @@ class Engine:
         *,
         threads: int | None = None,
     ) -> None:
-        """Run batches of (first index, images) on `threads` threads; hand the wanted tensors to `sink` in order."""
+        """Run batches of (first index, images); hand the wanted tensors to `sink` in order.
+
+        Every batch is shared out among the `threads`, so that the sink sees parts of batches.
+        """
         unknown = [name for name in wanted if name not in self.graph.tensors]
         if unknown:
             raise IntvitError(f"{unknown[0]}: no such tensor in this graph")
-        _ = self._steps  # prepared before any thread needs it
         names = frozenset(wanted)
+        self.program(tuple(names))  # prepared before any thread needs it
         n_threads = max(1, threads or os.cpu_count() or 1)
 
         def job(images: Array) -> dict[str, Array]:
@@ -104,10 +130,12 @@ class Engine:
         with threadpool_limits(limits=1), ThreadPoolExecutor(n_threads) as pool:
             pending: list[tuple[int, Future[dict[str, Array]]]] = []
             for start, images in batches:
-                pending.append((start, pool.submit(job, images)))
-                if len(pending) > n_threads:
-                    first, done = pending.pop(0)
-                    sink(first, done.result())
+                share = -(-len(images) // n_threads)
+                for at in range(0, len(images), share):
+                    pending.append((start + at, pool.submit(job, images[at : at + share])))
+                    if len(pending) > 2 * n_threads:
+                        first, done = pending.pop(0)
+                        sink(first, done.result())
             for first, done in pending:
                 sink(first, done.result())
 

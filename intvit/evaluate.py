@@ -70,7 +70,7 @@ def _rows(array: Array) -> Array:
     return array.reshape(-1, array.shape[-1])
 
 
-def _mask_rows(node: Node, shape: tuple[int, ...]) -> Array | None:
+def mask_rows(node: Node, shape: tuple[int, ...]) -> Array | None:
     mask = node.arrays.get("mask")
     return None if mask is None else _rows(np.broadcast_to(mask.astype(np.bool_), shape))
 
@@ -139,7 +139,7 @@ def _kernel_method(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Eval
     def evaluate(values: Sequence[Array]) -> Array:
         x = values[0]
         rows = np.ascontiguousarray(_rows(x), np.int64)
-        mask = _mask_rows(node, x.shape)
+        mask = mask_rows(node, x.shape)
         y = run(rows) if mask is None else run(rows, np.ascontiguousarray(mask))
         return y.reshape(x.shape)
 
@@ -231,7 +231,7 @@ def _spec_method(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evalua
     spec, params = node_method(node).spec, method_params(node)
 
     def run(values: Sequence[Array]) -> Array:
-        x, mask = values[0], _mask_rows(node, values[0].shape)
+        x, mask = values[0], mask_rows(node, values[0].shape)
         rows = _rows(x).tolist()
         if mask is None:
             result = [spec(row, params) for row in rows]

@@ -32,6 +32,11 @@ class Method:
     source: str
     bound: Callable[[Any, int, int], int | None] | None = None
     out_encoding: str = "linear"
+    narrow: Callable[[Any, int, bool], Any] | None = None
+    """Softmax: narrow(params, n_channels, masked) -> a faster function (rows int8, mask, out) that writes `out`; it may
+    give None where its bounds do not hold."""
+    depends: str | None = None
+    """GELU: "element" if an output depends on its input alone, "row_max" if on the row's maximum too."""
     informative: bool = False
     """True for a variant that documents a deployment and is not a normative published semantics."""
 

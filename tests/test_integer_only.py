@@ -21,6 +21,10 @@ MASK = types.Array(types.boolean, 2, "C")
 CUBE = types.Array(I64, 3, "C")
 ROWS32 = types.Array(types.int32, 2, "C")
 OUT8 = types.Array(types.int8, 2, "C")
+ROWS8 = OUT8
+OUT16 = types.Array(types.int16, 2, "C")
+LINE8, LINE32, PACKED = (types.Array(kind, 1, "C") for kind in (types.int8, types.int32, types.uint8))
+EPILOGUE = (LINE32, VECTOR, VECTOR, I64, I64)
 
 # Argument types by name: the same name means the same thing in every kernel.
 BY_NAME = {
@@ -52,7 +56,29 @@ SPECIAL = {
     "_mean": (ROWS, VECTOR),
     "_slow_kernel": (CUBE, CUBE, CUBE),
     ("gelu", "_ibert"): (ROWS, VECTOR, VECTOR, VECTOR, I64, ROWS),
-}
+    "_regular": (ROWS32, I64, I64, I64, I64, I64, OUT8),
+    "_regular_channels": (ROWS32, VECTOR, VECTOR, VECTOR, I64, I64, OUT8),
+    "_regular_residual": (ROWS32, I64, I64, I64, ROWS32, I64, I64, I64, I64, I64, OUT8),
+    "_regular_constant": (ROWS32, I64, I64, I64, ROWS32, I64, I64, OUT8),
+    "narrow_max": (ROWS8, MASK, I64, I64),
+    "row_max_at": (ROWS8, MASK, I64, I64),
+    "_ivit_table": (I64, I64, VECTOR),
+    "_ivit_narrow": (ROWS8, MASK, VECTOR, I64, I64, I64, OUT16),
+    "_ibert_table": (I64, I64, I64, I64, I64, I64, VECTOR),
+    "_fqvit_table": (I64, I64, I64, I64, VECTOR, VECTOR),
+    "_fqvit_narrow": (ROWS8, MASK, VECTOR, VECTOR, I64, I64, I64, OUT8),
+    "_by_element": (ROWS8, LINE8, OUT8),
+    "_by_row_max": (ROWS8, OUT8, OUT8),
+    "pack_rows": (LINE8, I64, I64, I64, I64, I64, I64, I64, LINE8),
+    "column_sums": (LINE8, I64, I64, I64, I64, I64, LINE32),
+    "pack_columns": (LINE8, I64, I64, I64, I64, I64, I64, LINE8),
+    "finish": (ROWS32, I64, I64, I64, LINE32, LINE32, VECTOR, VECTOR, I64, I64, LINE8, LINE8, I64, I64),
+    "multiply_packed": (LINE8, *[I64] * 6, LINE8, PACKED, I64, I64, ROWS32, LINE32, *EPILOGUE, LINE8, LINE8, I64, I64),
+    "multiply_batch": (
+        LINE8, VECTOR, *[I64] * 5, LINE8, LINE8, VECTOR, I64, I64, PACKED, LINE8, I64, I64, ROWS32, I64, *EPILOGUE,
+        LINE8, LINE8, VECTOR, I64,
+    ),
+}  # fmt: skip
 
 
 def signature(dispatcher):
@@ -100,9 +126,8 @@ def test_the_proof_can_fail():
 
 def test_every_kernel_is_visited():
     assert len(KERNELS) >= 30
-    assert {d.py_func.__module__ for d in KERNELS} >= {
-        f"intvit.kernels.{name}" for name in ("arith", "gelu", "layernorm", "matmul", "pool", "requantize", "softmax")
-    }
+    modules = ["arith", "gelu", "gemm", "layernorm", "matmul", "pool", "requantize", "softmax", "tables"]
+    assert {d.py_func.__module__ for d in KERNELS} >= {f"intvit.kernels.{name}" for name in modules}
 
 
 def test_spec_imports_neither_numpy_nor_numba():

@@ -64,11 +64,11 @@ def as_rows(x: np.ndarray) -> np.ndarray:
 
 
 def row_runner(check: Callable[[np.ndarray], None], compiled: Any, *constants: Any) -> Callable[..., np.ndarray]:
-    """A function of int64 rows (R, C): `check` them, then `compiled(rows, *constants, out)`; out is int64 (R, C)."""
+    """A function of integer rows (R, C): `check` them, then `compiled(rows, *constants, out)`; out is int64 (R, C)."""
 
-    def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    def run(rows: np.ndarray, mask: np.ndarray | None = None, kind: Any = np.int64) -> np.ndarray:
         check(rows)
-        out = np.empty(rows.shape, np.int64)
+        out = np.empty(rows.shape, kind)
         compiled(rows, *constants, out)
         return out
 

@@ -143,11 +143,12 @@ def _ivit_tvm_kernel(p: spec.IvitTvmGelu) -> Any:
 IVIT = Method(
     "gelu", "ivit", 1, spec.IvitGelu, _ivit_lower, spec.ivit, _ivit_kernel,
     "ShiftGELU: x * sigmoid(1.702 x), channels share a row maximum", "arXiv 2207.01405", bound=_ivit_bound,
+    depends="row_max",
 )  # fmt: skip
 IBERT = Method(
     "gelu", "ibert", 1, spec.IbertGelu, _ibert_lower, spec.ibert, _ibert_kernel,
     "i-GELU: second-order polynomial of erf; n = 14 published, 6 for 8-bit inputs", "arXiv 2101.01321",
-    bound=_ibert_bound,
+    bound=_ibert_bound, depends="element",
 )  # fmt: skip
 IVIT_TVM = Method(
     "gelu", "ivit_tvm", 1, spec.IvitTvmGelu, _ivit_tvm_lower, spec.ivit_tvm, _ivit_tvm_kernel,

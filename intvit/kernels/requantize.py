@@ -66,6 +66,80 @@ def _residual(x, m, e, residual, residual_m, residual_e, bits, out):
 
 
 @kernel
+def round_shift(product, half, e):
+    """rhe(product, 2**e) without a branch: 1 <= e <= 62, half = 2**(e-1) - 1, |product| <= 2**62."""
+    return (product + half + ((product >> e) & 1)) >> e
+
+
+@kernel
+def _regular(x, m, e, half, low, high, out):
+    """One constant for all, `regular`: |x| <= 2**31, |m| < 2**31, 1 <= e <= 62."""
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            out[i, j] = min(max(round_shift(np.int64(x[i, j]) * m, half, e), low), high)
+
+
+@kernel
+def _regular_channels(x, m, e, half, low, high, out):
+    """As `_regular`, constants per channel."""
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            out[i, j] = min(max(round_shift(np.int64(x[i, j]) * m[j], half[j], e[j]), low), high)
+
+
+@kernel
+def _regular_residual(x, m, e, half, residual, residual_m, residual_e, residual_half, low, high, out):
+    """Two terms, each with one constant, `regular`."""
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            a = round_shift(np.int64(x[i, j]) * m, half, e)
+            b = round_shift(np.int64(residual[i, j]) * residual_m, residual_half, residual_e)
+            out[i, j] = min(max(a + b, low), high)
+
+
+@kernel
+def _regular_constant(x, m, e, half, addend, low, high, out):
+    """As `_regular`, plus a constant that is already at the output's scale; its rows repeat."""
+    for i in range(x.shape[0]):
+        k = i % addend.shape[0]
+        for j in range(x.shape[1]):
+            out[i, j] = min(max(round_shift(np.int64(x[i, j]) * m, half, e) + addend[k, j], low), high)
+
+
+def prepare_constant(
+    m: np.ndarray, e: np.ndarray, bits: int, constant: np.ndarray, constant_m: np.ndarray, constant_e: np.ndarray,
+    out_dtype: Any,
+) -> Any:  # fmt: skip
+    """A function x (..., R, C) -> `saturate(rhe(x*m, 2**e) + rhe(constant*m', 2**e'))`; None if not `regular`.
+
+    `constant` (..., R, C) is requantized once; leading axes of x repeat it.
+    """
+    first = regular(m, e)
+    addend = apply_requantize(constant, constant_m, constant_e, None)
+    if first is None or len(m) > 1 or np.abs(addend).max(initial=0) >= 2**31:
+        return None
+    addend = np.ascontiguousarray(addend.reshape(-1, addend.shape[-1]), np.int32)
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+
+    def run(x: np.ndarray) -> np.ndarray:
+        rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+        out = np.empty(rows.shape, out_dtype)
+        _regular_constant(rows, *(int(v[0]) for v in first), addend, low, high, out)
+        return out.reshape(x.shape)
+
+    return run
+
+
+def regular(m: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """(m, e, half) for `round_shift`: the same ratios with |m| < 2**31; None if some e leaves 1..62."""
+    full = np.abs(m) == 2**31
+    m, e = np.where(full, m >> 1, m), np.where(full, e - 1, e)
+    if e.min() < 1 or e.max() > 62:
+        return None
+    return m.astype(np.int64), e.astype(np.int64), (np.int64(1) << (e.astype(np.int64) - 1)) - 1
+
+
+@kernel
 def add_saturating(a, b):
     """a + b, saturated at s64."""
     if b > 0:
@@ -99,8 +173,10 @@ def apply_requantize(
     shape = x.shape
     if x.ndim == 0:
         x = x.reshape(1)
+    out = np.empty((x.size // x.shape[-1], x.shape[-1]), out_dtype)
+    if x.dtype.itemsize <= 4 and _apply_regular(x, m, e, width, residual, residual_m, residual_e, out):
+        return out.reshape(shape)
     rows = _border(x)
-    out = np.empty(rows.shape, out_dtype)
     if residual is not None:
         assert residual_m is not None
         assert residual_e is not None
@@ -110,3 +186,29 @@ def apply_requantize(
     else:
         _wide(rows, m, e, width, out)
     return out.reshape(shape)
+
+
+def _apply_regular(
+    x: np.ndarray, m: np.ndarray, e: np.ndarray, bits: int, residual: Any, residual_m: Any, residual_e: Any,
+    out: np.ndarray,
+) -> bool:  # fmt: skip
+    """The branch-free kernels, where their bounds hold: operands of 32 bits, shifts in 1..62. False if they do not."""
+    first = regular(m, e)
+    if first is None or x.dtype == np.uint32 or bits > 63:
+        return False
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    rows = np.ascontiguousarray(x.reshape(out.shape))
+    if residual is None and len(m) == 1:
+        _regular(rows, *(int(v[0]) for v in first), low, high, out)
+        return True
+    if residual is None:
+        _regular_channels(rows, *first, low, high, out)
+        return True
+    second = regular(residual_m, residual_e)
+    if second is None or residual.dtype.itemsize > 4 or len(m) > 1 or len(residual_m) > 1:
+        return False
+    other = np.ascontiguousarray(np.broadcast_to(residual, x.shape).reshape(out.shape))
+    _regular_residual(
+        rows, *(int(v[0]) for v in first), other, *(int(v[0]) for v in second), low, high, out
+    )  # fmt: skip
+    return True

@@ -289,17 +289,161 @@ def _ivit_tvm_kernel(p: spec.IvitTvmSoftmax) -> Any:
     return _runner("softmax ivit_tvm", _ivit_tvm, p.x0, p.n)
 
 
+# ---------------------------------------------------------------------------------- 8-bit scores
+# A difference of two 8-bit scores is one of 256: the exponents are a table, made by the functions above.
+
+
+@kernel
+def narrow_max(rows, mask, i, g):
+    """As `row_max`; row g of the mask belongs to row i."""
+    top = rows[i, 0]
+    if mask.shape[0] == 0:
+        for j in range(1, rows.shape[1]):
+            top = max(top, rows[i, j])
+        return np.int64(top)
+    return row_max_at(rows, mask, i, g)
+
+
+@kernel
+def row_max_at(rows, mask, i, g):
+    top, seen = np.int64(0), False
+    for j in range(rows.shape[1]):
+        if not mask[g, j] and (not seen or rows[i, j] > top):
+            top = np.int64(rows[i, j])
+            seen = True
+    return top
+
+
+@kernel
+def _ivit_table(x0, n, table):
+    for d in range(table.shape[0]):
+        table[d] = shift_exp(-d, x0, n)
+
+
+@kernel
+def _ivit_narrow(rows, mask, table, masked, limit, shift, out):
+    """table[d] is the exponent d below the row's maximum, `masked` that of a hidden position."""
+    c = rows.shape[1]
+    e = np.empty(c, np.int64)
+    for i in range(rows.shape[0]):
+        g = i % mask.shape[0] if mask.shape[0] > 0 else 0
+        top = narrow_max(rows, mask, i, g)
+        total = 0
+        for j in range(c):
+            e[j] = table[(top - rows[i, j]) & 255]
+            total += e[j]
+        if mask.shape[0] > 0:
+            total = 0
+            for j in range(c):
+                e[j] = masked if mask[g, j] else e[j]
+                total += e[j]
+        factor = limit // max(min(total, limit), 1)
+        for j in range(c):
+            out[i, j] = (e[j] * factor) >> shift
+
+
+def _narrow_runner(compiled: Any, *constants: Any) -> Any:
+    def run(rows: np.ndarray, mask: np.ndarray | None, out: np.ndarray) -> None:
+        compiled(rows, EMPTY_MASK if mask is None else mask, *constants, out)
+
+    return run
+
+
+def _ivit_narrow_kernel(p: spec.IvitSoftmax, n_channels: int, masked: bool) -> Any:
+    table = np.empty(256, np.int64)
+    _ivit_table(p.x0, p.n, table)
+    if int(table.max()) * n_channels >= EXP_MAX:
+        return None
+    return _narrow_runner(_ivit_narrow, table, -p.x0, 2**31 - 1, 32 - p.out_bits)
+
+
+@kernel
+def _ibert_table(x0, b, c, n, m, e, table):
+    for d in range(table.shape[0]):
+        table[d] = saturate(rhe_product(polynomial(-d, x0, b, c, n), m, e - (n - quotient(-d, x0, n))), 16)
+
+
+@kernel
+def _ibert_masked(x0, b, c, n, m, e):
+    return saturate(rhe_product(polynomial(n * x0, x0, b, c, n), m, e - (n - quotient(n * x0, x0, n))), 16)
+
+
+def _ibert_narrow_kernel(p: spec.IbertSoftmax, n_channels: int, masked: bool) -> Any:
+    """I-BERT's normalisation differs from I-ViT's in its limit only: 2**32 instead of 2**31 - 1."""
+    table = np.empty(256, np.int64)
+    _ibert_table(p.x0, p.b, p.c, p.n, p.m, p.e, table)
+    hidden_value = _ibert_masked(p.x0, p.b, p.c, p.n, p.m, p.e)
+    return _narrow_runner(_ivit_narrow, table, hidden_value, 2**32, 32 - p.out_bits)
+
+
+@kernel
+def _fqvit_table(x0, b, c, n, polynomials, quotients):
+    for d in range(polynomials.shape[0]):
+        polynomials[d] = polynomial(-d, x0, b, c, n)
+        quotients[d] = quotient(-d, x0, n)
+
+
+@kernel
+def _fqvit_narrow(rows, mask, polynomials, quotients, masked, masked_quotient, bits, out):
+    """Codes by comparison: code(e) >= k where total / e rounds to at least T_k, T_1 = 2 and T_k = 3 * 2**(k-2).
+
+    rhe(total / e) >= T means 2 * total >= (2T - 1) * e, with equality only where T is even. As T grows the largest
+    such e shrinks, so that a code is the number of bounds that its e does not pass.
+    """
+    c = rows.shape[1]
+    e = np.empty(c, np.int64)
+    codes = np.empty(c, np.int64)
+    for i in range(rows.shape[0]):
+        g = i % mask.shape[0] if mask.shape[0] > 0 else 0
+        top = narrow_max(rows, mask, i, g)
+        last = 0
+        for j in range(c):
+            hidden_here = mask.shape[0] > 0 and mask[g, j]
+            last = max(last, masked_quotient if hidden_here else quotients[(top - rows[i, j]) & 255])
+        total = 0
+        for j in range(c):
+            if mask.shape[0] > 0 and mask[g, j]:
+                e[j] = masked << (last - masked_quotient)
+            else:
+                d = (top - rows[i, j]) & 255
+                e[j] = polynomials[d] << (last - quotients[d])
+            total += e[j]
+            codes[j] = 0
+        threshold = 2
+        for k in range(1, (1 << bits) + 1):
+            divisor = 2 * threshold - 1
+            most = (2 * total) // divisor
+            if (threshold & 1) == 1 and most * divisor == 2 * total:
+                most -= 1
+            for j in range(c):
+                codes[j] += e[j] <= most
+            threshold = 3 << (k - 1)
+        for j in range(c):
+            out[i, j] = -1 if e[j] == 0 or codes[j] >= (1 << bits) else codes[j]
+
+
+def _fqvit_narrow_kernel(p: spec.FqvitSoftmax, n_channels: int, masked: bool) -> Any:
+    polynomials, quotients = np.empty(256, np.int64), np.empty(256, np.int64)
+    _fqvit_table(p.x0, p.b, p.c, p.n, polynomials, quotients)
+    last = p.n if masked else min(p.n, 255 // -p.x0 + 1)
+    if n_channels * (p.c << last) >= EXP_MAX or p.bits > 5:
+        return None
+    hidden_value = polynomial(p.n * p.x0, p.x0, p.b, p.c, p.n)
+    return _narrow_runner(_fqvit_narrow, polynomials, quotients, hidden_value, p.n, p.bits)
+
+
 IVIT = Method(
     "softmax", "ivit", 1, spec.IvitSoftmax, _ivit_lower, spec.ivit, _ivit_kernel,
-    "Shiftmax: base-2 exponent by shifts", "arXiv 2207.01405", bound=_ivit_bound,
+    "Shiftmax: base-2 exponent by shifts", "arXiv 2207.01405", bound=_ivit_bound, narrow=_ivit_narrow_kernel,
 )  # fmt: skip
 IBERT = Method(
     "softmax", "ibert", 1, spec.IbertSoftmax, _ibert_lower, spec.ibert, _ibert_kernel,
-    "second-order polynomial, 16-bit exponents", "arXiv 2101.01321", bound=_ibert_bound,
+    "second-order polynomial, 16-bit exponents", "arXiv 2101.01321", bound=_ibert_bound, narrow=_ibert_narrow_kernel,
 )  # fmt: skip
 FQVIT = Method(
     "softmax", "fqvit", 1, spec.FqvitSoftmax, _fqvit_lower, spec.fqvit, _fqvit_kernel,
     "Log-Int-Softmax: I-BERT's exponent, log2 codes", "arXiv 2111.13824", bound=_fqvit_bound, out_encoding="log2",
+    narrow=_fqvit_narrow_kernel,
 )  # fmt: skip
 IVIT_TVM = Method(
     "softmax", "ivit_tvm", 1, spec.IvitTvmSoftmax, _ivit_tvm_lower, spec.ivit_tvm, _ivit_tvm_kernel,

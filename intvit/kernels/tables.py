@@ -1,0 +1,71 @@
+"""Operators of 8-bit inputs by table: whatever an operator and the requantization after it give for every input.
+
+The table is filled by the operator's own kernel, so that it holds what the kernel would have computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from intvit.kernels.arith import kernel
+
+Array = np.ndarray[Any, Any]
+
+
+@kernel
+def _by_element(rows, table, out):
+    """table[x + 128] is the output for input x."""
+    for i in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            out[i, j] = table[np.int64(rows[i, j]) + 128]
+
+
+@kernel
+def _by_row_max(rows, table, out):
+    """table[top + 128, x + 128] is the output for input x in a row whose maximum is `top`."""
+    for i in range(rows.shape[0]):
+        top = rows[i, 0]
+        for j in range(1, rows.shape[1]):
+            top = max(top, rows[i, j])
+        line = table[np.int64(top) + 128]
+        for j in range(rows.shape[1]):
+            out[i, j] = line[np.int64(rows[i, j]) + 128]
+
+
+def _runner(compiled: Any, table: Array) -> Callable[[Array], Array]:
+    def run(x: Array) -> Array:
+        rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+        out = np.empty(rows.shape, table.dtype)
+        compiled(rows, table, out)
+        return out.reshape(x.shape)
+
+    return run
+
+
+def shifted_lookup(table: Array, shift: int) -> Callable[[Array], Array]:
+    """A function of int8 arrays: x -> table[x + shift]."""
+    whole = np.zeros(256, table.dtype)
+    whole[128 - shift : 128 - shift + len(table)] = table
+    return _runner(_by_element, whole)
+
+
+def prepare(depends: str, evaluate: Callable[[Array], Array], low: int, high: int) -> Callable[[Array], Array]:
+    """A function of int8 arrays (..., C) with inputs in low..high.
+
+    `evaluate` computes rows (R, C) of int64; `depends` says of what an output depends (`Method.depends`).
+    """
+    inputs = np.arange(low, high + 1)
+    if depends == "element":
+        found = evaluate(inputs[:, None])[:, 0]
+        table = np.zeros(256, found.dtype)
+        table[inputs + 128] = found
+        return _runner(_by_element, table)
+    tops, x = np.meshgrid(inputs, inputs, indexing="ij")
+    below = x <= tops
+    found = evaluate(np.stack([x[below], tops[below]], axis=1))[:, 0]
+    square = np.zeros((256, 256), found.dtype)
+    square[tops[below] + 128, x[below] + 128] = found
+    return _runner(_by_row_max, square)

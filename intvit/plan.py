@@ -1,0 +1,280 @@
+"""Plan: an integer Graph as steps of the fast kernels, each of one node or of several fused ones.
+
+A step writes only the last tensor of the nodes that it covers, so that a plan is made for the tensors that are wanted:
+an intermediate that somebody wants is not fused away. Every rule gives the integers of its nodes evaluated one by one
+by `evaluate.prepare`, which is also what runs where no rule applies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from intvit.evaluate import Evaluate, mask_rows, method_params, node_method, prepare, storage
+from intvit.graph import layout
+from intvit.graph.ir import LAYOUT_OPS, Array, Graph, Node, Tensor
+from intvit.kernels import gemm, tables
+from intvit.kernels.matmul import LOG2_FRACTION_BITS
+
+LOG2_LIFT = 1 << (LOG2_FRACTION_BITS - 1)
+"""Weights 0..2**15 are one too many for 16 bits; minus this they fit."""
+UNSIGNED_LIFT = 1 << 15
+
+
+@dataclass(frozen=True)
+class Step:
+    """`run` turns batched `inputs` into the batched `output`; it covers `nodes`."""
+
+    inputs: tuple[str, ...]
+    output: str
+    run: Evaluate
+    nodes: tuple[Node, ...]
+
+
+def make_plan(graph: Graph, wanted: Collection[str], path: str | None = None) -> list[Step]:
+    """Steps for `graph` that produce at least the tensors of `wanted` and the graph's outputs."""
+    planner = _Planner(graph, frozenset(wanted) | frozenset(graph.outputs), path or gemm.chosen_path())
+    return planner.plan()
+
+
+@dataclass(frozen=True)
+class _Planner:
+    graph: Graph
+    wanted: frozenset[str]
+    path: str
+
+    def plan(self) -> list[Step]:
+        steps: list[Step] = []
+        covered: set[str] = set()
+        for node in self.graph.nodes:
+            if node.output in covered:
+                continue
+            step = self.step(node)
+            covered.update(n.output for n in step.nodes)
+            steps.append(step)
+        return steps
+
+    def step(self, node: Node) -> Step:
+        rule = _RULES.get(node.op)
+        found = rule(self, node) if rule else None
+        if found is not None:
+            return found
+        inputs = [self.tensor(name) for name in node.inputs]
+        return Step(node.inputs, node.output, prepare(node, inputs, self.tensor(node.output)), (node,))
+
+    def tensor(self, name: str) -> Tensor:
+        return self.graph.tensors[name]
+
+    def narrow(self, name: str) -> bool:
+        """True if tensor `name` is stored in 8 bits."""
+        dtype = self.tensor(name).dtype
+        return dtype is not None and storage(dtype) is np.int8
+
+    def next(self, node: Node) -> Node | None:
+        """The one node that reads the output of `node`, if nobody else wants it."""
+        consumers = self.graph.consumers[node.output]
+        return consumers[0] if len(consumers) == 1 and node.output not in self.wanted else None
+
+    def requantize_after(self, node: Node) -> Node | None:
+        after = self.next(node)
+        plain = after is not None and after.op == "requantize" and "residual_m" not in after.arrays
+        return after if plain else None
+
+    def epilogue(self, node: Node | None, columns: int) -> gemm.Epilogue | None:
+        if node is None:
+            return gemm.Epilogue.raw()
+        return gemm.Epilogue.dyadic(node.arrays["m"], node.arrays["e"], node.attrs["bits"], columns)
+
+    def kind(self, node: Node) -> Any:
+        dtype = self.tensor(node.output).dtype
+        assert dtype is not None
+        return storage(dtype)
+
+    # -- rules
+
+    def linear(self, node: Node) -> Step | None:
+        """linear [-> layout that keeps the channels] -> requantize, in one pass over the accumulators."""
+        moves, after = self.moves_to_requantize(node)
+        nodes = (node, *moves, after) if after else (node,)
+        x = self.tensor(node.inputs[0])
+        assert x.dtype is not None
+        epilogue = self.epilogue(after, len(node.arrays["weight"]))
+        if epilogue is None:
+            return None
+        bias = node.arrays.get("bias")
+        weight = node.arrays["weight"]
+        prepared = gemm.prepare_linear(weight, bias, x.max_abs, storage(x.dtype), epilogue, self.path)
+        if prepared is None:
+            return None
+        kind = self.kind(nodes[-1])
+        if after is None and kind is not np.int32:
+            return None
+
+        def run(values: Sequence[Array]) -> Array:
+            y = prepared.run(values[0], kind)
+            for move in moves:
+                y = layout.apply(move, [y])
+            return y
+
+        return Step(node.inputs, nodes[-1].output, run, nodes)
+
+    def moves_to_requantize(self, node: Node) -> tuple[list[Node], Node | None]:
+        """Layout between `node` and the requantization of its output, if that can be done before it."""
+        moves: list[Node] = []
+        at = node
+        while (after := self.next(at)) is not None and after.op in LAYOUT_OPS and len(after.inputs) == 1:
+            moves.append(after)
+            at = after
+        last = self.requantize_after(at)
+        if last is None:
+            return [], None
+        shapes = [self.tensor(n.output).shape for n in (node, *moves)]
+        kept = all(layout.keeps_channels(m, a, b) for m, a, b in zip(moves, shapes, shapes[1:], strict=False))
+        one = len(last.arrays["m"]) == 1 and len(last.arrays["e"]) == 1
+        if any(m.arrays for m in moves) or not (one or kept or self.channels_return(moves, shapes)):
+            return [], None
+        return moves, last
+
+    def channels_return(self, moves: Sequence[Node], shapes: Sequence[tuple[int, ...]]) -> bool:
+        """True if the last axis before the moves is, element for element, the last after them: tried on indices."""
+        index = np.broadcast_to(np.arange(shapes[0][-1]), (1, *shapes[0]))
+        for move in moves:
+            index = layout.apply(move, [index])
+        return index.shape[-1] == shapes[0][-1] and bool(np.all(index == np.arange(shapes[0][-1])))
+
+    def product(self, node: Node) -> Step | None:
+        """matmul or log2_matmul [-> layout] -> requantize."""
+        moves, after = self.moves_to_requantize(node)
+        a, b = (self.tensor(name) for name in node.inputs)
+        out = self.tensor(node.output)
+        assert a.dtype is not None
+        assert out.dtype is not None
+        if self.path == "blas" or out.dtype.bits > 32 or not self.narrow(b.name):
+            return None
+        if after is not None and len(after.arrays["m"]) > 1:
+            return None
+        epilogue = self.epilogue(after, b.shape[-1])
+        nodes = (node, *moves, after) if after else (node,)
+        kind = self.kind(nodes[-1])
+        if epilogue is None or (after is None and kind is not np.int32):
+            return None
+        convert, lift = self.left_operand(node.op, a)
+        if convert is None:
+            return None
+        prepared = gemm.Product(self.path, epilogue, lift)
+        order = self.order(moves[0] if moves else self.next(node))
+
+        def run(values: Sequence[Array]) -> Array:
+            y = prepared.run(convert(values[0]), values[1], kind, order)
+            for move in moves:
+                y = layout.apply(move, [y])
+            return y
+
+        return Step(node.inputs, nodes[-1].output, run, nodes)
+
+    def left_operand(self, op: str, a: Tensor) -> tuple[Callable[[Array], Array] | None, int]:
+        """(how the left operand becomes int8 or int16, what is to be added to it)."""
+        assert a.dtype is not None
+        if op == "log2_matmul":
+            weights = [0, *(1 << (LOG2_FRACTION_BITS - k) for k in range(LOG2_FRACTION_BITS + 1))]
+            table = (np.array(weights) - LOG2_LIFT).astype(np.int16)
+            look_up = tables.shifted_lookup(table, 1)
+            return (look_up if self.narrow(a.name) else None), LOG2_LIFT
+        if storage(a.dtype) in (np.int8, np.int16):
+            return (lambda x: x), 0
+        if a.bound is not None and 0 <= a.bound < 2 * UNSIGNED_LIFT and not a.dtype.signed:
+            return (lambda x: (x - UNSIGNED_LIFT).astype(np.int16)), UNSIGNED_LIFT
+        return None, 0
+
+    def order(self, reader: Node | None) -> tuple[int, ...] | None:
+        """The permutation of its axes in which the reader of a product wants it to lie."""
+        if reader is None or reader.op != "transpose":
+            return None
+        return (0, *(axis + 1 for axis in reader.attrs["perm"]))
+
+    def lookup(self, node: Node) -> Step | None:
+        """An 8-bit GELU [-> requantize] as a table."""
+        method = node_method(node)
+        x = self.tensor(node.inputs[0])
+        if method.depends is None or not self.narrow(x.name) or x.dtype is None:
+            return None
+        if any(array.size > 1 for array in node.arrays.values()):
+            return None
+        after = self.requantize_after(node)
+        if after is not None and len(after.arrays["m"]) > 1:
+            after = None
+        nodes = (node, after) if after else (node,)
+        chain = [prepare(n, [self.tensor(name) for name in n.inputs], self.tensor(n.output)) for n in nodes]
+
+        def evaluate(rows: Array) -> Array:
+            for step in chain:
+                rows = step([rows])
+            return rows
+
+        prepared = tables.prepare(method.depends, evaluate, x.dtype.min, x.dtype.max)
+        return Step(node.inputs, nodes[-1].output, lambda values: prepared(values[0]), nodes)
+
+    def softmax(self, node: Node) -> Step | None:
+        """Softmax of 8-bit scores by its method's table kernel."""
+        method, x, masked = node_method(node), self.tensor(node.inputs[0]), "mask" in node.arrays
+        if method.narrow is None or not self.narrow(x.name):
+            return None
+        compiled = method.narrow(method_params(node), x.shape[-1], masked)
+        if compiled is None:
+            return None
+        kind, mask = self.kind(node), mask_rows(node, x.shape)
+
+        def run(values: Sequence[Array]) -> Array:
+            rows = np.ascontiguousarray(values[0]).reshape(-1, x.shape[-1])
+            out = np.empty(rows.shape, kind)
+            compiled(rows, mask, out)
+            return out.reshape(values[0].shape)
+
+        return Step(node.inputs, node.output, run, (node,))
+
+    def layernorm(self, node: Node) -> Step | None:
+        """LayerNorm on rows as they are stored, without widening them first."""
+        compiled = node_method(node).kernel(method_params(node))
+        kind = self.kind(node)
+
+        def run(values: Sequence[Array]) -> Array:
+            rows = np.ascontiguousarray(values[0]).reshape(-1, values[0].shape[-1])
+            return np.asarray(compiled(rows, None, kind)).reshape(values[0].shape)
+
+        return Step(node.inputs, node.output, run, (node,))
+
+    def requantize(self, node: Node) -> Step | None:
+        """Requantization with a constant residual: its term is computed once."""
+        if "residual" not in node.arrays:
+            return None
+        from intvit.kernels.requantize import prepare_constant
+
+        shape = self.tensor(node.output).shape
+        constant = node.arrays["residual"]
+        lead = next((i for i, n in enumerate(constant.shape) if n != 1), constant.ndim)
+        aligned = (1,) * (len(shape) - constant.ndim) + constant.shape
+        lead += len(shape) - constant.ndim
+        if aligned[lead:] != shape[lead:] or lead > len(shape) - 1:
+            return None
+        arrays = node.arrays
+        prepared = prepare_constant(
+            arrays["m"], arrays["e"], node.attrs["bits"], constant.reshape(shape[lead:]), arrays["residual_m"],
+            arrays["residual_e"], self.kind(node),
+        )  # fmt: skip
+        if prepared is None or len(shape[lead:]) < 1:
+            return None
+        return Step(node.inputs, node.output, lambda values: prepared(values[0]), (node,))
+
+
+_RULES: dict[str, Callable[[_Planner, Node], Step | None]] = {
+    "gelu": _Planner.lookup,
+    "layernorm": _Planner.layernorm,
+    "linear": _Planner.linear,
+    "log2_matmul": _Planner.product,
+    "matmul": _Planner.product,
+    "requantize": _Planner.requantize,
+    "softmax": _Planner.softmax,
+}

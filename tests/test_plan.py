@@ -1,0 +1,155 @@
+"""Fused steps give the integers of their nodes: plans against the spec and against the nodes one by one."""
+
+import json
+
+import numpy as np
+import pytest
+
+from intvit import registry
+from intvit.engine import Engine, quantize_images
+from intvit.evaluate import mask_rows
+from intvit.kernels import gemm, tables
+from intvit.kernels.arith import as_rows
+from intvit.plan import make_plan
+from intvit.recipe import build_recipe
+
+METHODS = ("ibert", "fqvit", "ivit")
+
+
+def run_plan(graph, q_images, path, wanted=()):
+    values = {graph.inputs[0]: q_images}
+    for step in make_plan(graph, wanted, path):
+        values[step.output] = step.run([values[name] for name in step.inputs])
+    return values
+
+
+def graphs(vit, mixed):
+    yield "mixed", mixed
+    for method in METHODS:
+        for bits in (8, 6):
+            yield f"{method} {bits}", vit.lower(build_recipe({"bits": bits}).with_method(method))
+
+
+def test_every_tensor_that_a_plan_makes_is_that_of_the_nodes(vit, mixed):
+    images = vit.test.read(5, 8)
+    for name, graph in graphs(vit, mixed):
+        q = quantize_images(graph, images)
+        expected = Engine(graph, "kernel").evaluate(q, list(graph.tensors))  # all wanted: nothing is fused
+        for path in gemm.available_paths():
+            found = run_plan(graph, q, path)
+            assert len(found) < len(expected)
+            for key, value in found.items():
+                assert np.array_equal(value, expected[key]), (name, path, key)
+
+
+def test_plan_against_the_spec(vit, mixed):
+    q = quantize_images(mixed, vit.test.read(0, 1))
+    expected = Engine(mixed, "spec").evaluate(q, list(mixed.tensors))
+    for key, value in run_plan(mixed, q, gemm.chosen_path()).items():
+        assert np.array_equal(value, expected[key]), key
+
+
+@pytest.mark.parametrize("name", ["swin_ivit", "swin_ibert_n6", "swin_mixed_all3", "vit_mixed_all3"])
+def test_plans_of_the_published_networks(name):
+    from pathlib import Path
+
+    from conformance_models import integer_graph
+
+    folder = Path(__file__).resolve().parent.parent / "golden" / "conformance" / "models"
+    with np.load(folder / f"{name}.npz") as file:
+        arrays = dict(file)
+    _, graph = integer_graph(json.loads(str(arrays["meta"])), arrays)
+    q = quantize_images(graph, arrays["input"])
+    expected = Engine(graph).evaluate(q, list(graph.tensors))
+    for path in gemm.available_paths():
+        for key, value in run_plan(graph, q, path).items():
+            assert np.array_equal(value, expected[key]), (path, key)
+
+
+def test_what_is_wanted_is_not_fused_away(vit, mixed):
+    q = quantize_images(mixed, vit.test.read(0, 2))
+    engine = Engine(mixed)
+    everything = engine.evaluate(q, list(mixed.tensors))
+    for name in ("blocks.0.attn.qkv", "blocks.1.attn.matmul_qk", "blocks.2.mlp.act", "patch_embed.proj.linear"):
+        assert np.array_equal(engine.evaluate(q, [name])[name], everything[name])
+
+
+def test_most_of_the_network_is_fused(vit):
+    graph = vit.lower(build_recipe({}).with_method("ivit"))
+    steps = make_plan(graph, (), "avx2")
+    fused = {"+".join(n.op for n in step.nodes if n.op not in ("reshape", "transpose")) for step in steps}
+    assert {"linear+requantize", "matmul+requantize", "gelu+requantize"} <= fused
+    assert not any(step.nodes[0].op == "matmul" and len(step.nodes) == 1 for step in steps)
+
+
+# narrow softmax: the method's kernel on the same rows
+
+
+def narrow_cases(scale):
+    rng = np.random.default_rng(int(1 / scale))
+    yield rng.integers(-128, 128, (40, 33)), None
+    yield rng.integers(-3, 4, (40, 197)), None
+    yield np.full((3, 5), -128), None
+    yield np.array([[127, -128], [-128, 127], [0, 0]]), None
+    yield np.array([[5]]), None
+    mask = rng.random((10, 33)) < 0.4
+    mask[3] = True
+    yield rng.integers(-128, 128, (40, 33)), mask
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3, 0.05, 0.02, 1 / 127, 0.003, 0.0004])
+@pytest.mark.parametrize("method", METHODS)
+def test_softmax_of_8_bit_scores(method, scale):
+    chosen = registry.get("softmax", method)
+    n_run = 0
+    for bits in (4, 5) if method == "fqvit" else (6, 8, 16):
+        params, _ = chosen.lower(scale, out_bits=bits)
+        for rows, mask in narrow_cases(scale):
+            narrow = chosen.narrow(params, rows.shape[1], mask is not None)
+            if narrow is None:
+                continue
+            n_run += 1
+            out = np.empty(rows.shape, np.int64)
+            narrow(rows.astype(np.int8), mask, out)
+            every = None if mask is None else np.tile(mask, (4, 1))
+            assert np.array_equal(out, chosen.kernel(params)(as_rows(rows), every) if mask is not None else
+                                  chosen.kernel(params)(as_rows(rows)))  # fmt: skip
+            spec = [
+                chosen.spec(row, params, None if every is None else every[i].tolist())
+                for i, row in enumerate(rows.tolist())
+            ]
+            assert out.tolist() == spec
+    assert n_run
+
+
+def test_a_sum_of_exponents_that_may_leave_64_bits_has_no_narrow_form():
+    method = registry.get("softmax", "fqvit")
+    params, _ = method.lower(2e-7, out_bits=4)
+    assert method.narrow(params, 1000, True) is None
+
+
+# tables
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.05, 0.011, 1 / 127])
+@pytest.mark.parametrize("method", ["ivit", "ibert"])
+def test_gelu_tables(method, scale):
+    chosen = registry.get("gelu", method)
+    params, _ = chosen.lower(scale, n=6)
+    run = chosen.kernel(params)
+    table = tables.prepare(chosen.depends, lambda rows: run(as_rows(rows)), -128, 127)
+    rng = np.random.default_rng(0)
+    for rows in (rng.integers(-128, 128, (50, 60)), rng.integers(-128, 0, (50, 7)), np.arange(-128, 128)[:, None]):
+        assert np.array_equal(table(rows.astype(np.int8)), run(as_rows(rows)))
+
+
+def test_shifted_lookup():
+    look_up = tables.shifted_lookup(np.arange(10, 27).astype(np.int16), 1)
+    assert look_up(np.arange(-1, 16, dtype=np.int8).reshape(1, -1)).tolist() == [list(range(10, 27))]
+
+
+def test_masks_repeat_over_a_batch(vit):
+    from intvit.graph.ir import Node
+
+    node = Node("softmax", "s", ("x",), "y", {}, {"mask": np.eye(3, dtype=bool)})
+    assert mask_rows(node, (2, 3, 3)).shape == (6, 3)
