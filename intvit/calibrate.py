@@ -85,31 +85,21 @@ def calibrate(
     known = set(recording.names)
     widths = quantizer_bits(graph, recipe)
     norms = [node for node in graph.nodes if node.op == "layernorm"]
-    n_steps, step = len(widths) + len(norms), 0
-    ranges, variances = {}, {}
-    for name, bits in widths.items():
-        source = source_tensor(graph, name, known)
-        observer = build_observer(recipe.observer, bits)
-        for start in range(0, n_images, recipe.observer.batch):
-            observer.update(
-                _finite(source, recording.read(source, start, min(start + recipe.observer.batch, n_images)))
-            )
-        ranges[name] = observer.range()
-        step += 1
-        if progress:
-            progress(step, n_steps)
-    for node in norms:
-        source = source_tensor(graph, node.inputs[0], known)
-        top = 0.0
-        for start in range(0, n_images, recipe.observer.batch):
-            rows = recording.read(source, start, min(start + recipe.observer.batch, n_images)).astype(np.float64)
+    sources = {name: source_tensor(graph, name, known) for name in (*widths, *(node.inputs[0] for node in norms))}
+    observers = {name: build_observer(recipe.observer, bits) for name, bits in widths.items()}
+    variances = {node.name: 0.0 for node in norms}
+    # batch by batch, so that a model that is run on the fly runs once
+    for start in range(0, n_images, recipe.observer.batch):
+        stop = min(start + recipe.observer.batch, n_images)
+        for name, observer in observers.items():
+            observer.update(_finite(sources[name], recording.read(sources[name], start, stop)))
+        for node in norms:
+            rows = recording.read(sources[node.inputs[0]], start, stop).astype(np.float64)
             rows = rows.reshape(-1, graph.tensors[node.inputs[0]].shape[-1])
-            top = max(top, float(rows.var(axis=1).max()) * rows.shape[1])
-        variances[node.name] = top
-        step += 1
+            variances[node.name] = max(variances[node.name], float(rows.var(axis=1).max()) * rows.shape[1])
         if progress:
-            progress(step, n_steps)
-    return Calibration(ranges, variances)
+            progress(stop, n_images)
+    return Calibration({name: observer.range() for name, observer in observers.items()}, variances)
 
 
 def trained(graph: Graph) -> Calibration:

@@ -17,10 +17,8 @@ from intvit.evaluate import Evaluate, mask_rows, method_params, node_method, pre
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, Array, Graph, Node, Tensor
 from intvit.kernels import gemm, tables
-from intvit.kernels.matmul import LOG2_FRACTION_BITS
+from intvit.kernels.matmul import LOG2_LIFT, log2_weights
 
-LOG2_LIFT = 1 << (LOG2_FRACTION_BITS - 1)
-"""Weights 0..2**15 are one too many for 16 bits; minus this they fit."""
 UNSIGNED_LIFT = 1 << 15
 
 
@@ -179,13 +177,12 @@ class _Planner:
         """(how the left operand becomes int8 or int16, what is to be added to it)."""
         assert a.dtype is not None
         if op == "log2_matmul":
-            weights = [0, *(1 << (LOG2_FRACTION_BITS - k) for k in range(LOG2_FRACTION_BITS + 1))]
-            table = (np.array(weights) - LOG2_LIFT).astype(np.int16)
-            look_up = tables.shifted_lookup(table, 1)
-            return (look_up if self.narrow(a.name) else None), LOG2_LIFT
+            return (log2_weights if self.narrow(a.name) else None), LOG2_LIFT
         if storage(a.dtype) in (np.int8, np.int16):
             return (lambda x: x), 0
-        if a.bound is not None and 0 <= a.bound < 2 * UNSIGNED_LIFT and not a.dtype.signed:
+        maker = self.graph.by_output.get(a.name)
+        positive = maker is not None and maker.op == "softmax" and a.encoding == "linear"
+        if positive and a.bound is not None and a.bound < 2 * UNSIGNED_LIFT:
             return (lambda x: (x - UNSIGNED_LIFT).astype(np.int16)), UNSIGNED_LIFT
         return None, 0
 

@@ -131,3 +131,23 @@ def test_log2_matmul(backend):
     q, v = np.array([[[0, 1, 3, -1]]]), np.array([[[8], [8], [8], [100]]])
     y, scale = ops.log2_matmul(q, v, 1.0, backend=backend)
     assert float(y[0, 0, 0]) * float(np.ravel(scale)[0]) == 13.0
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16, 32, 62])
+@pytest.mark.parametrize("e", [1, 20, 31, 32, 33, 34, 40, 51, 55, 62, 70, 92, 93, 94])
+def test_requantize_of_64_bit_inputs_is_the_fraction_rounded_to_even(bits, e):
+    from fractions import Fraction
+
+    from intvit.kernels.requantize import apply_requantize
+
+    rng = np.random.default_rng(e)
+    x = [*rng.integers(-(2**60), 2**60, 200).tolist(), *rng.integers(-(2**34), 2**34, 200).tolist(), 0, 1, -1]
+    x += [s * 2**k + d for k in (30, 31, 32, 60, 61, 62) for s in (1, -1) for d in (-1, 0, 1)]
+    x += [s * ((2 * k + 1) << (max(e - 31, 1) - 1)) for k in range(8) for s in (1, -1) if e < 90]
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    for m in (2**30, -(2**30), 2**31, 2**31 - 1, 3 * 2**29, 0, 7):
+        rows = np.array([x, x[::-1]]).T.copy()
+        got = apply_requantize(rows, np.array([m, -m]), np.array([e, e]), bits)
+        want = [[min(max(round(Fraction(v * f, 2**e)), low), high) for v, f in zip(row, (m, -m), strict=True)]
+                for row in rows.tolist()]  # fmt: skip
+        assert got.tolist() == want

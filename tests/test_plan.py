@@ -10,6 +10,7 @@ from intvit.engine import Engine, quantize_images
 from intvit.evaluate import mask_rows
 from intvit.kernels import gemm, tables
 from intvit.kernels.arith import as_rows
+from intvit.kernels.matmul import LOG2_LIFT, log2_weights
 from intvit.plan import make_plan
 from intvit.recipe import build_recipe
 
@@ -143,9 +144,9 @@ def test_gelu_tables(method, scale):
         assert np.array_equal(table(rows.astype(np.int8)), run(as_rows(rows)))
 
 
-def test_shifted_lookup():
-    look_up = tables.shifted_lookup(np.arange(10, 27).astype(np.int16), 1)
-    assert look_up(np.arange(-1, 16, dtype=np.int8).reshape(1, -1)).tolist() == [list(range(10, 27))]
+def test_log2_weights():
+    codes = np.arange(-1, 16, dtype=np.int8).reshape(1, -1)
+    assert (log2_weights(codes).astype(int) + LOG2_LIFT).tolist() == [[0, *(2**k for k in range(15, -1, -1))]]
 
 
 def test_masks_repeat_over_a_batch(vit):

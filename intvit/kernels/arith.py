@@ -15,6 +15,9 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 INT64_MAX = 2**63 - 1
 INT64_MIN = -(2**63)
@@ -176,14 +179,20 @@ def isqrt(value):
     return root
 
 
+@intrinsic
+def leading_zeros(typingctx, value):
+    """Zero bits above the highest one of an int64; 64 for 0."""
+
+    def codegen(context, builder, signature, args):
+        return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.int64), codegen
+
+
 @kernel
 def bit_length(value):
     """Bits of value >= 0."""
-    n = 0
-    while value != 0:
-        value >>= 1
-        n += 1
-    return n
+    return 64 - leading_zeros(value)
 
 
 @kernel

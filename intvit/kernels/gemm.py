@@ -276,8 +276,12 @@ def column_sums(flat, start, depth_stride, column_stride, depth, columns, sums):
             sums[c] = 0
         for k in range(depth):
             at = start + k * depth_stride
-            for c in range(columns):
-                sums[c] += np.int32(flat[at + c * column_stride])
+            if column_stride == 1:
+                for c in range(columns):
+                    sums[c] += np.int32(flat[at + c])
+            else:
+                for c in range(columns):
+                    sums[c] += np.int32(flat[at + c * column_stride])
 
 
 @kernel

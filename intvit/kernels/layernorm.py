@@ -20,7 +20,6 @@ from intvit.kernels.arith import (
     rhe_product,
     rhe_shift,
     row_runner,
-    shift_left,
     truncated_div,
     wrap32,
 )
@@ -152,8 +151,6 @@ def _ibert_bound(p: spec.IbertLayerNorm, x_max: int, n_channels: int) -> int | N
 
 # ------------------------------------------------------------------------------------------ FQ-ViT
 
-GUARD_BITS, OFFSET_MAX = 24, 2**60
-
 
 @kernel
 def product_high(a, b):
@@ -179,14 +176,30 @@ def inverse_sqrt(value):
 
 
 @kernel
-def floor_shift(value, shift):
-    """floor(value / 2**shift) for 0 <= value < 2**62, any shift; a negative one saturates at s64."""
-    return value >> min(shift, 62) if shift >= 0 else shift_left(value, -shift)
+def rounded(value, shift):
+    """rhe(value, 2**shift) for |value| < 2**62, the value itself for shift <= 0; without a branch."""
+    t = min(max(shift, 1), 62)
+    found = (value + ((1 << (t - 1)) - 1) + ((value >> t) & 1)) >> t
+    return value if shift <= 0 else found
+
+
+@kernel
+def clamped_offset(value):
+    return min(max(value, -1152921504606846976), 1152921504606846976)
 
 
 @kernel
 def _fqvit(rows, factor, sign, slope, slope_exp, gain, gain_exp, bias, bias_exp, out):
+    """Per row and channel an 8-bit multiplier m / 2**power and an offset of `guard` more bits.
+
+    Nonzero slopes, gains and biases have 61 bits: a negative shift of one is beyond every clamp, so that `rounded` and
+    `>>` of the clamped shift are enough. The mean's product with its gain is rounded in two words where its exponent
+    allows that without a branch (33 and more), else by `rhe_product`. Loops are short, so that each meets few arrays:
+    compilers give up vectorizing where too many might overlap.
+    """
     n = rows.shape[1]
+    power, guard, slant = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
+    term, exps = np.empty(n, np.int64), np.empty(n, np.int64)
     for i in range(rows.shape[0]):
         total, squares = 0, 0
         for j in range(n):
@@ -202,15 +215,32 @@ def _fqvit(rows, factor, sign, slope, slope_exp, gain, gain_exp, bias, bias_exp,
         for j in range(n):
             product = product_high(slope[j], inverse)
             product_exp = slope_exp[j] + exponent - 62
-            power = min(max(8 - bit_length(product) + product_exp, 0), 31)  # 31 for a gamma of 0
-            m = min(floor_shift(product, product_exp - power), 255)
-            guard = min(max(bias_exp[j] - power, 0), GUARD_BITS)
-            b = rhe_shift(bias[j], bias_exp[j] - power - guard)
-            b = min(max(b, -OFFSET_MAX), OFFSET_MAX)
-            slant = sign[j] * product_high(gain[j], inverse)
-            u = rhe_product(slant, total, gain_exp[j] + exponent - 62 - power - guard)
-            u = min(max(u, -OFFSET_MAX), OFFSET_MAX)
-            out[i, j] = rhe_shift(sign[j] * m * rows[i, j] * factor[j] + rhe_shift(b - u, guard), power)
+            p = min(max(8 - bit_length(product) + product_exp, 0), 31)  # 31 for a gamma of 0
+            power[j] = p
+            term[j] = min(product >> min(max(product_exp - p, 0), 62), 255)
+        for j in range(n):
+            guard[j] = min(max(bias_exp[j] - power[j], 0), 24)
+        for j in range(n):
+            slant[j] = sign[j] * product_high(gain[j], inverse)
+        for j in range(n):
+            exps[j] = gain_exp[j] + exponent - 62 - power[j] - guard[j]
+        for j in range(n):
+            term[j] = sign[j] * term[j] * rows[i, j] * factor[j]
+        least = exps[0]
+        for j in range(n):
+            least = min(least, exps[j])
+        if least >= 33:
+            for j in range(n):
+                low = (slant[j] & 0xFFFFFFFF) * total
+                high = (slant[j] >> 32) * total + (low >> 32)
+                slant[j] = rounded((high << 1) | np.int64((low & 0xFFFFFFFF) != 0), exps[j] - 31)
+        else:
+            for j in range(n):
+                slant[j] = rhe_product(slant[j], total, exps[j])
+        for j in range(n):
+            b = clamped_offset(rounded(bias[j], bias_exp[j] - power[j] - guard[j]))
+            u = clamped_offset(slant[j])
+            out[i, j] = rounded(term[j] + rounded(b - u, guard[j]), power[j])
 
 
 def _mantissa(values: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -109,6 +109,27 @@ def _slow(a: Array, b: Array) -> Array:
     return out
 
 
+LOG2_LIFT = 1 << (LOG2_FRACTION_BITS - 1)
+"""Weights 0..2**15 are one too many for 16 bits; less this they fit."""
+
+
+@kernel
+def _log2_weights(rows, out):
+    """Codes -1..15 to weights: 2**(15 - q), or 0 for -1; less LOG2_LIFT."""
+    for i in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            q = np.int64(rows[i, j])
+            out[i, j] = (np.int64(0) if q < 0 else np.int64(32768) >> (q & 15)) - 16384
+
+
+def log2_weights(codes: Array) -> Array:
+    """FQ-ViT codes (..., C) int8 to their weights less LOG2_LIFT, int16 of the same shape."""
+    rows = np.ascontiguousarray(codes).reshape(-1, codes.shape[-1])
+    out = np.empty(rows.shape, np.int16)
+    _log2_weights(rows, out)
+    return out.reshape(codes.shape)
+
+
 def log2_matmul_codes(q: Array, v: Array) -> Array:
     """FQ-ViT attention times V: sum_k (0 if q < 0 else v << (15 - q)); q (..., R, K) in -1..15, v (..., K, C).
 

@@ -9,6 +9,7 @@ import numpy as np
 from intvit.errors import IntvitError
 from intvit.kernels.arith import kernel, rhe_product, rhe_shift, saturate
 
+WIDE_LIMIT = 2**61
 PUBLISHED_SATURATING_WIDTHS = (4, 8, 16, 32)
 
 
@@ -85,6 +86,42 @@ def _regular_channels(x, m, e, half, low, high, out):
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             out[i, j] = min(max(round_shift(np.int64(x[i, j]) * m[j], half[j], e[j]), low), high)
+
+
+@kernel
+def wide_round_shift(x, m, half, e):
+    """rhe(x * m, 2**(e + 31)) without a branch: |x| < 2**61, |m| < 2**31, 2 <= e <= 62, half = 2**(e-1) - 1.
+
+    x * m = high * 2**32 + low. High, twice, plus a bit that says whether low is anything, rounds as the whole does.
+    """
+    low = (x & 0xFFFFFFFF) * m
+    high = (x >> 32) * m + (low >> 32)
+    return round_shift((high << 1) | np.int64((low & 0xFFFFFFFF) != 0), half, e)
+
+
+@kernel
+def _clamp(x, low, high, out):
+    """A ratio of 1: nothing but saturation."""
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            out[i, j] = min(max(np.int64(x[i, j]), low), high)
+
+
+@kernel
+def _regular_clamped(x, limit, m, e, half, low, high, out):
+    """As `_regular_channels` for any int64 x: beyond limit = (2**62 - 1) // |m| all saturates, as e <= 62 - bits."""
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            clamped = min(max(x[i, j], -limit[j]), limit[j])
+            out[i, j] = min(max(round_shift(clamped * m[j], half[j], e[j]), low), high)
+
+
+@kernel
+def _regular_wide(x, m, e, half, low, high, out):
+    """As `_regular_channels`, |x| < 2**61 and ratios m / 2**(e + 31)."""
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            out[i, j] = min(max(wide_round_shift(x[i, j], m[j], half[j], e[j]), low), high)
 
 
 @kernel
@@ -174,7 +211,7 @@ def apply_requantize(
     if x.ndim == 0:
         x = x.reshape(1)
     out = np.empty((x.size // x.shape[-1], x.shape[-1]), out_dtype)
-    if x.dtype.itemsize <= 4 and _apply_regular(x, m, e, width, residual, residual_m, residual_e, out):
+    if _apply_regular(x, m, e, width, residual, residual_m, residual_e, out):
         return out.reshape(shape)
     rows = _border(x)
     if residual is not None:
@@ -193,11 +230,29 @@ def _apply_regular(
     out: np.ndarray,
 ) -> bool:  # fmt: skip
     """The branch-free kernels, where their bounds hold: operands of 32 bits, shifts in 1..62. False if they do not."""
-    first = regular(m, e)
-    if first is None or x.dtype == np.uint32 or bits > 63:
+    if x.dtype == np.uint32 or bits > 63:
         return False
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     rows = np.ascontiguousarray(x.reshape(out.shape))
+    if residual is None and bool(np.all((m == 2**30) & (e == 30))):
+        _clamp(rows, low, high, out)
+        return True
+    if x.dtype.itemsize > 4 and residual is None and x.dtype.kind == "i":
+        plain = regular(m, e)
+        if plain is not None and plain[1].max() <= 62 - bits:
+            limit = (2**62 - 1) // np.maximum(np.abs(plain[0]), 1)
+            _regular_clamped(rows, *(np.broadcast_to(v, rows.shape[1]) for v in (limit, *plain)), low, high, out)
+            return True
+    if x.dtype.itemsize > 4:
+        shifted = regular(m, e - 31)
+        small = rows.size == 0 or (int(rows.min()) > -WIDE_LIMIT and int(rows.max()) < WIDE_LIMIT)
+        if shifted is None or shifted[1].min() < 2 or residual is not None or not small or x.dtype.kind == "u":
+            return False
+        _regular_wide(rows, *(np.broadcast_to(v, rows.shape[1]) for v in shifted), low, high, out)
+        return True
+    first = regular(m, e)
+    if first is None:
+        return False
     if residual is None and len(m) == 1:
         _regular(rows, *(int(v[0]) for v in first), low, high, out)
         return True

@@ -182,8 +182,10 @@ def _ibert_kernel(p: spec.IbertSoftmax) -> Any:
 
 
 def _ibert_bound(p: spec.IbertSoftmax, x_max: int, n_channels: int) -> int:
-    """h * (2**32 // sum h) <= 2**32: at most 2**out_bits, met by a row of one element."""
-    return int(2**p.out_bits)
+    """h * (2**32 // sum h) with sum h >= h: the most for a row of one element, its maximum or hidden."""
+    alone = [saturate(rhe_product(polynomial(d, p.x0, p.b, p.c, p.n), p.m, p.e - (p.n - quotient(d, p.x0, p.n))), 16)
+             for d in (0, p.n * p.x0)]  # fmt: skip
+    return int(max((h * (2**32 // max(h, 1))) >> (32 - p.out_bits) for h in alone))
 
 
 # ------------------------------------------------------------------------------------------ FQ-ViT
@@ -377,59 +379,86 @@ def _ibert_narrow_kernel(p: spec.IbertSoftmax, n_channels: int, masked: bool) ->
 
 
 @kernel
-def _fqvit_table(x0, b, c, n, polynomials, quotients):
-    for d in range(polynomials.shape[0]):
-        polynomials[d] = polynomial(-d, x0, b, c, n)
+def _fqvit_table(x0, b, c, n, exponents, quotients):
+    """exponents[last, d]: the exponent d below the maximum over the common factor 2**(n - last), for its quotients."""
+    for d in range(256):
         quotients[d] = quotient(-d, x0, n)
+        for last in range(quotients[d], exponents.shape[0]):
+            exponents[last, d] = polynomial(-d, x0, b, c, n) << (last - quotients[d])
 
 
 @kernel
-def _fqvit_narrow(rows, mask, polynomials, quotients, masked, masked_quotient, bits, out):
+def narrow_min(rows, mask, i, g, top):
+    """The least score of row i, of those that row g of the mask does not hide; `top` if it hides all."""
+    least = np.int64(top)
+    for j in range(rows.shape[1]):
+        if mask.shape[0] == 0 or not mask[g, j]:
+            least = min(least, np.int64(rows[i, j]))
+    return least
+
+
+@kernel
+def _fqvit_narrow(rows, mask, exponents, quotients, masked, n, n_codes, out):
     """Codes by comparison: code(e) >= k where total / e rounds to at least T_k, T_1 = 2 and T_k = 3 * 2**(k-2).
 
-    rhe(total / e) >= T means 2 * total >= (2T - 1) * e, with equality only where T is even. As T grows the largest
-    such e shrinks, so that a code is the number of bounds that its e does not pass.
+    rhe(total / e) >= T means 2 * total >= (2T - 1) * e, with equality only where T is even: e at most `most`, which
+    shrinks as k grows. So a code is the number of bounds that its e does not pass; they are counted for every
+    difference d that the row can have, not for every element. `masked` is a hidden position's exponent, its quotient n.
     """
     c = rows.shape[1]
-    e = np.empty(c, np.int64)
-    codes = np.empty(c, np.int64)
+    codes = np.empty(256, np.int64)
     for i in range(rows.shape[0]):
         g = i % mask.shape[0] if mask.shape[0] > 0 else 0
         top = narrow_max(rows, mask, i, g)
-        last = 0
-        for j in range(c):
-            hidden_here = mask.shape[0] > 0 and mask[g, j]
-            last = max(last, masked_quotient if hidden_here else quotients[(top - rows[i, j]) & 255])
+        spread = top - narrow_min(rows, mask, i, g, top)
+        last = quotients[spread]
+        if mask.shape[0] > 0:
+            for j in range(c):
+                last = n if mask[g, j] else last
+        line = exponents[last]
+        hidden_value = masked << (last - n) if last >= n else 0
         total = 0
-        for j in range(c):
-            if mask.shape[0] > 0 and mask[g, j]:
-                e[j] = masked << (last - masked_quotient)
-            else:
-                d = (top - rows[i, j]) & 255
-                e[j] = polynomials[d] << (last - quotients[d])
-            total += e[j]
-            codes[j] = 0
+        if mask.shape[0] == 0:
+            for j in range(c):
+                total += line[(top - rows[i, j]) & 255]
+        else:
+            for j in range(c):
+                total += hidden_value if mask[g, j] else line[(top - rows[i, j]) & 255]
+        for d in range(spread + 1):
+            codes[d] = 0
+        hidden_code = 0
+        least = line[spread] if mask.shape[0] == 0 else min(line[spread], hidden_value)
         threshold = 2
-        for k in range(1, (1 << bits) + 1):
+        for k in range(1, n_codes + 1):
             divisor = 2 * threshold - 1
             most = (2 * total) // divisor
             if (threshold & 1) == 1 and most * divisor == 2 * total:
                 most -= 1
-            for j in range(c):
-                codes[j] += e[j] <= most
+            if most < least:
+                break
+            for d in range(spread + 1):
+                codes[d] += np.int64(line[d] <= most)
+            hidden_code += np.int64(hidden_value <= most)
             threshold = 3 << (k - 1)
-        for j in range(c):
-            out[i, j] = -1 if e[j] == 0 or codes[j] >= (1 << bits) else codes[j]
+        for d in range(spread + 1):
+            codes[d] = -1 if line[d] == 0 or codes[d] >= n_codes else codes[d]
+        if mask.shape[0] == 0:
+            for j in range(c):
+                out[i, j] = codes[(top - rows[i, j]) & 255]
+        else:
+            hidden_code = -1 if hidden_value == 0 or hidden_code >= n_codes else hidden_code
+            for j in range(c):
+                out[i, j] = hidden_code if mask[g, j] else codes[(top - rows[i, j]) & 255]
 
 
 def _fqvit_narrow_kernel(p: spec.FqvitSoftmax, n_channels: int, masked: bool) -> Any:
-    polynomials, quotients = np.empty(256, np.int64), np.empty(256, np.int64)
-    _fqvit_table(p.x0, p.b, p.c, p.n, polynomials, quotients)
     last = p.n if masked else min(p.n, 255 // -p.x0 + 1)
     if n_channels * (p.c << last) >= EXP_MAX or p.bits > 5:
         return None
+    exponents, quotients = np.zeros((last + 1, 256), np.int64), np.zeros(256, np.int64)
+    _fqvit_table(p.x0, p.b, p.c, p.n, exponents, quotients)
     hidden_value = polynomial(p.n * p.x0, p.x0, p.b, p.c, p.n)
-    return _narrow_runner(_fqvit_narrow, polynomials, quotients, hidden_value, p.n, p.bits)
+    return _narrow_runner(_fqvit_narrow, exponents, quotients, hidden_value, p.n, 1 << p.bits)
 
 
 IVIT = Method(

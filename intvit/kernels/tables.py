@@ -45,13 +45,6 @@ def _runner(compiled: Any, table: Array) -> Callable[[Array], Array]:
     return run
 
 
-def shifted_lookup(table: Array, shift: int) -> Callable[[Array], Array]:
-    """A function of int8 arrays: x -> table[x + shift]."""
-    whole = np.zeros(256, table.dtype)
-    whole[128 - shift : 128 - shift + len(table)] = table
-    return _runner(_by_element, whole)
-
-
 def prepare(depends: str, evaluate: Callable[[Array], Array], low: int, high: int) -> Callable[[Array], Array]:
     """A function of int8 arrays (..., C) with inputs in low..high.
 
