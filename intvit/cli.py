@@ -373,7 +373,7 @@ def map_command(
     bits: Annotated[int | None, typer.Option(help="Width of weights and activations, 4 to 8.")] = None,
     observer: Annotated[str | None, typer.Option(help="minmax, percentile or mse.")] = None,
     limit: LimitOpt = None,
-    batch: BatchOpt = 8,
+    batch: BatchOpt = 32,
     threads: ThreadsOpt = None,
     as_json: JsonOpt = False,
 ) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -109,13 +110,15 @@ class Engine:
         self,
         batches: Iterator[tuple[int, Array]],
         wanted: Sequence[str],
-        sink: Sink,
+        sink: Callable[[int, Any], None],
         *,
         threads: int | None = None,
+        work: Callable[[int, dict[str, Array]], Any] | None = None,
     ) -> None:
         """Run batches of (first index, images); hand the wanted tensors to `sink` in order.
 
-        Every batch is shared out among the `threads`, so that the sink sees parts of batches.
+        Every batch is shared out among the `threads`, so that the sink sees parts of batches. `work`, called with a
+        part's first index and tensors on its own thread, turns them into what the sink gets instead.
         """
         unknown = [name for name in wanted if name not in self.graph.tensors]
         if unknown:
@@ -124,15 +127,16 @@ class Engine:
         self.program(tuple(names))  # prepared before any thread needs it
         n_threads = max(1, threads or os.cpu_count() or 1)
 
-        def job(images: Array) -> dict[str, Array]:
-            return self.evaluate(quantize_images(self.graph, images), tuple(names))
+        def job(start: int, images: Array) -> Any:
+            tensors = self.evaluate(quantize_images(self.graph, images), tuple(names))
+            return tensors if work is None else work(start, tensors)
 
         with threadpool_limits(limits=1), ThreadPoolExecutor(n_threads) as pool:
-            pending: list[tuple[int, Future[dict[str, Array]]]] = []
+            pending: list[tuple[int, Future[Any]]] = []
             for start, images in batches:
                 share = -(-len(images) // n_threads)
                 for at in range(0, len(images), share):
-                    pending.append((start + at, pool.submit(job, images[at : at + share])))
+                    pending.append((start + at, pool.submit(job, start + at, images[at : at + share])))
                     if len(pending) > 2 * n_threads:
                         first, done = pending.pop(0)
                         sink(first, done.result())

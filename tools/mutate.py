@@ -37,10 +37,14 @@ TESTS = [
     "test_properties.py",
     "test_spec_arith.py",
     "test_equivalence.py",
+    "test_plan.py",
+    "test_gemm.py",
 ]
 KEYWORDS = {
     "softmax.py": "softmax or gelu or mixed_all3 or masked or bound",
     "gelu.py": "gelu or bound",
+    "gemm.py": "test_gemm or plans_of",
+    "tables.py": "gelu_tables or plans_of",
     "layernorm.py": "layernorm or gamma or inverse or product_high or bound",
     "requantize.py": "requant or dyadic or two_word or add_saturating or multiplier",
     "matmul.py": "attn_v or matrix or log2 or product or vit_ivit",

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from collections.abc import Mapping as Mapping_
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from intvit.analysis.sqnr import PAPER_FACTOR, Sqnr
+from intvit.analysis.sqnr import PAPER_FACTOR, Sqnr, power_ratios
 from intvit.calibrate import Activations, Calibration, source_tensor
 from intvit.engine import Engine
 from intvit.errors import IntvitError
 from intvit.graph.ir import Array, Graph
 from intvit.lowering import lower
 from intvit.recipe import OPERATORS, Choice, Recipe
-from intvit.trace import dequantize
 
 RULES: dict[str, Callable[[SiteScore], float]] = {}
 """Rule name -> what it minimizes; filled below, so that a rule is one entry."""
@@ -125,7 +125,7 @@ def map_methods(
     *,
     rule: str = "sqnr_diff",
     limit: int | None = None,
-    batch: int = 8,
+    batch: int = 32,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Mapping:
@@ -135,66 +135,66 @@ def map_methods(
     if len(images) < recording.n_images or images.sha256(recording.n_images) != recording.images_sha256:
         raise IntvitError(f"images: must be the {recording.n_images} images that were recorded, and are others")
     n_images = min(limit or recording.n_images, recording.n_images)
+    runs = {method: _Run.of(graph, lower(graph, calibration, recipe.with_method(method))) for method in methods}
+    known = set(recording.names)
+    for start in range(0, n_images, batch):  # all models on one batch: the float side is computed or read once
+        stop = min(start + batch, n_images)
+        inputs, floats = images.read(start, stop), dict[str, Array]()
+        for run in runs.values():
+            for name, _ in run.pairs.values():
+                if name not in floats:
+                    floats[name] = recording.read(source_tensor(graph, name, known), start, stop)
+            run.add(start, inputs, floats, threads)
+        if progress:
+            progress(stop, n_images)
     scores: list[SiteScore] = []
-    logits: dict[str, float] = {}
-    for index, method in enumerate(methods):
+    for method, run in runs.items():
         uniform = recipe.with_method(method)
-
-        def report(done: int, base: int = index) -> None:
-            if progress:
-                progress(base * n_images + done, len(methods) * n_images)
-
-        stats = site_sqnr(
-            graph, lower(graph, calibration, uniform), recording, images, n_images, batch, threads, report
-        )
         for node in graph.nodes:
             choice = uniform.choice(node.op, node.name) if node.op in OPERATORS else None
             if choice is not None and choice.method == method:  # a borrowed method is no candidate of its own
-                before, after = stats[f"{node.name}:in"], stats[f"{node.name}:out"]
+                before, after = run.stats[f"{node.name}:in"], run.stats[f"{node.name}:out"]
                 scores.append(SiteScore(node.name, node.op, choice, before.decibel(), after.decibel()))
-        logits[method] = stats["logits"].decibel(PAPER_FACTOR)
+    logits = {method: run.stats["logits"].decibel(PAPER_FACTOR) for method, run in runs.items()}
     order = [node.name for node in graph.nodes if node.op in OPERATORS]
     listed = tuple(sorted(scores, key=lambda s: order.index(s.site)))
     return Mapping(rule, listed, recipe.model_copy(update={"sites": choose(listed, rule)}), logits)
 
 
-def site_sqnr(
-    graph: Graph,
-    integer: Graph,
-    recording: Activations,
-    images: Images,
-    n_images: int,
-    batch: int = 8,
-    threads: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, Sqnr]:
-    """SQNR statistics of `integer` against the recording of `graph`: `<site>:in`, `<site>:out` and `logits`."""
-    known = set(recording.names)
-    pairs: dict[str, tuple[str, str]] = {}
-    """Statistic -> (recorded float tensor, integer tensor)."""
-    for node in graph.nodes:
-        if node.op in OPERATORS:
-            mate = integer.node(node.name)
-            pairs[f"{node.name}:in"] = (node.inputs[0], mate.inputs[0])
-            pairs[f"{node.name}:out"] = (node.output, mate.output)
-    pairs["logits"] = (graph.outputs[0], integer.outputs[0])
-    stats = {key: Sqnr() for key in pairs}
-    wanted = sorted({name for _, name in pairs.values()})
+@dataclass(frozen=True)
+class _Run:
+    """One integer model and its SQNR statistics against the float one: `<site>:in`, `<site>:out` and `logits`."""
 
-    def sink(start: int, tensors: dict[str, Array]) -> None:
-        floats: dict[str, Array] = {}
-        for key, (real, q) in pairs.items():
-            array = tensors[q]
-            if real not in floats:
-                recorded = recording.read(source_tensor(graph, real, known), start, start + len(array))
-                floats[real] = recorded.reshape(len(array), -1)
-            stats[key].update(start, floats[real], dequantize(array, integer.tensors[q]))
-        if progress:
-            progress(start + len(tensors[wanted[0]]))
+    engine: Engine
+    pairs: dict[str, tuple[str, str]]
+    """Statistic -> (float tensor, integer tensor)."""
+    stats: dict[str, Sqnr]
 
-    def batches() -> Iterator[tuple[int, Array]]:
-        for i in range(0, n_images, batch):
-            yield i, images.read(i, min(i + batch, n_images))
+    @staticmethod
+    def of(graph: Graph, integer: Graph) -> _Run:
+        pairs: dict[str, tuple[str, str]] = {}
+        for node in graph.nodes:
+            if node.op in OPERATORS:
+                mate = integer.node(node.name)
+                pairs[f"{node.name}:in"] = (node.inputs[0], mate.inputs[0])
+                pairs[f"{node.name}:out"] = (node.output, mate.output)
+        pairs["logits"] = (graph.outputs[0], integer.outputs[0])
+        return _Run(Engine(integer), pairs, {key: Sqnr() for key in pairs})
 
-    Engine(integer).stream(batches(), wanted, sink, threads=threads)
-    return stats
+    def add(self, start: int, images: Array, floats: Mapping_[str, Array], threads: int | None) -> None:
+        """Run `images`, the first of them number `start`; the statistics are taken on the threads that ran them."""
+        tensors = self.engine.graph.tensors
+
+        def work(at: int, found: dict[str, Array]) -> dict[str, list[float]]:
+            ratios = {}
+            for key, (real, q) in self.pairs.items():
+                values = floats[real][at - start : at - start + len(found[q])].reshape(len(found[q]), -1)
+                ratios[key] = power_ratios(values, found[q], tensors[q])
+            return ratios
+
+        def sink(at: int, ratios: dict[str, list[float]]) -> None:
+            for key, values in ratios.items():
+                self.stats[key].merge(at, values)
+
+        wanted = sorted({name for _, name in self.pairs.values()})
+        self.engine.stream(iter([(start, images)]), wanted, sink, threads=threads, work=work)

@@ -10,7 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numba
 import numpy as np
+
+from intvit.graph.ir import Tensor
 
 PAPER_FACTOR, USUAL_FACTOR = 20.0, 10.0
 
@@ -29,9 +32,43 @@ class Sqnr:
         for i in range(len(x)):
             self.ratios[start + i] = float(signal[i] / noise[i]) if noise[i] > 0 else math.inf
 
+    def merge(self, start: int, ratios: Sequence[float]) -> None:
+        """Add the ratios of images `start...`, from `power_ratios`."""
+        self.ratios.update(enumerate(ratios, start))
+
     def decibel(self, factor: float = PAPER_FACTOR) -> float:
         """`factor * log10(mean ratio)`; images without any error count as the largest finite ratio met."""
         return mean_decibel([self.ratios[i] for i in sorted(self.ratios)], factor)
+
+
+@numba.njit(cache=True, nogil=True)
+def _powers(real, q, scale):
+    """Sums of x**2 and of (x - scale*q)**2 over one image (R, C); partial sums per channel, so in one fixed order."""
+    signal, noise = np.zeros(real.shape[1]), np.zeros(real.shape[1])
+    for i in range(real.shape[0]):
+        for j in range(real.shape[1]):
+            x = np.float64(real[i, j])
+            d = x - np.float64(q[i, j]) * scale[j]
+            signal[j] += x * x
+            noise[j] += d * d
+    return signal.sum(), noise.sum()
+
+
+def power_ratios(real: np.ndarray, q: np.ndarray, tensor: Tensor) -> list[float]:
+    """Signal to noise of integers `q` (B, ...) of `tensor` against float values `real` (B, ...), per image."""
+    n_channels = tensor.shape[-1]
+    if tensor.encoding == "log2":
+        q = np.where(q < 0, 0.0, np.exp2(-q.astype(np.float64)))
+        scale = np.ones(n_channels)
+    else:
+        assert tensor.scale is not None
+        scale = np.ascontiguousarray(np.broadcast_to(tensor.scale, n_channels), np.float64)
+    found = []
+    for x, y in zip(real, q, strict=True):
+        rows = np.ascontiguousarray(x, np.float32).reshape(-1, n_channels)
+        signal, noise = _powers(rows, np.ascontiguousarray(y).reshape(-1, n_channels), scale)
+        found.append(signal / noise if noise > 0 else math.inf)
+    return found
 
 
 def mean_decibel(ratios: Sequence[float], factor: float = PAPER_FACTOR) -> float:

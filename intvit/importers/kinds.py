@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import onnx
+from typing import TYPE_CHECKING, Any
 
 from intvit.errors import IntvitError
-from intvit.importers.weights import TORCH_SUFFIXES
+
+if TYPE_CHECKING:
+    import onnx
+
+TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".bin")
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import numpy as np
 from ml_dtypes import bfloat16  # registers the type with NumPy, so that safetensors can read it
 
 from intvit.errors import IntvitError
+from intvit.importers.kinds import TORCH_SUFFIXES
 from intvit.importers.onnx import METADATA_KEY
 
 Array = np.ndarray[Any, Any]
 HARMLESS = ("relative_position_index", "attn_mask", "num_batches_tracked")
 """Buffers that carry nothing which the shapes do not tell."""
-TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".bin")
 STATE_KEYS = ("model", "state_dict", "model_state_dict", "module")
 """Where training codes put the weights in what they save."""
 

@@ -35,7 +35,8 @@ WORD = 4
 ROW_BLOCK = 8 * MR
 """Rows that are packed at a time."""
 INT32_MAX = 2**31 - 1
-PATHS = ("vnni", "avx2", "blas")
+EVERY_TOP_BIT = np.int32(-0x7F7F7F80)
+"""0x80 in each of four bytes: adds 128 to signed bytes, making them unsigned."""
 
 
 def available_paths() -> tuple[str, ...]:
@@ -101,14 +102,14 @@ def store_word(typingctx, array, offset, word):
 
 
 @intrinsic
-def multiply_tile(typingctx, left, left_offset, right, right_offset, steps, sums, row):
-    """sums[row : row + MR, :NR] = a packed row tile times a packed column panel; offsets in bytes, steps >= 1."""
-    signature = types.void(left, types.int64, right, types.int64, types.int64, sums, types.int64)
+def multiply_tile(typingctx, left, left_offset, right, right_offset, steps, sums):
+    """sums[:MR, :NR] = a packed row tile times a packed column panel; offsets in bytes, steps >= 1."""
+    signature = types.void(left, types.int64, right, types.int64, types.int64, sums)
 
     def codegen(context, builder, signature, args):
         a = _bytes_at(context, builder, left, args[0], args[1])
         b = _bytes_at(context, builder, right, args[2], args[3])
-        c = _bytes_at(context, builder, sums, args[5], builder.mul(args[6], _I64(NR * WORD)))
+        c = _bytes_at(context, builder, sums, args[5], _I64(0))
         _emit_tile(builder, right.dtype, a, b, c, args[4])
         return context.get_dummy_value()
 
@@ -235,28 +236,28 @@ def pack_rows(flat, start, row_stride, step_stride, rows, depth, steps, shift, p
 
     Elements are `flat[start + i*row_stride + k*step_stride] + shift`; `packed` is int8 or int16.
     """
-    unit = 4 // packed.itemsize
-    tiles = (rows + 11) // 12
+    unit = WORD // packed.itemsize
+    tiles = (rows + MR - 1) // MR
     flips = 128 if packed.itemsize == 1 else 0
     plain = step_stride == 1 and flat.itemsize == packed.itemsize and (shift == 0 or shift == flips)
-    word_flip = np.int32(-2139062144) if flips != 0 and shift == 128 else np.int32(0)  # 0x80 in every byte
+    word_flip = EVERY_TOP_BIT if flips != 0 and shift == 128 else np.int32(0)
     whole = depth // unit if plain else 0
     for tile in range(tiles):
-        for r in range(12):
-            i = tile * 12 + r
-            to = (tile * steps * 12 + r) * 4
+        for r in range(MR):
+            i = tile * MR + r
+            to = (tile * steps * MR + r) * WORD
             if i >= rows:
                 for s in range(steps):
-                    store_word(packed, to + s * 48, np.int32(0))
+                    store_word(packed, to + s * MR * WORD, np.int32(0))
                 continue
             at = start + i * row_stride
             for s in range(whole):
-                store_word(packed, to + s * 48, load_word(flat, (at + s * unit) * flat.itemsize) ^ word_flip)
+                store_word(packed, to + s * MR * WORD, load_word(flat, (at + s * unit) * flat.itemsize) ^ word_flip)
             for s in range(whole, steps):
                 for u in range(unit):
                     k = s * unit + u
                     value = np.int64(flat[at + k * step_stride]) + shift if k < depth else 0
-                    packed[(to + s * 48) // packed.itemsize + u] = value
+                    packed[(to + s * MR * WORD) // packed.itemsize + u] = value
 
 
 @kernel
@@ -290,24 +291,24 @@ def pack_columns(flat, start, depth_stride, column_stride, depth, columns, steps
 
     `packed` is an int8 or int16 view of the packed operand.
     """
-    unit = 4 // packed.itemsize
-    panels = (columns + 31) // 32
+    unit = WORD // packed.itemsize
+    panels = (columns + NR - 1) // NR
     whole = depth // unit if depth_stride == 1 and flat.itemsize == packed.itemsize else 0
     pairs = packed.itemsize == 2 and column_stride == 1
     words = packed.view(np.int32)
     for panel in range(panels):
-        wide = min(32, columns - panel * 32)
-        base = panel * steps * 32
-        if wide < 32 or whole < steps:
-            for i in range(base, base + steps * 32):
+        wide = min(NR, columns - panel * NR)
+        base = panel * steps * NR
+        if wide < NR or whole < steps:
+            for i in range(base, base + steps * NR):
                 words[i] = 0
         for c in range(wide):
-            at = start + (panel * 32 + c) * column_stride
+            at = start + (panel * NR + c) * column_stride
             for s in range(whole):
-                words[base + s * 32 + c] = load_word(flat, (at + s * unit) * flat.itemsize)
+                words[base + s * NR + c] = load_word(flat, (at + s * unit) * flat.itemsize)
         for s in range(whole, steps):
-            at = start + panel * 32 * column_stride + s * unit * depth_stride
-            to = base + s * 32
+            at = start + panel * NR * column_stride + s * unit * depth_stride
+            to = base + s * NR
             if pairs and 2 * s + 1 < depth:
                 for c in range(wide):
                     words[to + c] = (np.int32(flat[at + c]) & 0xFFFF) | (np.int32(flat[at + depth_stride + c]) << 16)
@@ -332,13 +333,13 @@ def finish(sums, rows, columns, first, offset, m, e, half, low, high, edge, out,
             for c in range(columns):
                 out[to + i * stride + c] = np.int32(sums[i, c] + offset[first + c])
         return
-    if columns == 32:
+    if columns == NR:
         finish_panel(sums, rows, offset, m, e, half, first, low, high, out, to, stride)
         return
-    finish_panel(sums, rows, offset, m, e, half, first, low, high, edge, 0, 32)
+    finish_panel(sums, rows, offset, m, e, half, first, low, high, edge, 0, NR)
     for i in range(rows):
         for c in range(columns):
-            out[to + i * stride + c] = edge[i * 32 + c]
+            out[to + i * stride + c] = edge[i * NR + c]
 
 
 @kernel
@@ -347,17 +348,18 @@ def multiply_packed(
     low, high, edge, out, to, out_stride,
 ):  # fmt: skip
     """A left operand (strided in `flat`) times a packed right one, block by block, finished into `out`."""
-    panels = (columns + 31) // 32
-    for i in range(0, rows, 96):
-        n = min(96, rows - i)
+    panels = (columns + NR - 1) // NR
+    for i in range(0, rows, ROW_BLOCK):
+        n = min(ROW_BLOCK, rows - i)
         pack_rows(flat, start + i * row_stride, row_stride, step_stride, n, depth, steps, shift, left)
         for panel in range(panels):
-            j = panel * 32
-            for tile in range((n + 11) // 12):
-                multiply_tile(left, tile * steps * 48, right, panel * steps * 128, steps, sums, 0)
-                row = i + tile * 12
+            j = panel * NR
+            for tile in range((n + MR - 1) // MR):
+                left_at, right_at = tile * steps * MR * WORD, panel * steps * NR * WORD
+                multiply_tile(left, left_at, right, right_at, steps, sums)
+                row = i + tile * MR
                 finish(
-                    sums, min(12, rows - row), min(32, columns - j), j, offset, m, e, half, low, high, edge, out,
+                    sums, min(MR, rows - row), min(NR, columns - j), j, offset, m, e, half, low, high, edge, out,
                     to + row * out_stride + j, out_stride,
                 )  # fmt: skip
 
@@ -369,7 +371,7 @@ def multiply_batch(
     out_stride,
 ):  # fmt: skip
     """One product of activations per entry of `starts`: pack the right operand, then as `multiply_packed`."""
-    offset = np.zeros((columns + 31) // 32 * 32, np.int32)
+    offset = np.zeros((columns + NR - 1) // NR * NR, np.int32)
     for n in range(starts.shape[0]):
         pack_columns(b, b_starts[n], depth_stride, column_stride, depth, columns, steps, right_signed)
         if correction != 0:

@@ -438,7 +438,7 @@ def _fqvit_narrow(rows, mask, exponents, quotients, masked, n, n_codes, out):
                 break
             for d in range(spread + 1):
                 codes[d] += np.int64(line[d] <= most)
-            hidden_code += np.int64(hidden_value <= most)
+            hidden_code += 1 if hidden_value <= most else 0
             threshold = 3 << (k - 1)
         for d in range(spread + 1):
             codes[d] = -1 if line[d] == 0 or codes[d] >= n_codes else codes[d]
