@@ -33,7 +33,7 @@ from intvit.vectors.export import export
 if TYPE_CHECKING:
     from rich.console import Console
 
-WEIGHTS = "vit_fashion.safetensors"
+WEIGHTS, SWIN_WEIGHTS = "vit_fashion.safetensors", "swin_fashion.safetensors"
 METHODS = ("ibert", "fqvit", "ivit")
 VECTOR_SITES = ("softmax", "gelu", "layernorm", "blocks.0.*", "logits")
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]

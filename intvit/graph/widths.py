@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from intvit import registry
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, Graph, Node
 from intvit.recipe import Recipe
@@ -100,5 +101,7 @@ def quantizer_bits(graph: Graph, recipe: Recipe) -> dict[str, int]:
             continue
         site = node.output if node.op in SELF_QUANTIZING else quantizer_site(graph, node)
         narrow = feeds_narrow(graph, node.output) or (node.op == "linear" and "layernorm" in consumers)
+        if node.op == "layernorm":
+            narrow = narrow or registry.get(node.op, recipe.choice(node.op, node.name).method).narrow_output
         widths[site] = recipe.bits if narrow else recipe.residual_bits
     return widths

@@ -330,7 +330,7 @@ IBERT = Method(
 )  # fmt: skip
 FQVIT = Method(
     "layernorm", "fqvit", 1, spec.FqvitLayerNorm, _fqvit_lower, spec.fqvit, _fqvit_kernel,
-    "8-bit multiplier per channel and row, power-of-two factors", "arXiv 2111.13824",
+    "8-bit multiplier per channel and row, power-of-two factors", "arXiv 2111.13824", narrow_output=True,
 )  # fmt: skip
 IVIT_TVM = Method(
     "layernorm", "ivit_tvm", 1, spec.IvitTvmLayerNorm, _bias_lower(spec.IvitTvmLayerNorm), spec.ivit_tvm,
