@@ -224,6 +224,24 @@ def record(
     err.print(f"wrote {output}")
 
 
+@contextmanager
+def _activations(
+    model: Path, graph: Any, recording: Path | None, images: str | None, limit: int | None
+) -> Iterator[Any]:
+    """A recording, or else the float model on images."""
+    from intvit.floatrun import FloatModel
+    from intvit.live import LiveActivations
+    from intvit.recording import Recording
+
+    if recording is not None:
+        with Recording(recording) as found:
+            yield found
+    else:
+        assert images is not None
+        source = _images(images, graph.tensors[graph.inputs[0]].shape, dict(graph.metadata))
+        yield LiveActivations(FloatModel(model), source, limit)
+
+
 @app.command()
 def lower(
     model: ModelArg,
@@ -231,6 +249,9 @@ def lower(
     recording: Annotated[
         Path | None,
         typer.Option(help="Recording of this model, from `intvit record`; not needed where ranges came with it."),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Instead of a recording: images to calibrate on, nothing stored.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="One method everywhere: see `intvit methods`.")] = None,
     mapping: Annotated[Path | None, typer.Option(help="Methods per site, from `intvit map`.")] = None,
@@ -242,19 +263,20 @@ def lower(
     """Float model + recording + recipe to an integer graph: the last place where a float decides anything.
 
     Example: intvit lower vit.onnx --recording recording.h5 --method ibert --bits 8 -o vit_ibert.h5
+
+    Example: intvit lower vit.onnx --images images.h5 --limit 1000 -o vit_ivit.h5
     """
     from intvit.calibrate import calibrate, trained
     from intvit.graph.store import save
     from intvit.importers.onnx import float_graph, load_model
     from intvit.lowering import lower as run
-    from intvit.recording import Recording
 
     chosen = _recipe(recipe, mapping, method, bits, observer)
     graph = float_graph(load_model(model))
-    if recording is None:
+    if recording is None and images is None:
         calibration = trained(graph)
     else:
-        with Recording(recording) as source, progress("calibrate") as report:
+        with _activations(model, graph, recording, images, limit) as source, progress("calibrate") as report:
             calibration = calibrate(graph, source, chosen, limit=limit, progress=report)
     integer = run(graph, calibration, chosen)
     save(integer, output)
@@ -364,9 +386,12 @@ def eval_command(
 @app.command("map")
 def map_command(
     model: ModelArg,
-    recording: Annotated[Path, typer.Option(help="Recording of this model, from `intvit record`.")],
-    images: Annotated[str, typer.Option(help="The images that were recorded.")],
+    images: Annotated[str, typer.Option(help="Images to analyse; with --recording, the ones that were recorded.")],
     output: OutputOpt,
+    recording: Annotated[
+        Path | None,
+        typer.Option(help="Recording of this model; without it the float model runs along."),
+    ] = None,
     rule: Annotated[str, typer.Option(help="sqnr_diff, sqnr_diff_signed or sqnr_output.")] = "sqnr_diff",
     methods: Annotated[str, typer.Option(help="Uniform candidates, separated by commas.")] = "ibert,fqvit,ivit",
     recipe: Annotated[Path | None, typer.Option(help="Recipe, TOML: widths and observer.")] = None,
@@ -377,20 +402,21 @@ def map_command(
     threads: ThreadsOpt = None,
     as_json: JsonOpt = False,
 ) -> None:
-    """Run the uniform models against the recording; choose the least-error method per site.
+    """Run the uniform models against the float model; choose the least-error method per site.
 
     Example: intvit map vit.onnx --recording recording.h5 --images fashion-mnist:calibration -o mapping.json
+
+    Example: intvit map vit.onnx --images images.h5 --limit 1000 -o mapping.json
     """
     from intvit.analysis.mapping import map_methods
     from intvit.calibrate import calibrate
     from intvit.importers.onnx import float_graph, load_model
-    from intvit.recording import Recording
     from intvit.report import mapping_table
 
     chosen = _recipe(recipe, None, None, bits, observer)
     graph = float_graph(load_model(model))
     source = _images(images, graph.tensors[graph.inputs[0]].shape, dict(graph.metadata))
-    with Recording(recording) as activations, progress("map") as report:
+    with _activations(model, graph, recording, images, limit) as activations, progress("map") as report:
         calibration = calibrate(graph, activations, chosen)
         mapping = map_methods(
             graph,

@@ -96,5 +96,20 @@ def test_map_and_lower_with_its_mapping(cli, vit, tmp_path):
     assert json.loads(out)["integer"] > 0.8
 
 
+def test_without_a_recording_the_float_model_runs_along(cli, vit, tmp_path):
+    source = ["--images", "fashion-mnist:calibration", "--limit", "16"]
+    recorded = ["--recording", vit.recording_path, "--images", "fashion-mnist:calibration"]
+    for name, options in (("live", source), ("recorded", recorded)):
+        assert cli("map", vit.onnx_path, *options, "-o", tmp_path / f"{name}.json")[0] == 0
+    live, recorded = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("live", "recorded"))
+    assert live["recipe"] == recorded["recipe"]
+    for a, b in zip(live["scores"], recorded["scores"], strict=True):
+        assert abs(a["sqnr_diff"] - b["sqnr_diff"]) < 0.1  # onnxruntime's sums may differ by batch
+    assert cli("lower", vit.onnx_path, *source, "--method", "ivit", "-o", tmp_path / "g.h5")[0] == 0
+    status, _, err = cli("lower", vit.onnx_path, "--method", "ivit", "-o", tmp_path / "h.h5")
+    assert status == 2
+    assert "--recording: must be given" in err
+
+
 def test_fqvit_has_no_gelu_of_its_own():
     assert build_recipe({}).with_method("fqvit").gelu.method == "ivit"
