@@ -151,3 +151,28 @@ def test_requantize_of_64_bit_inputs_is_the_fraction_rounded_to_even(bits, e):
         want = [[min(max(round(Fraction(v * f, 2**e)), low), high) for v, f in zip(row, (m, -m), strict=True)]
                 for row in rows.tolist()]  # fmt: skip
         assert got.tolist() == want
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_requantize_with_a_constant_residual_saturates_as_with_an_array(bits):
+    from intvit.kernels.requantize import apply_requantize, prepare_constant
+
+    rng = np.random.default_rng(bits)
+    x = rng.integers(-128, 128, (2, 3, 4, 5)).astype(np.int8)
+    constant = rng.integers(-128, 128, (3, 4, 5))
+    m, e = dyadic(1.0, 2.0 ** -(bits - 7))
+    n, f = dyadic(0.8, 2.0 ** -(bits - 7))
+    run = prepare_constant(m, e, bits, constant, n, f, np.int16)
+    want = apply_requantize(x, m, e, bits, residual=np.broadcast_to(constant, x.shape), residual_m=n, residual_e=f)
+    assert np.array_equal(run(x), want)
+    assert want.min() == -(2 ** (bits - 1))
+    assert want.max() == 2 ** (bits - 1) - 1
+
+
+def test_bound_of_gelu_is_that_of_its_widest_channel():
+    from intvit import registry
+
+    method = registry.get("gelu", "ibert")
+    params, _ = method.lower(np.array([0.05, 0.002]), n=6)
+    alone = [method.bound(method.lower(np.array([s]), n=6)[0], 127, 1) for s in (0.05, 0.002)]
+    assert method.bound(params, 127, 2) == max(alone) > min(alone)

@@ -55,6 +55,7 @@ KEYWORDS = {
 SWAPPED_CALLS = {"min": "max", "max": "min"}
 DROPPED_CALLS = frozenset({"saturate", "clamp", "wrap", "wrap32"})
 SHIFT_EXP = "if shift > 31:  # the caller's sum clamps there already"
+CLAMPED_EXP = "return 2147483647"
 ADD_HIGH = "return a + b if a <= 9223372036854775807 - b else np.int64(9223372036854775807)"
 ADD_LOW = "return a + b if a >= -9223372036854775808 - b else np.int64(-9223372036854775808)"
 EQUIVALENT = {
@@ -64,6 +65,8 @@ EQUIVALENT = {
     ("kernels/softmax.py", SHIFT_EXP, "31 -> 32"): "v << 31 is above the clamp of the sum, and fits int64",
     ("kernels/softmax.py", SHIFT_EXP, "31 -> 30"): "v >= 2: v << 30 is above the clamp of the sum",
     ("kernels/softmax.py", SHIFT_EXP, "Gt -> GtE"): "v >= 2: v << 30 is above the clamp of the sum",
+    ("kernels/softmax.py", CLAMPED_EXP, "2147483647 -> 2147483648"): "the sum is clamped to 2147483647",
+    ("kernels/softmax.py", CLAMPED_EXP, "2147483647 -> 2147483646"): "(2**31 - 1) // (2**31 - 2) is 1 as well",
     ("kernels/requantize.py", ADD_HIGH, "LtE -> Lt"): "at equality the sum is the limit itself",
     ("kernels/requantize.py", ADD_LOW, "GtE -> Gt"): "at equality the sum is the limit itself",
 }
