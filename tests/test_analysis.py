@@ -113,3 +113,23 @@ def test_without_a_recording_the_float_model_runs_along(cli, vit, tmp_path):
 
 def test_fqvit_has_no_gelu_of_its_own():
     assert build_recipe({}).with_method("fqvit").gelu.method == "ivit"
+
+
+@pytest.mark.parametrize(("encoding", "scale"), [("linear", 0.5), ("linear", [0.5, 0.25, 2.0]), ("log2", 1.0)])
+def test_power_ratios_are_those_of_the_dequantized_values(encoding, scale):
+    from intvit.analysis.sqnr import power_ratios
+    from intvit.graph.ir import Tensor
+    from intvit.inttypes import IntType
+    from intvit.trace import dequantize
+
+    rng = np.random.default_rng(0)
+    q = rng.integers(-1, 8, (4, 5, 3)).astype(np.int8)
+    tensor = Tensor("t", (5, 3), IntType(8), np.array(scale), encoding)
+    real = (dequantize(q, tensor) + rng.normal(0, 0.1, q.shape)).astype(np.float32)
+    real[2] = dequantize(q[2], tensor)
+    old, new = Sqnr(), Sqnr()
+    old.update(7, real, dequantize(q, tensor))
+    new.merge(7, power_ratios(real, q, tensor))
+    assert old.ratios.keys() == new.ratios.keys()
+    assert np.allclose(list(old.ratios.values()), list(new.ratios.values()), rtol=1e-12)
+    assert new.ratios[9] == np.inf

@@ -98,13 +98,14 @@ def narrow_cases(scale):
     yield rng.integers(-128, 128, (40, 33)), mask
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.3, 0.05, 0.02, 1 / 127, 0.003, 0.0004])
+@pytest.mark.parametrize("scale", [7.3, 1.0, 0.3, 0.05, 0.02, 1 / 127, 0.003, 0.0004])
 @pytest.mark.parametrize("method", METHODS)
 def test_softmax_of_8_bit_scores(method, scale):
     chosen = registry.get("softmax", method)
     n_run = 0
     for bits in (4, 5) if method == "fqvit" else (6, 8, 16):
-        params, _ = chosen.lower(scale, out_bits=bits)
+        options = {"exp_range_max": 2.0**32} if method == "ibert" and scale > 1.6 else {}  # every exponent is 0 there
+        params, _ = chosen.lower(scale, out_bits=bits, **options)
         for rows, mask in narrow_cases(scale):
             narrow = chosen.narrow(params, rows.shape[1], mask is not None)
             if narrow is None:

@@ -412,14 +412,15 @@ def growth(args: argparse.Namespace) -> dict[str, Any]:
 
 def mapping(args: argparse.Namespace) -> dict[str, Any]:
     """Images per second of the mapping analysis: float run, three integer runs, statistics, nothing stored."""
-    from intvit.analysis.mapping import map_methods
-    from intvit.calibrate import calibrate
+    from intvit.analysis.mapping import SqnrRun, map_methods
+    from intvit.calibrate import calibrate, source_tensor
     from intvit.demo import METHODS, WEIGHTS, embedded
     from intvit.floatrun import FloatModel
     from intvit.images import open_images
     from intvit.importers.onnx import float_graph
     from intvit.importers.timm import import_timm
     from intvit.live import LiveActivations
+    from intvit.lowering import lower
     from intvit.recipe import build_recipe
 
     recipe = build_recipe({})
@@ -443,7 +444,25 @@ def mapping(args: argparse.Namespace) -> dict[str, Any]:
         start = time.perf_counter()
         map_methods(graph, live, images, calibration, recipe, METHODS, threads=args.threads)
         times.append(time.perf_counter() - start)
-    return {"model": args.model or "embedded", "images": n_images, "images_per_s": round(n_images / min(times[1:]), 1)}
+    n = min(n_images, 32)
+    run = SqnrRun.of(graph, lower(graph, calibration, recipe.with_method("ivit")))
+    x = images.read(0, n)
+    floats = {name: live.read(source_tensor(graph, name, set(live.names)), 0, n) for name, _ in run.pairs.values()}
+    plain = interleaved(
+        {
+            "plain": lambda: run.engine.run(x, batch=n, threads=args.threads),
+            "statistics": lambda: run.add(0, x, floats, args.threads),
+        },
+        args.rounds,
+    )
+    medians = {name: statistics.median(t) for name, t in plain.items()}
+    return {
+        "model": args.model or "embedded",
+        "images": n_images,
+        "images_per_s": round(n_images / min(times[1:]), 1),
+        "run_ms_per_image": {name: round(1e3 * v / n, 3) for name, v in medians.items()},
+        "statistics_over_plain": round(medians["statistics"] / medians["plain"], 2),
+    }
 
 
 def main() -> int:

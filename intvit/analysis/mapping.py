@@ -135,7 +135,7 @@ def map_methods(
     if len(images) < recording.n_images or images.sha256(recording.n_images) != recording.images_sha256:
         raise IntvitError(f"images: must be the {recording.n_images} images that were recorded, and are others")
     n_images = min(limit or recording.n_images, recording.n_images)
-    runs = {method: _Run.of(graph, lower(graph, calibration, recipe.with_method(method))) for method in methods}
+    runs = {method: SqnrRun.of(graph, lower(graph, calibration, recipe.with_method(method))) for method in methods}
     known = set(recording.names)
     for start in range(0, n_images, batch):  # all models on one batch: the float side is computed or read once
         stop = min(start + batch, n_images)
@@ -162,7 +162,7 @@ def map_methods(
 
 
 @dataclass(frozen=True)
-class _Run:
+class SqnrRun:
     """One integer model and its SQNR statistics against the float one: `<site>:in`, `<site>:out` and `logits`."""
 
     engine: Engine
@@ -171,7 +171,7 @@ class _Run:
     stats: dict[str, Sqnr]
 
     @staticmethod
-    def of(graph: Graph, integer: Graph) -> _Run:
+    def of(graph: Graph, integer: Graph) -> SqnrRun:
         pairs: dict[str, tuple[str, str]] = {}
         for node in graph.nodes:
             if node.op in OPERATORS:
@@ -179,7 +179,7 @@ class _Run:
                 pairs[f"{node.name}:in"] = (node.inputs[0], mate.inputs[0])
                 pairs[f"{node.name}:out"] = (node.output, mate.output)
         pairs["logits"] = (graph.outputs[0], integer.outputs[0])
-        return _Run(Engine(integer), pairs, {key: Sqnr() for key in pairs})
+        return SqnrRun(Engine(integer), pairs, {key: Sqnr() for key in pairs})
 
     def add(self, start: int, images: Array, floats: Mapping_[str, Array], threads: int | None) -> None:
         """Run `images`, the first of them number `start`; the statistics are taken on the threads that ran them."""

@@ -42,33 +42,34 @@ class Sqnr:
 
 
 @numba.njit(cache=True, nogil=True)
-def _powers(real, q, scale):
-    """Sums of x**2 and of (x - scale*q)**2 over one image (R, C); partial sums per channel, so in one fixed order."""
-    signal, noise = np.zeros(real.shape[1]), np.zeros(real.shape[1])
-    for i in range(real.shape[0]):
-        for j in range(real.shape[1]):
-            x = np.float64(real[i, j])
-            d = x - np.float64(q[i, j]) * scale[j]
-            signal[j] += x * x
-            noise[j] += d * d
-    return signal.sum(), noise.sum()
+def _powers(real, q, scale, signal, noise):
+    """Per image sums of x**2 and of (x - scale*q)**2 over (R, C); first per channel, so in one fixed order."""
+    for b in range(real.shape[0]):
+        s, n = np.zeros(real.shape[2]), np.zeros(real.shape[2])
+        for i in range(real.shape[1]):
+            for j in range(real.shape[2]):
+                x = np.float64(real[b, i, j])
+                d = x - np.float64(q[b, i, j]) * scale[j]
+                s[j] += x * x
+                n[j] += d * d
+        signal[b], noise[b] = s.sum(), n.sum()
 
 
 def power_ratios(real: np.ndarray, q: np.ndarray, tensor: Tensor) -> list[float]:
     """Signal to noise of integers `q` (B, ...) of `tensor` against float values `real` (B, ...), per image."""
     n_channels = tensor.shape[-1]
     if tensor.encoding == "log2":
-        q = np.where(q < 0, 0.0, np.exp2(-q.astype(np.float64)))
-        scale = np.ones(n_channels)
+        table = np.exp2(-np.arange(-1.0, q.max(initial=0) + 1))
+        table[0] = 0.0
+        q, scale = table[q.astype(np.intp) + 1], np.ones(n_channels)
     else:
         assert tensor.scale is not None
         scale = np.ascontiguousarray(np.broadcast_to(tensor.scale, n_channels), np.float64)
-    found = []
-    for x, y in zip(real, q, strict=True):
-        rows = np.ascontiguousarray(x, np.float32).reshape(-1, n_channels)
-        signal, noise = _powers(rows, np.ascontiguousarray(y).reshape(-1, n_channels), scale)
-        found.append(signal / noise if noise > 0 else math.inf)
-    return found
+    shape = (len(real), -1, n_channels)
+    signal, noise = np.empty(len(real)), np.empty(len(real))
+    x = np.ascontiguousarray(real, np.float32).reshape(shape)
+    _powers(x, np.ascontiguousarray(q).reshape(shape), scale, signal, noise)
+    return [float(s / n) if n > 0 else math.inf for s, n in zip(signal, noise, strict=True)]
 
 
 def mean_decibel(ratios: Sequence[float], factor: float = PAPER_FACTOR) -> float:

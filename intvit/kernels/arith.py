@@ -147,7 +147,7 @@ def rhe_product(x, m, e):
             return INT64_MAX if high > 0 else INT64_MIN
         floor = (high << room) + (low >> e)
         rest = low & ((1 << e) - 1)
-        half = 1 << (e - 1)
+        half = (1 << e) >> 1
         sticky = 0
     else:
         s = e - 32

@@ -441,12 +441,12 @@ def _fqvit_narrow(rows, mask, exponents, quotients, masked, n, n_codes, out):
             hidden_code += 1 if hidden_value <= most else 0
             threshold = 3 << (k - 1)
         for d in range(spread + 1):
-            codes[d] = -1 if line[d] == 0 or codes[d] >= n_codes else codes[d]
+            codes[d] = -1 if total == 0 or codes[d] >= n_codes else codes[d]
         if mask.shape[0] == 0:
             for j in range(c):
                 out[i, j] = codes[(top - rows[i, j]) & 255]
         else:
-            hidden_code = -1 if hidden_value == 0 or hidden_code >= n_codes else hidden_code
+            hidden_code = -1 if total == 0 or hidden_code >= n_codes else hidden_code
             for j in range(c):
                 out[i, j] = hidden_code if mask[g, j] else codes[(top - rows[i, j]) & 255]
 
