@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from hypothesis import settings
 
 from intvit.calibrate import Calibration, calibrate
 from intvit.demo import WEIGHTS, embedded
@@ -21,6 +22,9 @@ from intvit.importers.timm import import_timm
 from intvit.lowering import lower
 from intvit.recipe import Recipe, build_recipe
 from intvit.recording import Recording, record
+
+settings.register_profile("intvit", deadline=None)  # a first call compiles; no test asserts on time
+settings.load_profile("intvit")
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))

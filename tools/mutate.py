@@ -56,8 +56,8 @@ SWAPPED_CALLS = {"min": "max", "max": "min"}
 DROPPED_CALLS = frozenset({"saturate", "clamp", "wrap", "wrap32"})
 SHIFT_EXP = "if shift > 31:  # the caller's sum clamps there already"
 CLAMPED_EXP = "return 2147483647"
-ADD_HIGH = "return a + b if a <= 9223372036854775807 - b else np.int64(9223372036854775807)"
-ADD_LOW = "return a + b if a >= -9223372036854775808 - b else np.int64(-9223372036854775808)"
+ADD_HIGH = "return a + b if a <= INT64_MAX - b else np.int64(INT64_MAX)"
+ADD_LOW = "return a + b if a >= INT64_MIN - b else np.int64(INT64_MIN)"
 EQUIVALENT = {
     ("kernels/arith.py", "return INT64_MAX if value > 0 else INT64_MIN", "Gt -> GtE"): "a value of 0 has returned",
     ("kernels/arith.py", "return INT64_MAX if high > 0 else INT64_MIN", "Gt -> GtE"): "high is far from 0 here",

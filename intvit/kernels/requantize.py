@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from intvit.errors import IntvitError
-from intvit.kernels.arith import kernel, rhe_product, rhe_shift, saturate
+from intvit.kernels.arith import INT64_MAX, INT64_MIN, kernel, rhe_product, rhe_shift, saturate
 
 WIDE_LIMIT = 2**61
 PUBLISHED_SATURATING_WIDTHS = (4, 8, 16, 32)
@@ -180,8 +180,8 @@ def regular(m: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 def add_saturating(a, b):
     """a + b, saturated at s64."""
     if b > 0:
-        return a + b if a <= 9223372036854775807 - b else np.int64(9223372036854775807)
-    return a + b if a >= -9223372036854775808 - b else np.int64(-9223372036854775808)
+        return a + b if a <= INT64_MAX - b else np.int64(INT64_MAX)
+    return a + b if a >= INT64_MIN - b else np.int64(INT64_MIN)
 
 
 def _border(x: np.ndarray) -> np.ndarray:
