@@ -109,6 +109,15 @@ def test_a_piece_between_two_nodes(tmp_path):
     assert np.abs(want - got).max() < 0.05
 
 
+def test_our_own_form_passes_as_it_is_and_can_be_cut(vit, tmp_path):
+    ours = onnx.load(vit.onnx_path)
+    assert import_foreign(vit.onnx_path).SerializeToString() == ours.SerializeToString()
+    cut = import_foreign(vit.onnx_path, until="blocks.1.add2")
+    graph = float_graph(cut)
+    assert graph.tensors[graph.outputs[0]].shape == (50, 96)
+    assert graph.metadata["mean"] == float_graph(ours).metadata["mean"]
+
+
 def test_unknown_names(tmp_path):
     with pytest.raises(IntvitError, match="--until: must name a node or tensor of the graph, and 'nowhere' is none"):
         import_foreign(FOLDER / "dense_old13.onnx", until="nowhere")

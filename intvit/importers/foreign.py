@@ -23,7 +23,7 @@ from intvit.errors import IntvitError
 from intvit.graph.ir import Array
 from intvit.importers.builder import Builder, evaluate
 from intvit.importers.fold import fold
-from intvit.importers.onnx import attributes, load_model
+from intvit.importers.onnx import attributes, load_model, model_metadata
 from intvit.importers.operators import HANDLERS, pointwise, recognised
 from intvit.importers.views import Pointwise, Refused, Unknown, Value, View, Writer
 
@@ -42,11 +42,14 @@ def import_foreign(
         if key not in ("img_size", "mean", "std", "resize", "num_heads", "layer_norm_eps"):
             raise IntvitError(f"import: option must not be {key!r} for an ONNX file")
     model = load_model(path, check=False)  # onnxruntime takes more than the checker
+    found = model_metadata(model)
+    if found and not (until or start):
+        return model  # ours already
     try:
         names = {name for node in model.graph.node for name in node.output}
         folded = fold(model, until, start, options.get("img_size"))
         return _Walker(folded, names).rewrite(
-            {key: options[key] for key in ("mean", "std", "resize") if options.get(key)}
+            {key: value for key, value in {**found, **options}.items() if key in ("mean", "std", "resize") and value}
         )
     except IntvitError as error:
         raise IntvitError(f"{path}: {error}") from None
