@@ -118,6 +118,25 @@ def test_our_own_form_passes_as_it_is_and_can_be_cut(vit, tmp_path):
     assert graph.metadata["mean"] == float_graph(ours).metadata["mean"]
 
 
+def test_half_precision_is_widened(tmp_path):
+    model = onnx.load(FOLDER / "timm_manual_old14.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            half = numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
+                attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float16)))
+            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.FLOAT16
+    onnx.save(model, tmp_path / "half.onnx")
+    x, y = expected("timm_manual_old14.onnx")
+    found = float_output(import_foreign(tmp_path / "half.onnx"), x)
+    assert np.abs(found - y).max() / np.ptp(y) < 1e-2  # the weights were rounded to 11 bits
+
+
 def test_unknown_names(tmp_path):
     with pytest.raises(IntvitError, match="--until: must name a node or tensor of the graph, and 'nowhere' is none"):
         import_foreign(FOLDER / "dense_old13.onnx", until="nowhere")

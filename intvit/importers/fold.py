@@ -6,11 +6,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import inliner
+from onnx import TensorProto, inliner, numpy_helper
 
 from intvit.errors import IntvitError
 
+HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 NOT_FUSED = [
     "AttentionFusion", "BiasGeluFusion", "BiasSoftmaxFusion", "ConvAddFusion", "ConvMulFusion", "ConvActivationFusion",
     "GemmActivationFusion", "MatMulActivationFusion", "MatMulAddFusion", "MatMulScaleFusion", "MatmulTransposeFusion",
@@ -24,6 +26,7 @@ NOT_FUSED = [
 def fold(model: onnx.ModelProto, until: str | None, start: str | None, img_size: Any) -> onnx.ModelProto:
     """The part of `model` from `start` to `until` at one image, constants folded and LayerNorm and GELU fused."""
     model = inliner.inline_local_functions(model)
+    _to_float32(model.graph)
     graph = model.graph
     output = _tensor(model, "--until", until) if until else _only_output(model)
     source = _tensor(model, "--from", start) if start else None
@@ -39,6 +42,26 @@ def fold(model: onnx.ModelProto, until: str | None, start: str | None, img_size:
     del folded.graph.output[1:]
     _prune(folded.graph, source)
     return folded
+
+
+def _to_float32(graph: onnx.GraphProto) -> None:
+    """Half-precision graphs in float32: weights, inputs, casts."""
+
+    def widened(tensor: onnx.TensorProto) -> None:
+        if tensor.data_type in HALVES:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+
+    for tensor in graph.initializer:
+        widened(tensor)
+    for value in graph.input:
+        if value.type.tensor_type.elem_type in HALVES:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                widened(attribute.t)
+            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i in HALVES:
+                attribute.i = TensorProto.FLOAT
 
 
 def _prune(graph: onnx.GraphProto, source: str | None) -> None:
