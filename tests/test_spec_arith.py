@@ -51,6 +51,17 @@ def test_rhe_shift(value, shift):
     assert fast.rhe_shift(value, shift) == spec.saturate(spec.rhe_shift(value, shift), 64)
 
 
+@given(S62, st.integers(-3, 70))
+def test_rounded_of_layernorm(value, shift):
+    assert fast_norm.rounded(value, shift) == (spec.rhe_shift(value, shift) if shift > 0 else value)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2, 30, 60, 61, 62, 63, 90])
+def test_rounded_of_layernorm_at_ties(shift):
+    for value in [s * (2**k + d) for k in (0, 1, 29, 59, 60, 61) for d in (-1, 0, 1) for s in (1, -1)]:
+        assert fast_norm.rounded(value, shift) == spec.rhe_shift(value, shift)
+
+
 @pytest.mark.parametrize("shift", range(1, 62))
 def test_rhe_shift_at_ties(shift):
     for k in (-3, -2, -1, 0, 1, 2, 3):
