@@ -59,6 +59,8 @@ CLAMPED_EXP = "return 2147483647"
 ADD_HIGH = "return a + b if a <= INT64_MAX - b else np.int64(INT64_MAX)"
 ADD_LOW = "return a + b if a >= INT64_MIN - b else np.int64(INT64_MIN)"
 EQUIVALENT = {
+    ("spec/gelu.py", "sign = (x > 0) - (x < 0)", "Gt -> GtE"): "the sign of 0 multiplies 0",
+    ("spec/gelu.py", "sign = (x > 0) - (x < 0)", "Lt -> LtE"): "the sign of 0 multiplies 0",
     ("kernels/arith.py", "return INT64_MAX if value > 0 else INT64_MIN", "Gt -> GtE"): "a value of 0 has returned",
     ("kernels/arith.py", "return INT64_MAX if high > 0 else INT64_MIN", "Gt -> GtE"): "high is far from 0 here",
     ("kernels/softmax.py", "if shift > 31:", "31 -> 32"): "32-bit words: << 32 gives 0",

@@ -177,7 +177,7 @@ def inverse_sqrt(value):
 
 @kernel
 def rounded(value, shift):
-    """rhe(value, 2**shift) for |value| < 2**62, the value itself for shift <= 0; without a branch."""
+    """rhe(value, 2**shift) for |value| <= 2**61, the value itself for shift <= 0; without a branch."""
     t = min(max(shift, 1), 62)
     found = (value + ((1 << (t - 1)) - 1) + ((value >> t) & 1)) >> t
     return value if shift <= 0 else found
