@@ -76,6 +76,12 @@ def test_shifts_beyond_the_fast_form_are_left_to_the_others(m, e):
     assert gemm.Epilogue.dyadic(np.array([m]), np.array([e]), 8, 3) is None
 
 
+@pytest.mark.parametrize(("bias", "fits"), [(2**31 - 2, True), (2**31 - 1, False)])
+def test_the_bound_is_32_bits(bias, fits):
+    prepared = gemm.prepare_linear(np.array([[1]]), np.array([bias]), 1, np.int8, gemm.Epilogue.raw(), PATHS[0])
+    assert (prepared is not None) == fits
+
+
 def test_sums_beyond_32_bits_are_left_to_the_others():
     w = np.full((1, 70000), 127)
     assert gemm.prepare_linear(w, None, 32767, np.int16, gemm.Epilogue.raw(), PATHS[0]) is None
