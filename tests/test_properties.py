@@ -144,6 +144,7 @@ BOUNDS = [
     ("softmax", "ivit", 1e-4, {"out_bits": 8}, 127),
     ("softmax", "ibert", 0.05, {"out_bits": 8}, 255),
     ("softmax", "ibert", 0.05, {"out_bits": 16}, 65535),
+    ("softmax", "ibert", 0.05, {"out_bits": 8, "exp_range_max": (1116 << 30) * 32767.0}, 256),
     ("softmax", "fqvit", 0.05, {"out_bits": 4}, 15),
     ("gelu", "ivit", 0.05, {}, 127 * 127),
     ("gelu", "ivit", 1e-4, {}, 127 * ((5876 << 23) >> 24)),

@@ -4,6 +4,7 @@
     python tools/mutate.py --sample 200 --seed 1 --workers 2
     python tools/mutate.py --only kernels/softmax.py
 
+Choices between kernels that compute the same, alignment and block sizes are not arithmetic and are left alone.
 A mutant changes one thing: a constant by one, + and -, a shift's direction, a comparison's edge, min and max, a dropped
 saturation or rounding. Conditions whose only effect is to refuse input, docstrings and annotations are left alone, and
 so are the few changes that EQUIVALENT lists with the reason why they cannot change a result.
@@ -58,7 +59,12 @@ SHIFT_EXP = "if shift > 31:  # the caller's sum clamps there already"
 CLAMPED_EXP = "return 2147483647"
 ADD_HIGH = "return a + b if a <= INT64_MAX - b else np.int64(INT64_MAX)"
 ADD_LOW = "return a + b if a >= INT64_MIN - b else np.int64(INT64_MIN)"
+UNIT_RATIO = "if residual is None and bool(np.all((m == 2**30) & (e == 30))):"
 EQUIVALENT = {
+    ("kernels/gemm.py", "ROW_BLOCK = 8 * MR", "8 -> 9"): "rows packed at a time: only speed",
+    ("kernels/gemm.py", "ROW_BLOCK = 8 * MR", "8 -> 7"): "rows packed at a time: only speed",
+    ("kernels/requantize.py", UNIT_RATIO, "2 -> 3"): "the general kernel does what the special one did",
+    ("kernels/requantize.py", UNIT_RATIO, "2 -> 1"): "the general kernel does what the special one did",
     ("spec/gelu.py", "sign = (x > 0) - (x < 0)", "Gt -> GtE"): "the sign of 0 multiplies 0",
     ("spec/gelu.py", "sign = (x > 0) - (x < 0)", "Lt -> LtE"): "the sign of 0 multiplies 0",
     ("kernels/arith.py", "return INT64_MAX if value > 0 else INT64_MIN", "Gt -> GtE"): "a value of 0 has returned",
@@ -150,10 +156,12 @@ def mutable_nodes(tree: ast.Module) -> Iterator[ast.AST]:
     def visit(node: ast.AST) -> Iterator[ast.AST]:
         if isinstance(node, ast.If) and len(node.body) == 1 and isinstance(node.body[0], ast.Raise) and not node.orelse:
             return
+        if isinstance(node, ast.keyword) and node.arg == "align":  # a hint to the compiler
+            return
         if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom, ast.arguments, ast.Assert)):
             return
         if isinstance(node, ast.FunctionDef) and node.name.startswith(
-            ("check", "_caching", "cache_folder", "_border", "as_rows")
+            ("check", "_caching", "cache_folder", "_border", "as_rows", "aligned", "available_paths", "chosen_path")
         ):
             return
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.startswith(REFUSING):

@@ -305,15 +305,15 @@ def _ivit_tvm(rows, bias, out):
         mean = truncated_div(total, rows.shape[1])
         var = 0
         for j in range(rows.shape[1]):
-            d = wrap32(rows[i, j] - mean)
+            d = rows[i, j] - mean
             var = (var + d * d) & 0xFFFFFFFF
         k = 65536
         for _ in range(10):
             k = (k + var // k) >> 1
         factor = 2147483647 // k
         for j in range(rows.shape[1]):
-            d = wrap32(rows[i, j] - mean)
-            out[i, j] = wrap32(truncated_div(wrap32(d * factor), 2) + wrap32(bias[j]))
+            d = rows[i, j] - mean
+            out[i, j] = wrap32(truncated_div(wrap32(d * factor), 2) + bias[j])
 
 
 def _ivit_tvm_kernel(p: spec.IvitTvmLayerNorm) -> Any:
