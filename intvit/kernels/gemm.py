@@ -242,6 +242,8 @@ def pack_rows(flat, start, row_stride, step_stride, rows, depth, steps, shift, p
     plain = step_stride == 1 and flat.itemsize == packed.itemsize and (shift == 0 or shift == flips)
     word_flip = EVERY_TOP_BIT if flips != 0 and shift == 128 else np.int32(0)
     whole = depth // unit if plain else 0
+    pairs = step_stride == 1 and flat.itemsize == 1 and packed.itemsize == 2 and shift == 0
+    done = depth // 2 if pairs else whole
     for tile in range(tiles):
         for r in range(MR):
             i = tile * MR + r
@@ -251,9 +253,13 @@ def pack_rows(flat, start, row_stride, step_stride, rows, depth, steps, shift, p
                     store_word(packed, to + s * MR * WORD, np.int32(0))
                 continue
             at = start + i * row_stride
+            if pairs:
+                for s in range(depth // 2):
+                    low, high = np.int32(flat[at + 2 * s]), np.int32(flat[at + 2 * s + 1])
+                    store_word(packed, to + s * MR * WORD, (low & 0xFFFF) | (high << 16))
             for s in range(whole):
                 store_word(packed, to + s * MR * WORD, load_word(flat, (at + s * unit) * flat.itemsize) ^ word_flip)
-            for s in range(whole, steps):
+            for s in range(done, steps):
                 for u in range(unit):
                     k = s * unit + u
                     value = np.int64(flat[at + k * step_stride]) + shift if k < depth else 0

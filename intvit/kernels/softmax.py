@@ -403,10 +403,11 @@ def _fqvit_narrow(rows, mask, exponents, quotients, masked, n, n_codes, out):
 
     rhe(total / e) >= T means 2 * total >= (2T - 1) * e, with equality only where T is even: e at most `most`, which
     shrinks as k grows. So a code is the number of bounds that its e does not pass; they are counted for every
-    difference d that the row can have, not for every element. `masked` is a hidden position's exponent, its quotient n.
+    difference d that the row can have, or for every element where those are fewer. `masked` is a hidden position's
+    exponent, its quotient n.
     """
     c = rows.shape[1]
-    codes = np.empty(256, np.int64)
+    codes, e = np.empty(max(256, c), np.int64), np.empty(max(256, c), np.int64)
     for i in range(rows.shape[0]):
         g = i % mask.shape[0] if mask.shape[0] > 0 else 0
         top = narrow_max(rows, mask, i, g)
@@ -424,7 +425,15 @@ def _fqvit_narrow(rows, mask, exponents, quotients, masked, n, n_codes, out):
         else:
             for j in range(c):
                 total += hidden_value if mask[g, j] else line[(top - rows[i, j]) & 255]
-        for d in range(spread + 1):
+        by_difference = spread < c
+        n_items = spread + 1 if by_difference else c
+        if by_difference:
+            for d in range(n_items):
+                e[d] = line[d]
+        else:
+            for j in range(c):
+                e[j] = line[(top - rows[i, j]) & 255]
+        for d in range(n_items):
             codes[d] = 0
         hidden_code = 0
         least = line[spread] if mask.shape[0] == 0 else min(line[spread], hidden_value)
@@ -436,19 +445,22 @@ def _fqvit_narrow(rows, mask, exponents, quotients, masked, n, n_codes, out):
                 most -= 1
             if most < least:
                 break
-            for d in range(spread + 1):
-                codes[d] += np.int64(line[d] <= most)
+            for d in range(n_items):
+                codes[d] += np.int64(e[d] <= most)
             hidden_code += 1 if hidden_value <= most else 0
             threshold = 3 << (k - 1)
-        for d in range(spread + 1):
+        for d in range(n_items):
             codes[d] = -1 if total == 0 or codes[d] >= n_codes else codes[d]
-        if mask.shape[0] == 0:
+        if by_difference:
             for j in range(c):
                 out[i, j] = codes[(top - rows[i, j]) & 255]
         else:
+            for j in range(c):
+                out[i, j] = codes[j]
+        if mask.shape[0] > 0:
             hidden_code = -1 if total == 0 or hidden_code >= n_codes else hidden_code
             for j in range(c):
-                out[i, j] = hidden_code if mask[g, j] else codes[(top - rows[i, j]) & 255]
+                out[i, j] = hidden_code if mask[g, j] else out[i, j]
 
 
 def _fqvit_narrow_kernel(p: spec.FqvitSoftmax, n_channels: int, masked: bool) -> Any:
