@@ -51,12 +51,12 @@ def test_rhe_shift(value, shift):
     assert fast.rhe_shift(value, shift) == spec.saturate(spec.rhe_shift(value, shift), 64)
 
 
-@given(st.integers(-(2**61), 2**61), st.integers(-3, 70))
+@given(st.integers(-(2**61), 2**61), st.integers(0, 62))
 def test_rounded_of_layernorm(value, shift):
-    assert fast_norm.rounded(value, shift) == (spec.rhe_shift(value, shift) if shift > 0 else value)
+    assert fast_norm.rounded(value, shift) == spec.rhe_shift(value, shift)
 
 
-@pytest.mark.parametrize("shift", [0, 1, 2, 30, 60, 61, 62, 63, 90])
+@pytest.mark.parametrize("shift", [0, 1, 2, 30, 60, 61, 62])
 def test_rounded_of_layernorm_at_ties(shift):
     for value in [s * (2**k + d) for k in (0, 1, 29, 59, 60, 61) for d in (-1, 0) for s in (1, -1)]:
         assert fast_norm.rounded(value, shift) == spec.rhe_shift(value, shift)

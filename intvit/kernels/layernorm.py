@@ -177,10 +177,8 @@ def inverse_sqrt(value):
 
 @kernel
 def rounded(value, shift):
-    """rhe(value, 2**shift) for |value| <= 2**61, the value itself for shift <= 0; without a branch."""
-    t = min(max(shift, 1), 62)
-    found = (value + ((1 << (t - 1)) - 1) + ((value >> t) & 1)) >> t
-    return value if shift <= 0 else found
+    """rhe(value, 2**shift) for |value| <= 2**61 and 0 <= shift <= 62, without a branch; from 62 on it is 0."""
+    return (value + (((1 << shift) - 1) >> 1) + ((value >> shift) & min(shift, 1))) >> shift
 
 
 @kernel
@@ -233,12 +231,12 @@ def _fqvit(rows, factor, sign, slope, slope_exp, gain, gain_exp, bias, bias_exp,
             for j in range(n):
                 low = (slant[j] & 0xFFFFFFFF) * total
                 high = (slant[j] >> 32) * total + (low >> 32)
-                slant[j] = rounded((high << 1) | np.int64((low & 0xFFFFFFFF) != 0), exps[j] - 31)
+                slant[j] = rounded((high << 1) | np.int64((low & 0xFFFFFFFF) != 0), min(exps[j] - 31, 62))
         else:
             for j in range(n):
                 slant[j] = rhe_product(slant[j], total, exps[j])
         for j in range(n):
-            b = clamped_offset(rounded(bias[j], bias_exp[j] - power[j] - guard[j]))
+            b = clamped_offset(rounded(bias[j], min(max(bias_exp[j] - power[j] - guard[j], 0), 62)))
             u = clamped_offset(slant[j])
             out[i, j] = rounded(term[j] + rounded(b - u, guard[j]), power[j])
 
