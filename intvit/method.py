@@ -37,6 +37,8 @@ class Method:
     give None where its bounds do not hold."""
     depends: str | None = None
     """GELU: "element" if an output depends on its input alone, "row_max" if on the row's maximum too."""
+    any_rows: bool = False
+    """LayerNorm: the function that `kernel` gives also takes rows of other integer dtypes, and the output's dtype."""
     narrow_output: bool = False
     """LayerNorm: its multipliers are too narrow for the wide residual stream; its output is quantized as an operand."""
     informative: bool = False

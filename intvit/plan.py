@@ -234,6 +234,8 @@ class _Planner:
 
     def layernorm(self, node: Node) -> Step | None:
         """LayerNorm on rows as they are stored, without widening them first."""
+        if not node_method(node).any_rows:
+            return None
         compiled = node_method(node).kernel(method_params(node))
         kind = self.kind(node)
 

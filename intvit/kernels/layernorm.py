@@ -320,15 +320,16 @@ def _ivit_tvm_kernel(p: spec.IvitTvmLayerNorm) -> Any:
 
 IVIT = Method(
     "layernorm", "ivit", 1, spec.IvitLayerNorm, _bias_lower(spec.IvitLayerNorm), spec.ivit, _ivit_kernel,
-    "I-LayerNorm: ten Newton steps", "arXiv 2207.01405", bound=_bias_bound,
+    "I-LayerNorm: ten Newton steps", "arXiv 2207.01405", bound=_bias_bound, any_rows=True,
 )  # fmt: skip
 IBERT = Method(
     "layernorm", "ibert", 1, spec.IbertLayerNorm, _bias_lower(spec.IbertLayerNorm), spec.ibert, _ibert_kernel,
-    "exact integer square root, calibrated shift", "arXiv 2101.01321", bound=_ibert_bound,
+    "exact integer square root, calibrated shift", "arXiv 2101.01321", bound=_ibert_bound, any_rows=True,
 )  # fmt: skip
 FQVIT = Method(
     "layernorm", "fqvit", 1, spec.FqvitLayerNorm, _fqvit_lower, spec.fqvit, _fqvit_kernel,
     "8-bit multiplier per channel and row, power-of-two factors", "arXiv 2111.13824", narrow_output=True,
+    any_rows=True,
 )  # fmt: skip
 IVIT_TVM = Method(
     "layernorm", "ivit_tvm", 1, spec.IvitTvmLayerNorm, _bias_lower(spec.IvitTvmLayerNorm), spec.ivit_tvm,
