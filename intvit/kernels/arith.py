@@ -67,7 +67,7 @@ def as_rows(x: np.ndarray) -> np.ndarray:
 
 
 def row_runner(check: Callable[[np.ndarray], None], compiled: Any, *constants: Any) -> Callable[..., np.ndarray]:
-    """A function of integer rows (R, C): `check` them, then `compiled(rows, *constants, out)`; out is (R, C) of `kind`."""
+    """A function of integer rows (R, C): `check` them, then `compiled(rows, *constants, out)`; out (R, C) of `kind`."""
 
     def run(rows: np.ndarray, mask: np.ndarray | None = None, kind: Any = np.int64) -> np.ndarray:
         check(rows)
