@@ -69,7 +69,7 @@ class Engine:
     graph: Graph
     backend: str = "kernel"
 
-    _programs: dict[frozenset[str], Program] = field(default_factory=dict)
+    _programs: dict[frozenset[str], Program] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def program(self, wanted: Sequence[str]) -> Program:
         """The steps that compute the tensors of `wanted`, prepared once for each set of them."""

@@ -165,6 +165,8 @@ def replay_model_file(score: Any, arrays: Arrays) -> None:
         score.compare(f"{backend} logits_scale", arrays["logits_scale"], integer.tensors["head"].scale)
         score.compare(f"{backend} logits", arrays["logits"], tensors["head"] * integer.tensors["head"].scale)
         used |= {"logits_int", "logits_scale"}
+        fused = Engine(integer, backend).evaluate(images, integer.outputs)  # nothing else wanted: the fast steps
+        score.compare(f"{backend} logits_int, fused", arrays["logits_int"], fused["head"])
         if "pool_int" in arrays:
             score.compare(f"{backend} pool_int", arrays["pool_int"], tensors["avgpool"])
             used.add("pool_int")
