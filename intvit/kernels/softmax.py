@@ -412,19 +412,14 @@ def _fqvit_narrow(rows, mask, exponents, quotients, masked, n, n_codes, out):
         g = i % mask.shape[0] if mask.shape[0] > 0 else 0
         top = narrow_max(rows, mask, i, g)
         spread = top - narrow_min(rows, mask, i, g, top)
-        last = quotients[spread]
-        if mask.shape[0] > 0:
-            for j in range(c):
-                last = n if mask[g, j] else last
-        line = exponents[last]
-        hidden_value = masked << (last - n) if last >= n else 0
+        line = exponents[n if mask.shape[0] > 0 else quotients[spread]]
         total = 0
         if mask.shape[0] == 0:
             for j in range(c):
                 total += line[(top - rows[i, j]) & 255]
         else:
             for j in range(c):
-                total += hidden_value if mask[g, j] else line[(top - rows[i, j]) & 255]
+                total += masked if mask[g, j] else line[(top - rows[i, j]) & 255]
         by_difference = spread < c
         n_items = spread + 1 if by_difference else c
         if by_difference:
@@ -436,7 +431,7 @@ def _fqvit_narrow(rows, mask, exponents, quotients, masked, n, n_codes, out):
         for d in range(n_items):
             codes[d] = 0
         hidden_code = 0
-        least = line[spread] if mask.shape[0] == 0 else min(line[spread], hidden_value)
+        least = line[spread] if mask.shape[0] == 0 else min(line[spread], masked)
         threshold = 2
         for k in range(1, n_codes + 1):
             divisor = 2 * threshold - 1
@@ -447,7 +442,7 @@ def _fqvit_narrow(rows, mask, exponents, quotients, masked, n, n_codes, out):
                 break
             for d in range(n_items):
                 codes[d] += np.int64(e[d] <= most)
-            hidden_code += 1 if hidden_value <= most else 0
+            hidden_code += 1 if masked <= most else 0
             threshold = 3 << (k - 1)
         for d in range(n_items):
             codes[d] = -1 if total == 0 or codes[d] >= n_codes else codes[d]
