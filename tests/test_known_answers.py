@@ -178,3 +178,22 @@ def test_bound_of_gelu_is_that_of_its_widest_channel():
     params, _ = method.lower(np.array([0.05, 0.002]), n=6)
     alone = [method.bound(method.lower(np.array([s]), n=6)[0], 127, 1) for s in (0.05, 0.002)]
     assert method.bound(params, 127, 2) == max(alone) > min(alone)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_requantize_by_the_general_kernels(kind, channels):
+    """Ratios of 2**31 and residuals of 64 bits: what no fast form takes."""
+    from intvit.kernels.requantize import apply_requantize
+
+    x = np.array([[1, 2, 3], [-4, 5, -6]], kind)
+    factors = np.array([2.0**31, 2.0**32, 2.0**33])[:channels]
+    m, e = dyadic(factors, 1.0)
+    plain = x.astype(object) * np.array([int(f) for f in np.broadcast_to(factors, 3)], object)
+    assert apply_requantize(x, m, e, 50).tolist() == plain.tolist()
+    residual = np.array([[7, 8, 9], [2**40, -5, 1]])
+    n, f = dyadic(np.array([0.5, 1.0, 2.0])[:channels], 1.0)
+    halves = [0.5, 1.0, 2.0] if channels == 3 else [0.5] * 3
+    more = [[round(v * h) for v, h in zip(row, halves, strict=True)] for row in residual.tolist()]
+    got = apply_requantize(x, m, e, 60, residual=residual, residual_m=n, residual_e=f)
+    assert got.tolist() == (plain + np.array(more, object)).tolist()

@@ -60,7 +60,13 @@ CLAMPED_EXP = "return 2147483647"
 ADD_HIGH = "return a + b if a <= INT64_MAX - b else np.int64(INT64_MAX)"
 ADD_LOW = "return a + b if a >= INT64_MIN - b else np.int64(INT64_MIN)"
 UNIT_RATIO = "if residual is None and bool(np.all((m == 2**30) & (e == 30))):"
+PADDING = "value = np.int64(flat[at + k * step_stride]) + shift if k < depth else 0"
+NO_ROW = "store_word(packed, to + s * MR * WORD, np.int32(0))"
 EQUIVALENT = {
+    ("kernels/gemm.py", PADDING, "0 -> 1"): "the right operand is 0 beyond the depth",
+    ("kernels/gemm.py", PADDING, "0 -> -1"): "the right operand is 0 beyond the depth",
+    ("kernels/gemm.py", NO_ROW, "0 -> 1"): "sums of rows that are not there are not stored",
+    ("kernels/gemm.py", NO_ROW, "0 -> -1"): "sums of rows that are not there are not stored",
     ("kernels/gemm.py", "ROW_BLOCK = 8 * MR", "8 -> 9"): "rows packed at a time: only speed",
     ("kernels/gemm.py", "ROW_BLOCK = 8 * MR", "8 -> 7"): "rows packed at a time: only speed",
     ("kernels/requantize.py", UNIT_RATIO, "2 -> 3"): "the general kernel does what the special one did",
