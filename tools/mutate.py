@@ -42,6 +42,7 @@ TESTS = [
     "test_gemm.py",
 ]
 KEYWORDS = {
+    "arith.py": "arith or known_answers or equivalence or conformance",
     "softmax.py": "softmax or gelu or mixed_all3 or masked or bound",
     "gelu.py": "gelu or bound",
     "gemm.py": "test_gemm or plans_of",
@@ -63,6 +64,7 @@ UNIT_RATIO = "if residual is None and bool(np.all((m == 2**30) & (e == 30))):"
 PADDING = "value = np.int64(flat[at + k * step_stride]) + shift if k < depth else 0"
 NO_ROW = "store_word(packed, to + s * MR * WORD, np.int32(0))"
 EQUIVALENT = {
+    ("kernels/arith.py", "if s > 62:", "62 -> 63"): "a shift by 63 gives 0 as well",
     ("kernels/gemm.py", PADDING, "0 -> 1"): "the right operand is 0 beyond the depth",
     ("kernels/gemm.py", PADDING, "0 -> -1"): "the right operand is 0 beyond the depth",
     ("kernels/gemm.py", NO_ROW, "0 -> 1"): "sums of rows that are not there are not stored",
