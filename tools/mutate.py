@@ -63,7 +63,20 @@ ADD_LOW = "return a + b if a >= INT64_MIN - b else np.int64(INT64_MIN)"
 UNIT_RATIO = "if residual is None and bool(np.all((m == 2**30) & (e == 30))):"
 PADDING = "value = np.int64(flat[at + k * step_stride]) + shift if k < depth else 0"
 NO_ROW = "store_word(packed, to + s * MR * WORD, np.int32(0))"
+RHE_SHIFT = "return value * 2**-shift if shift < 0 else rhe(value, 2**shift)"
+FLOOR_SHIFT = "return value * 2**-shift if shift < 0 else value // 2**shift"
+PAIRS = "pairs = packed.itemsize == 2 and column_stride == 1"
+CLEARED = "if wide < NR or whole < steps:"
+WIDE_INPUT = "if x.dtype.itemsize > 4:"
 EQUIVALENT = {
+    ("spec/arith.py", RHE_SHIFT, "0 -> 1"): "2**0 either way",
+    ("spec/arith.py", RHE_SHIFT, "Lt -> LtE"): "2**0 either way",
+    ("spec/arith.py", FLOOR_SHIFT, "0 -> 1"): "2**0 either way",
+    ("spec/arith.py", FLOOR_SHIFT, "Lt -> LtE"): "2**0 either way",
+    ("kernels/gemm.py", PAIRS, "2 -> 3"): "elements are packed one by one instead",
+    ("kernels/gemm.py", CLEARED, "Lt -> LtE"): "a panel is cleared that is written anyway",
+    ("kernels/requantize.py", "if b > 0:", "Gt -> GtE"): "a + 0 fits either way",
+    ("kernels/requantize.py", WIDE_INPUT, "Gt -> GtE"): "the 64-bit kernels take narrower inputs too",
     ("kernels/arith.py", "if s > 62:", "62 -> 63"): "a shift by 63 gives 0 as well",
     ("kernels/gemm.py", PADDING, "0 -> 1"): "the right operand is 0 beyond the depth",
     ("kernels/gemm.py", PADDING, "0 -> -1"): "the right operand is 0 beyond the depth",

@@ -162,6 +162,17 @@ def rhe_product(x, m, e):
 
 
 @kernel
+def doubled_high(x, m):
+    """2 * floor(x * m / 2**32), plus 1 if anything was cut off: it rounds as the product does, 33 bits and more down.
+
+    |x| < 2**61, |m| < 2**31.
+    """
+    low = (x & 0xFFFFFFFF) * m
+    high = (x >> 32) * m + (low >> 32)
+    return (high << 1) | np.int64((low & 0xFFFFFFFF) != 0)
+
+
+@kernel
 def isqrt(value):
     """The largest k with k*k <= value, 0 <= value < 2**62: bit by bit."""
     root = 0

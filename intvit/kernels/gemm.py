@@ -234,13 +234,12 @@ def _splat(builder: Any, word: Any, vector: Any, lanes: int) -> Any:
 def pack_rows(flat, start, row_stride, step_stride, rows, depth, steps, shift, packed):
     """Rows of the left operand as words, tile by tile: packed[tile][step][MR] words; missing rows and depth are 0.
 
-    Elements are `flat[start + i*row_stride + k*step_stride] + shift`; `packed` is int8 or int16.
+    Elements are `flat[start + i*row_stride + k*step_stride] + shift`; `packed` is int8 (shift 0 or 128) or int16 (0).
     """
     unit = WORD // packed.itemsize
     tiles = (rows + MR - 1) // MR
-    flips = 128 if packed.itemsize == 1 else 0
-    plain = step_stride == 1 and flat.itemsize == packed.itemsize and (shift == 0 or shift == flips)
-    word_flip = EVERY_TOP_BIT if flips != 0 and shift == 128 else np.int32(0)
+    plain = step_stride == 1 and flat.itemsize == packed.itemsize
+    word_flip = EVERY_TOP_BIT if shift == 128 else np.int32(0)
     whole = depth // unit if plain else 0
     pairs = step_stride == 1 and flat.itemsize == 1 and packed.itemsize == 2 and shift == 0
     done = depth // 2 if pairs else whole

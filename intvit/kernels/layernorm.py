@@ -14,6 +14,7 @@ import numpy as np
 from intvit.errors import IntvitError
 from intvit.kernels.arith import (
     bit_length,
+    doubled_high,
     isqrt,
     kernel,
     rhe_div,
@@ -229,9 +230,7 @@ def _fqvit(rows, factor, sign, slope, slope_exp, gain, gain_exp, bias, bias_exp,
             least = min(least, exps[j])
         if least >= 33:
             for j in range(n):
-                low = (slant[j] & 0xFFFFFFFF) * total
-                high = (slant[j] >> 32) * total + (low >> 32)
-                slant[j] = rounded((high << 1) | np.int64((low & 0xFFFFFFFF) != 0), min(exps[j] - 31, 62))
+                slant[j] = rounded(doubled_high(slant[j], total), min(exps[j] - 31, 62))
         else:
             for j in range(n):
                 slant[j] = rhe_product(slant[j], total, exps[j])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from intvit.errors import IntvitError
-from intvit.kernels.arith import INT64_MAX, INT64_MIN, kernel, rhe_product, rhe_shift, saturate
+from intvit.kernels.arith import INT64_MAX, INT64_MIN, doubled_high, kernel, rhe_product, rhe_shift, saturate
 
 WIDE_LIMIT = 2**61
 PUBLISHED_SATURATING_WIDTHS = (4, 8, 16, 32)
@@ -90,13 +90,8 @@ def _regular_channels(x, m, e, half, low, high, out):
 
 @kernel
 def wide_round_shift(x, m, half, e):
-    """rhe(x * m, 2**(e + 31)) without a branch: |x| < 2**61, |m| < 2**31, 2 <= e <= 62, half = 2**(e-1) - 1.
-
-    x * m = high * 2**32 + low. High, twice, plus a bit that says whether low is anything, rounds as the whole does.
-    """
-    low = (x & 0xFFFFFFFF) * m
-    high = (x >> 32) * m + (low >> 32)
-    return round_shift((high << 1) | np.int64((low & 0xFFFFFFFF) != 0), half, e)
+    """rhe(x * m, 2**(e + 31)) without a branch: |x| < 2**61, |m| < 2**31, 2 <= e <= 62, half = 2**(e-1) - 1."""
+    return round_shift(doubled_high(x, m), half, e)
 
 
 @kernel
