@@ -125,6 +125,23 @@ def test_softmax_of_8_bit_scores(method, scale):
     assert n_run
 
 
+@pytest.mark.parametrize("stretch", [0.3, 0.8, 1.7])
+def test_softmax_of_8_bit_scores_at_calibrated_ranges(stretch):
+    """A range below the natural one saturates h at 16 bits."""
+    method = registry.get("softmax", "ibert")
+    natural = method.lower(0.05, out_bits=8)[0]
+    params, _ = method.lower(0.05, out_bits=16, exp_range_max=stretch * (natural.c << natural.n))
+    rows = np.random.default_rng(0).integers(-20, 21, (20, 30))
+    mask = np.random.default_rng(1).random((20, 30)) < 0.5
+    for hidden in (None, mask):
+        out = np.empty(rows.shape, np.int64)
+        method.narrow(params, 30, hidden is not None)(rows.astype(np.int8), hidden, out)
+        spec = [
+            method.spec(r, params, None if hidden is None else hidden[i].tolist()) for i, r in enumerate(rows.tolist())
+        ]
+        assert out.tolist() == spec
+
+
 def test_a_sum_of_exponents_that_may_leave_64_bits_has_no_narrow_form():
     method = registry.get("softmax", "fqvit")
     params, _ = method.lower(2e-7, out_bits=4)
