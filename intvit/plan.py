@@ -112,10 +112,7 @@ class _Planner:
             return None
 
         def run(values: Sequence[Array]) -> Array:
-            y = prepared.run(values[0], kind)
-            for move in moves:
-                y = layout.apply(move, [y])
-            return y
+            return _moved(prepared.run(values[0], kind), moves)
 
         return Step(node.inputs, nodes[-1].output, run, nodes)
 
@@ -129,19 +126,16 @@ class _Planner:
         last = self.requantize_after(at)
         if last is None:
             return [], None
-        shapes = [self.tensor(n.output).shape for n in (node, *moves)]
-        kept = all(layout.keeps_channels(m, a, b) for m, a, b in zip(moves, shapes, shapes[1:], strict=False))
         one = len(last.arrays["m"]) == 1 and len(last.arrays["e"]) == 1
-        if any(m.arrays for m in moves) or not (one or kept or self.channels_return(moves, shapes)):
+        if any(m.arrays for m in moves) or not (one or self.channels_return(moves, self.tensor(node.output).shape)):
             return [], None
         return moves, last
 
-    def channels_return(self, moves: Sequence[Node], shapes: Sequence[tuple[int, ...]]) -> bool:
+    def channels_return(self, moves: Sequence[Node], shape: tuple[int, ...]) -> bool:
         """True if the last axis before the moves is, element for element, the last after them: tried on indices."""
-        index = np.broadcast_to(np.arange(shapes[0][-1]), (1, *shapes[0]))
-        for move in moves:
-            index = layout.apply(move, [index])
-        return index.shape[-1] == shapes[0][-1] and bool(np.all(index == np.arange(shapes[0][-1])))
+        channels = np.arange(shape[-1])
+        index = _moved(np.broadcast_to(channels, (1, *shape)), moves)
+        return index.shape[-1] == shape[-1] and bool(np.all(index == channels))
 
     def product(self, node: Node) -> Step | None:
         """matmul or log2_matmul [-> layout] -> requantize."""
@@ -166,10 +160,7 @@ class _Planner:
         order = self.order(moves[0] if moves else self.next(node))
 
         def run(values: Sequence[Array]) -> Array:
-            y = prepared.run(convert(values[0]), values[1], kind, order)
-            for move in moves:
-                y = layout.apply(move, [y])
-            return y
+            return _moved(prepared.run(convert(values[0]), values[1], kind, order), moves)
 
         return Step(node.inputs, nodes[-1].output, run, nodes)
 
@@ -266,6 +257,12 @@ class _Planner:
         if prepared is None or len(shape[lead:]) < 1:
             return None
         return Step(node.inputs, node.output, lambda values: prepared(values[0]), (node,))
+
+
+def _moved(array: Array, moves: Sequence[Node]) -> Array:
+    for move in moves:
+        array = layout.apply(move, [array])
+    return array
 
 
 _RULES: dict[str, Callable[[_Planner, Node], Step | None]] = {

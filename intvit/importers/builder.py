@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,16 @@ class Builder:
         helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
         onnx.checker.check_model(model)
         return model
+
+
+def needed(nodes: Iterable[onnx.NodeProto], output: str, given: str | None = None) -> list[onnx.NodeProto]:
+    """The nodes, in order, that `output` depends on; the tensor `given` is taken as it is, not computed."""
+    names, kept = {output} - {given}, []
+    for node in reversed(list(nodes)):
+        if names.intersection(node.output):
+            names.update(name for name in node.input if name != given)
+            kept.append(node)
+    return kept[::-1]
 
 
 def evaluate(node: onnx.NodeProto, constants: Sequence[Array], opsets: Any) -> list[Array]:

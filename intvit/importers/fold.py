@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, inliner, numpy_helper
 
 from intvit.errors import IntvitError
+from intvit.importers.builder import needed
 
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 NOT_FUSED = [
@@ -40,7 +41,9 @@ def fold(model: onnx.ModelProto, until: str | None, start: str | None, img_size:
         del folded.graph.input[:]
         folded.graph.input.append(kinds[source])
     del folded.graph.output[1:]
-    _prune(folded.graph, source)
+    kept = needed(folded.graph.node, folded.graph.output[0].name, source)
+    del folded.graph.node[:]
+    folded.graph.node.extend(kept)
     return folded
 
 
@@ -62,17 +65,6 @@ def _to_float32(graph: onnx.GraphProto) -> None:
                 widened(attribute.t)
             elif node.op_type == "Cast" and attribute.name == "to" and attribute.i in HALVES:
                 attribute.i = TensorProto.FLOAT
-
-
-def _prune(graph: onnx.GraphProto, source: str | None) -> None:
-    """Keep the nodes that the output needs; `source` is given, not computed."""
-    needed, kept = {graph.output[0].name} - {source}, []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            needed.update(name for name in node.input if name != source)
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept[::-1])
 
 
 def _tensor(model: onnx.ModelProto, option: str, name: str) -> str:

@@ -45,10 +45,6 @@ _PREFIX = {"vit": "vit.", "deit": "deit.", "swin": "swin.", "dinov2": "dinov2."}
 _HARMLESS = ("relative_position_index", "mask_token", "pooler.dense.weight", "pooler.dense.bias")
 
 
-def is_folder(path: Path) -> bool:
-    return path.is_dir() and (path / "config.json").is_file()
-
-
 def import_huggingface(folder: str | Path, **options: Any) -> onnx.ModelProto:
     """Folder -> float ONNX. Options go before what `config.json` says."""
     folder = Path(folder)

@@ -30,34 +30,25 @@ DERIVED = (
     "bias_integer",
 )  # fmt: skip
 """Buffers of the published modules; everything else is a float parameter."""
+_BLOCK = {
+    "qact1": "norm1",
+    "attn.qact1": "attn.qkv",
+    "attn.qact_attn1": "attn.scores",
+    "qact2": "add1",
+    "qact3": "norm2",
+    "mlp.qact_gelu": "mlp.fc1",
+    "mlp.qact1": "mlp.act",
+    "mlp.qact2": "mlp.fc2",
+    "qact4": "add2",
+}
 BLOCK_RANGES = {
-    "vit": {
-        "qact1": "norm1",
-        "attn.qact1": "attn.qkv",
-        "attn.qact_attn1": "attn.scores",
-        "attn.qact2": "attn.context",
-        "attn.qact3": "attn.proj",
-        "qact2": "add1",
-        "qact3": "norm2",
-        "mlp.qact_gelu": "mlp.fc1",
-        "mlp.qact1": "mlp.act",
-        "mlp.qact2": "mlp.fc2",
-        "qact4": "add2",
-    },
+    "vit": {**_BLOCK, "attn.qact2": "attn.context", "attn.qact3": "attn.proj"},
     "swin": {
-        "qact1": "norm1",
-        "attn.qact1": "attn.qkv",
-        "attn.qact_attn1": "attn.scores",
+        **_BLOCK,
         "attn.qact_table": "attn.bias.value",
         "attn.qact2": "attn.bias",
         "attn.qact3": "attn.context",
         "attn.qact4": "attn.proj",
-        "qact2": "add1",
-        "qact3": "norm2",
-        "mlp.qact_gelu": "mlp.fc1",
-        "mlp.qact1": "mlp.act",
-        "mlp.qact2": "mlp.fc2",
-        "qact4": "add2",
     },
 }
 """Published quantizer -> the float tensor that it rounds, below a block."""

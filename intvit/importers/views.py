@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from intvit.graph.ir import LOGITS, Array
-from intvit.importers.builder import Builder
+from intvit.importers.builder import Builder, needed
 
 Shape = tuple[int, ...]
 OPERATOR_NAME = re.compile(r"(?:node_)?[A-Z]\w*")
@@ -198,13 +198,9 @@ class Writer:
 
     def prune(self, output: str) -> None:
         """Drop what the output does not need."""
-        needed, kept = {output}, []
-        for node in reversed(self.builder.nodes):
-            if node.output[0] in needed:
-                needed.update(node.input)
-                kept.append(node)
-        self.builder.nodes = kept[::-1]
-        self.builder.initializers = {k: v for k, v in self.builder.initializers.items() if k in needed}
+        self.builder.nodes = needed(self.builder.nodes, output)
+        read = {name for node in self.builder.nodes for name in node.input}
+        self.builder.initializers = {k: v for k, v in self.builder.initializers.items() if k in read}
 
 
 def _parts(name: str) -> list[str]:
