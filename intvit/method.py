@@ -35,6 +35,8 @@ class Method:
     narrow: Callable[[Any, int, bool], Any] | None = None
     """Softmax: narrow(params, n_channels, masked) -> a faster function (rows int8, mask, out) that writes `out`; it may
     give None where its bounds do not hold."""
+    narrow_weights: Callable[[Any, int, bool], Any] | None = None
+    """Softmax with log2 codes: as `narrow`, but `out` gets the weights less LOG2_LIFT that the codes stand for."""
     depends: str | None = None
     """GELU: "element" if an output depends on its input alone, "row_max" if on the row's maximum too."""
     any_rows: bool = False

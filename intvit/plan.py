@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,11 @@ class _Planner:
     graph: Graph
     wanted: frozenset[str]
     path: str
+
+    @cached_property
+    def position(self) -> dict[str, int]:
+        """Tensor -> the index of the node that makes it."""
+        return {node.output: i for i, node in enumerate(self.graph.nodes)}
 
     def plan(self) -> list[Step]:
         steps: list[Step] = []
@@ -139,6 +145,11 @@ class _Planner:
 
     def product(self, node: Node) -> Step | None:
         """matmul or log2_matmul [-> layout] -> requantize."""
+        convert, lift = self.left_operand(node.op, self.tensor(node.inputs[0]))
+        return self.product_of(node, convert, lift) if convert else None
+
+    def product_of(self, node: Node, convert: Callable[[Array], Array], lift: int) -> Step | None:
+        """The step of a product whose left operand less `lift` is what `convert` makes of the first input."""
         moves, after = self.moves_to_requantize(node)
         a, b = (self.tensor(name) for name in node.inputs)
         out = self.tensor(node.output)
@@ -152,9 +163,6 @@ class _Planner:
         nodes = (node, *moves, after) if after else (node,)
         kind = self.kind(nodes[-1])
         if epilogue is None or (after is None and kind is not np.int32):
-            return None
-        convert, lift = self.left_operand(node.op, a)
-        if convert is None:
             return None
         prepared = gemm.Product(self.path, epilogue, lift)
         order = self.order(moves[0] if moves else self.next(node))
@@ -207,21 +215,43 @@ class _Planner:
 
     def softmax(self, node: Node) -> Step | None:
         """Softmax of 8-bit scores by its method's table kernel."""
-        method, x, masked = node_method(node), self.tensor(node.inputs[0]), "mask" in node.arrays
-        if method.narrow is None or not self.narrow(x.name):
-            return None
-        compiled = method.narrow(method_params(node), x.shape[-1], masked)
-        if compiled is None:
-            return None
-        kind, mask = self.kind(node), mask_rows(node, x.shape)
+        return self.weighted_product(node) or self.narrow_softmax(node)
 
-        def run(values: Sequence[Array]) -> Array:
-            rows = np.ascontiguousarray(values[0]).reshape(-1, x.shape[-1])
+    def narrow_softmax(self, node: Node) -> Step | None:
+        method, masked = node_method(node), "mask" in node.arrays
+        if method.narrow is None:
+            return None
+        n_channels = self.tensor(node.inputs[0]).shape[-1]
+        run = self.by_rows(node, method.narrow(method_params(node), n_channels, masked), self.kind(node))
+        return Step(node.inputs, node.output, lambda values: run(values[0]), (node,)) if run else None
+
+    def weighted_product(self, node: Node) -> Step | None:
+        """Log2 softmax -> log2_matmul [-> layout -> requantize]: the softmax writes the weights, not their codes."""
+        method, masked, after = node_method(node), "mask" in node.arrays, self.next(node)
+        if method.narrow_weights is None or after is None or after.op != "log2_matmul":
+            return None
+        values = after.inputs[1]
+        if self.position.get(values, -1) > self.position[node.output]:
+            return None
+        n_channels = self.tensor(node.inputs[0]).shape[-1]
+        convert = self.by_rows(node, method.narrow_weights(method_params(node), n_channels, masked), np.int16)
+        step = self.product_of(after, convert, LOG2_LIFT) if convert else None
+        return step and Step((*node.inputs, values), step.output, step.run, (node, *step.nodes))
+
+    def by_rows(self, node: Node, compiled: Any, kind: Any) -> Callable[[Array], Array] | None:
+        """`compiled` as a function of the batched input of a softmax `node`, if that has 8 bits."""
+        x = self.tensor(node.inputs[0])
+        if compiled is None or not self.narrow(x.name):
+            return None
+        mask = mask_rows(node, x.shape)
+
+        def run(values: Array) -> Array:
+            rows = np.ascontiguousarray(values).reshape(-1, x.shape[-1])
             out = np.empty(rows.shape, kind)
             compiled(rows, mask, out)
-            return out.reshape(values[0].shape)
+            return out.reshape(values.shape)
 
-        return Step(node.inputs, node.output, run, (node,))
+        return run
 
     def layernorm(self, node: Node) -> Step | None:
         """LayerNorm on rows as they are stored, without widening them first."""

@@ -216,6 +216,35 @@ def test_requantize():
     run()
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("other", [np.int8, np.int16, np.int32, np.int64])
+def test_requantize_with_a_residual_of_every_width(kind, other):
+    """Ratios at which most results lie inside the range: saturated ones hide everything before them."""
+    rng = np.random.default_rng(5)
+    for bits in (8, 16, 32):
+        for channels in (1, 6):
+            x, r = (rng.integers(np.iinfo(k).min // 2, np.iinfo(k).max // 2, (20, 6)).astype(k) for k in (kind, other))
+            scales = [
+                rng.uniform(0.2, 0.9, channels) * rng.choice([-1, 1], channels) * 2.0 ** (bits - 8 * v.itemsize)
+                for v in (x, r)
+            ]
+            extra = {"residual": r, "residual_scale": scales[1]}
+            fast = ops.requantize(x, scales[0], 1.0, bits, **extra)
+            assert np.array_equal(fast, ops.requantize(x, scales[0], 1.0, bits, backend="spec", **extra))
+            assert np.abs(fast).max() > 2 ** (bits - 4)
+            alone = ops.requantize(x, scales[0], 1.0, bits)
+            assert np.array_equal(alone, ops.requantize(x, scales[0], 1.0, bits, backend="spec"))
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16, 32])
+def test_requantize_saturates_at_the_published_widths_and_no_other(bits):
+    top = 2 ** (bits - 1) - 1
+    for backend in ("kernel", "spec"):
+        assert ops.requantize([2**40, -(2**40)], 1.0, 1.0, bits, backend=backend).tolist() == [top, -top - 1]
+        for other in (bits - 1, bits + 1):
+            assert ops.requantize([2**40], 1.0, 1.0, other, backend=backend).tolist() == [2**40]
+
+
 def test_requantize_every_16_bit_input():
     x = np.arange(-(2**15), 2**15, dtype=np.int32)
     cases = [(ratio, 8) for ratio in (1.0, 0.5, 2.0**-7, 1 / 3, -0.5, 1 - 2.0**-53, 2.0**-20, 2.0**33)]

@@ -76,6 +76,32 @@ def test_shifts_beyond_the_fast_form_are_left_to_the_others(m, e):
     assert gemm.Epilogue.dyadic(np.array([m]), np.array([e]), 8, 3) is None
 
 
+def test_outputs_beyond_32_bits_are_left_to_the_others():
+    assert gemm.Epilogue.dyadic(np.array([2**30]), np.array([31]), 33, 3) is None
+    assert gemm.Epilogue.dyadic(np.array([2**30]), np.array([31]), 32, 3) is not None
+
+
+@pytest.mark.parametrize("packed", [np.int8, np.int16])
+@pytest.mark.parametrize("columns", [1, 15, 16, 17, 31, 32, 33])
+def test_packing_the_right_operand_fills_its_panels_and_nothing_else(packed, columns):
+    """Words [panel][step][NR], depth pairs or quadruples in a word, 0 where the operand ends; the guard stays."""
+    depth, guard = 7, 4 * gemm.NR * 4
+    unit = gemm.WORD // np.dtype(packed).itemsize
+    steps, panels = -(-depth // unit), -(-columns // gemm.NR)
+    b = np.random.default_rng(columns).integers(1, 128, (depth, columns)).astype(np.int8)
+    expected = np.zeros((panels, steps, gemm.NR, unit), packed)
+    for k in range(depth):
+        for c in range(columns):
+            expected[c // gemm.NR, k // unit, c % gemm.NR, k % unit] = b[k, c]
+    for flat, depth_stride, column_stride in ((b, columns, 1), (b.T, 1, depth)):
+        size = panels * steps * gemm.NR * unit
+        buffer = np.full(size + guard, 77, packed)
+        flat = np.ascontiguousarray(flat).reshape(-1)
+        gemm.pack_columns(flat, 0, depth_stride, column_stride, depth, columns, steps, buffer)
+        assert np.array_equal(buffer[:size], expected.reshape(-1))
+        assert (buffer[size:] == 77).all()
+
+
 @pytest.mark.parametrize(("bias", "fits"), [(2**31 - 2, True), (2**31 - 1, False)])
 def test_the_bound_is_32_bits(bias, fits):
     prepared = gemm.prepare_linear(np.array([[1]]), np.array([bias]), 1, np.int8, gemm.Epilogue.raw(), PATHS[0])
@@ -117,7 +143,7 @@ def test_products_of_activations(path, left, lift):
 def test_a_result_laid_out_for_its_reader(path):
     rng = np.random.default_rng(0)
     a, b = rng.integers(-128, 128, (2, 3, 5, 7)).astype(np.int8), rng.integers(-128, 128, (2, 3, 7, 9)).astype(np.int8)
-    product = gemm.Product(path, gemm.Epilogue.raw())
+    product = gemm.Product(path, gemm.Epilogue.raw(), 0)
     y = product.run(a, b, np.int32, (0, 2, 1, 3))
     assert np.array_equal(y, product.run(a, b, np.int32))
     assert y.transpose(0, 2, 1, 3).flags.c_contiguous

@@ -197,3 +197,32 @@ def test_requantize_by_the_general_kernels(kind, channels):
     more = [[round(v * h) for v, h in zip(row, halves, strict=True)] for row in residual.tolist()]
     got = apply_requantize(x, m, e, 60, residual=residual, residual_m=n, residual_e=f)
     assert got.tolist() == (plain + np.array(more, object)).tolist()
+
+
+# HAWQ-V3, conformance README, section 1: m = nearest integer to f * 2**31, ties away from zero, f in 0.5..1
+
+
+@pytest.mark.parametrize(
+    ("fraction", "m"),
+    [(0.0, 0), (0.4996, 0), (0.49999, 0), (0.5, 1), (0.5004, 1), (0.9996, 1), (-0.5, 0), (-0.4996, 0)],
+)
+def test_dyadic_multipliers_round_half_away_from_zero(fraction, m):
+    for sign in (1, -1):
+        got, e = dyadic(sign * (2.0**30 + 12345 + fraction), 1.0)
+        assert (got.tolist(), e.tolist()) == ([sign * (2**30 + 12345 + m)], [0])
+
+
+# I-BERT (arXiv 2101.01321): y = (h * floor(2**32 / sum h)) >> (32 - bits). One position is the whole sum: 641 divides
+# 2**32 + 1 = 641 * 6700417, and 641 * 6700416 = 2**32 - 640, so that its 8-bit output is 255 and not 256; of h = 1 it
+# is 2**32 >> 24 = 256
+
+
+@pytest.mark.parametrize(("h", "y"), [(641, 255), (1, 256), (3, 255), (2, 256)])
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_ibert_softmax_of_one_position(h, y, backend):
+    scale = 0.05
+    c = int((1.0 / 0.35815147) / scale**2)
+    got, _ = ops.softmax(
+        [[5]], scale, method="ibert", out_bits=8, exp_range_max=c * 2.0**30 * 32767 / h, backend=backend
+    )
+    assert got.tolist() == [[y]]

@@ -168,3 +168,8 @@ def test_two_word_product_that_rounds_up_to_two_to_the_63():
     x, m = (2**64 - 1) // 327685, 327685
     assert x * m == 2**64 - 1
     assert fast.rhe_product(x, m, 1) == spec.saturate(spec.rhe_shift(x * m, 1), 64) == 2**63 - 1
+
+
+@pytest.mark.parametrize(("value", "shift"), [(-1, 5), (1, 5), (0, 70), (-3, 61), (-1, 63), (1, 62), (1, 63), (-2, 62)])
+def test_shift_left_at_its_edges(value, shift):
+    assert fast.shift_left(value, shift) == max(min(value * 2**shift, 2**63 - 1), -(2**63))

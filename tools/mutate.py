@@ -39,6 +39,7 @@ TESTS = [
     "test_spec_arith.py",
     "test_equivalence.py",
     "test_plan.py",
+    "test_layernorm_leading.py",
     "test_gemm.py",
 ]
 KEYWORDS = {
@@ -70,7 +71,35 @@ CLEARED = "if wide < NR or whole < steps:"
 GROUP = "g = i % mask.shape[0] if mask.shape[0] > 0 else 0"
 FEW_BITS = "if plain is not None and plain[1].max() <= 62 - bits:"
 WIDE_INPUT = "if x.dtype.itemsize > 4:"
+RECIPROCAL = "reciprocal = 2305843009213693952 // root"
+LIMIT = "limit = (2**62 - 1) // np.maximum(np.abs(plain[0]), 1)"
+TVM_SHIFT = "return wrap(((r >> 1) - x0) << shift, 32) if shift < 32 else 0"
+WRAP = "return ((value + 0x80000000) & 0xFFFFFFFF) - 0x80000000"
+KNOWN = "doubt |= (product - 4294967296) ^ (product + 4294967296)"
+OFFSET = "y = (longs[0, j] >> (longs[1, j] + top - exponent)) - (mean >> (gap + top)) + 2097146"
+NEWTON = "root = 11 * ((scaled >> 35) + 67108864)"
+WIDER = "what is known only has to lie inside, and does by far"
 EQUIVALENT = {
+    ("kernels/layernorm.py", RECIPROCAL, "2305843009213693952 -> 2305843009213693953"): "3 times a prime: no root is",
+    ("kernels/gemm.py", "words[i] = 0", "0 -> 1"): "the left operand is 0 there",
+    ("kernels/gemm.py", "words[i] = 0", "0 -> -1"): "the left operand is 0 there",
+    ("kernels/gemm.py", "if correction != 0:", "0 -> 1"): "sums times 0, or a correction of 1 that none has",
+    ("kernels/gemm.py", "if correction != 0:", "0 -> -1"): "sums times 0, or a correction of -1 that none has",
+    ("spec/softmax.py", TVM_SHIFT, "32 -> 33"): "32-bit words: << 32 gives 0",
+    ("spec/softmax.py", TVM_SHIFT, "Lt -> LtE"): "32-bit words: << 32 gives 0",
+    ("kernels/arith.py", WRAP, "Add -> Sub"): "the same modulo 2**32",
+    ("kernels/requantize.py", LIMIT, "1 -> 0"): "beyond the limit all saturates, one product more is still one word",
+    ("kernels/requantize.py", LIMIT, "Sub -> Add"): "beyond the limit all saturates, two products more still fit",
+    ("kernels/layernorm.py", KNOWN, "4294967296 -> 4294967297"): WIDER,
+    ("kernels/layernorm.py", KNOWN, "4294967296 -> 4294967295"): WIDER,
+    ("kernels/layernorm.py", OFFSET, "2097146 -> 2097147"): WIDER,
+    ("kernels/layernorm.py", OFFSET, "2097146 -> 2097145"): WIDER,
+    ("kernels/layernorm.py", "doubt |= y ^ (y + 12)", "12 -> 13"): WIDER,
+    ("kernels/layernorm.py", "doubt |= y ^ (y + 12)", "12 -> 11"): WIDER,
+    ("kernels/layernorm.py", "MOST_ROOM = 144", "144 -> 143"): "a tiny bias is cut to 0 or -1 a bit earlier",
+    ("kernels/arith.py", NEWTON, "67108864 -> 67108865"): "Newton forgets where it started",
+    ("kernels/arith.py", NEWTON, "67108864 -> 67108863"): "Newton forgets where it started",
+    ("kernels/arith.py", "for _ in range(3):", "3 -> 4"): "a step more changes nothing",
     ("spec/arith.py", RHE_SHIFT, "0 -> 1"): "2**0 either way",
     ("spec/arith.py", RHE_SHIFT, "Lt -> LtE"): "2**0 either way",
     ("spec/arith.py", FLOOR_SHIFT, "0 -> 1"): "2**0 either way",
@@ -208,15 +237,18 @@ def mutable_nodes(tree: ast.Module) -> Iterator[ast.AST]:
 
 def all_mutants(only: str | None) -> list[Mutant]:
     found = []
+    only, _, only_line = (only or "").partition(":")
     for folder in ("spec", "kernels"):
         for path in sorted((ROOT / "intvit" / folder).glob("*.py")):
             name = f"{folder}/{path.name}"
-            if only is not None and name != only:
+            if only and name != only:
                 continue
             lines = path.read_text().splitlines()
             for index, node in enumerate(mutable_nodes(ast.parse(path.read_text()))):
                 for number, (change, _) in enumerate(mutations(node)):
                     line = getattr(node, "lineno", 1)
+                    if only_line and line != int(only_line):
+                        continue
                     text = apply(path, index, number)
                     found.append(Mutant(name, line, change, text, lines[line - 1].strip()))
     return found
@@ -265,7 +297,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="how many mutants to draw; default: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", help="one file, e.g. kernels/softmax.py")
+    parser.add_argument("--only", help="one file or line of it, e.g. kernels/softmax.py or kernels/softmax.py:152")
     parser.add_argument("--timeout", type=int, default=180, help="seconds a mutant may take; an endless loop is a kill")
     parser.add_argument("--work", type=Path, default=Path("/tmp/intvit-mutants"))
     parser.add_argument("--json", type=Path, help="write the survivors here")

@@ -523,7 +523,7 @@ class Product:
 
     path: str
     epilogue: Epilogue
-    lift: int = 0
+    lift: int
 
     def run(self, a: Array, b: Array, kind: Any, order: tuple[int, ...] | None = None) -> Array:
         """a int8 or int16, b int8 (..., K, C) -> (..., R, C) of dtype `kind`.

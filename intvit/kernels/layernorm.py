@@ -14,7 +14,6 @@ import numpy as np
 from intvit.errors import IntvitError
 from intvit.kernels.arith import (
     bit_length,
-    doubled_high,
     isqrt,
     kernel,
     rhe_div,
@@ -31,6 +30,10 @@ from intvit.spec import layernorm as spec
 VARIANCE_MAX = 2**62
 UNIT = 2.0**30
 BIAS_LIMIT = 2.0**61
+SIGN, SLOPE, SLOPE_EXP, GAIN, GAIN_EXP, BIAS, BIAS_EXP = range(7)
+"""The rows of FQ-ViT's constants."""
+POWER, GAIN_LOW = 2, 4
+"""The other rows of their leading bits, which have SIGN, SLOPE and GAIN too."""
 REPLACED_BIAS = 2.0**40
 LEAST_GAMMA = 2.0**-23
 
@@ -188,17 +191,77 @@ def clamped_offset(value):
 
 
 @kernel
-def _fqvit(rows, factor, sign, slope, slope_exp, gain, gain_exp, bias, bias_exp, out):
-    """Per row and channel an 8-bit multiplier m / 2**power and an offset of `guard` more bits.
+def _fqvit_row(rows, i, factor, total, inverse, exponent, constants, out):
+    """Row i for whatever constants: per channel an 8-bit multiplier m / 2**power and an offset of `guard` more bits.
 
-    Nonzero slopes, gains and biases have 61 bits: a negative shift of one is beyond every clamp, so that `rounded` and
-    `>>` of the clamped shift are enough. The mean's product with its gain is rounded in two words where its exponent
-    allows that without a branch (33 and more), else by `rhe_product`. Loops are short, so that each meets few arrays:
-    compilers give up vectorizing where too many might overlap.
+    Nonzero slopes, gains and biases have 61 bits, so that a negative shift of one is beyond every clamp.
+    """
+    for j in range(rows.shape[1]):
+        sign, bias, bias_exp = constants[SIGN, j], constants[BIAS, j], constants[BIAS_EXP, j]
+        product = product_high(constants[SLOPE, j], inverse)
+        product_exp = constants[SLOPE_EXP, j] + exponent - 62
+        power = min(max(8 - bit_length(product) + product_exp, 0), 31)  # 31 for a gamma of 0
+        m = min(product >> min(max(product_exp - power, 0), 62), 255)
+        guard = min(max(bias_exp - power, 0), 24)
+        slant = sign * product_high(constants[GAIN, j], inverse)
+        u = clamped_offset(rhe_product(slant, total, constants[GAIN_EXP, j] + exponent - 62 - power - guard))
+        b = clamped_offset(rounded(bias, min(max(bias_exp - power - guard, 0), 62)))
+        out[i, j] = rounded(sign * m * rows[i, j] * factor[j] + rounded(b - u, guard), power)
+
+
+@kernel
+def rounded32(value, shift):
+    """rhe(value, 2**shift) for |value| < 2**30 and 1 <= shift <= 31, in 32-bit words."""
+    odd = np.int32(np.int32(value >> (shift & 31)) & 1)
+    half = np.int32(np.int32(1 << ((shift - 1) & 31)) - 1)
+    return np.int32(np.int32(value + half) + odd) >> (shift & 31)
+
+
+@kernel
+def _fqvit_leading_row(rows, i, factor, total, inverse, exponent, words, longs, gap, m, offset, out):
+    """Row i from the leading bits of its constants; False, with `out` undefined, where those leave a doubt.
+
+    `_leading` says what must hold. slope * inverse has 61 + top bits in steps known to 2**32: the multiplier is their
+    leading 8, power - top its exponent. The offset is taken in 2**-22 and known to 6 of these: 1 for each of five cut
+    values (the mean's word, its product with gain twice, that at its exponent, the bias) and 1 for the guard bits that
+    the definition has and this has not. Where the two ends of what is known round to different integers, there is a
+    doubt: a tie always is one. Few arrays meet in a loop: compilers give up vectorizing where too many might overlap.
     """
     n = rows.shape[1]
-    power, guard, slant = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
-    term, exps = np.empty(n, np.int64), np.empty(n, np.int64)
+    leading = np.int32(min((inverse + 536870912) >> 30, 2147483647))
+    word = (inverse >> 32) * total + (((inverse & 0xFFFFFFFF) * total) >> 32)
+    high, low = np.int32(word >> 30), np.int32(word & 0x3FFFFFFF)
+    doubt = 0
+    for j in range(n):
+        product = np.int64(words[SLOPE, j]) * np.int64(leading)
+        doubt |= (product - 4294967296) ^ (product + 4294967296)
+        m[j] = product >> 53
+    if doubt >> 53 != 0:
+        return False
+    doubt = 0
+    for j in range(n):
+        top = np.int64(m[j]) >> 8
+        cross = np.int64(words[GAIN, j]) * np.int64(low) + np.int64(words[GAIN_LOW, j]) * np.int64(high)
+        mean = np.int64(words[GAIN, j]) * np.int64(high) + (cross >> 30)
+        y = (longs[0, j] >> (longs[1, j] + top - exponent)) - (mean >> (gap + top)) + 2097146
+        doubt |= y ^ (y + 12)
+        offset[j] = y >> 22
+    if doubt >> 22 != 0:
+        return False
+    shift = np.int32(exponent)
+    for j in range(n):
+        top = np.int32(m[j] >> 8)
+        term = np.int32(np.int32(np.int32(m[j] >> (top & 1)) * factor[j]) * np.int32(rows[i, j]))
+        power = np.int32(np.int32(words[POWER, j] + shift) - top)
+        out[i, j] = words[SIGN, j] * rounded32(np.int32(term + offset[j]), power)
+    return True
+
+
+@kernel
+def _fqvit(rows, factor, constants, words, longs, gap, least, most, room, out):
+    """`room`: the least bias_exp - power of a channel; 0 if the leading bits of the constants must not be used."""
+    n = rows.shape[1]
+    m, offset = np.empty(n, np.int32), np.empty(n, np.int32)
     for i in range(rows.shape[0]):
         total, squares = 0, 0
         for j in range(n):
@@ -208,36 +271,14 @@ def _fqvit(rows, factor, sign, slope, slope_exp, gain, gain_exp, bias, bias_exp,
         spread = n * squares - total * total
         if spread == 0:
             for j in range(n):
-                out[i, j] = rhe_shift(bias[j], bias_exp[j])
+                out[i, j] = rhe_shift(constants[BIAS, j], constants[BIAS_EXP, j])
             continue
         inverse, exponent = inverse_sqrt(spread)
-        for j in range(n):
-            product = product_high(slope[j], inverse)
-            product_exp = slope_exp[j] + exponent - 62
-            p = min(max(8 - bit_length(product) + product_exp, 0), 31)  # 31 for a gamma of 0
-            power[j] = p
-            term[j] = min(product >> min(max(product_exp - p, 0), 62), 255)
-        for j in range(n):
-            guard[j] = min(max(bias_exp[j] - power[j], 0), 24)
-        for j in range(n):
-            slant[j] = sign[j] * product_high(gain[j], inverse)
-        for j in range(n):
-            exps[j] = gain_exp[j] + exponent - 62 - power[j] - guard[j]
-        for j in range(n):
-            term[j] = sign[j] * term[j] * rows[i, j] * factor[j]
-        least = exps[0]
-        for j in range(n):
-            least = min(least, exps[j])
-        if least >= 33:
-            for j in range(n):
-                slant[j] = rounded(doubled_high(slant[j], total), min(exps[j] - 31, 62))
-        else:
-            for j in range(n):
-                slant[j] = rhe_product(slant[j], total, exps[j])
-        for j in range(n):
-            b = clamped_offset(rounded(bias[j], min(max(bias_exp[j] - power[j] - guard[j], 0), 62)))
-            u = clamped_offset(slant[j])
-            out[i, j] = rounded(term[j] + rounded(b - u, guard[j]), power[j])
+        leads = least + exponent >= 2 and most + exponent <= 31 and room - exponent >= 33
+        if not leads or not _fqvit_leading_row(
+            rows, i, factor, total, inverse, exponent, words, longs, gap, m, offset, out
+        ):
+            _fqvit_row(rows, i, factor, total, inverse, exponent, constants, out)
 
 
 def _mantissa(values: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -275,19 +316,50 @@ def _fqvit_lower(
     )
 
 
-def _fqvit_kernel(p: spec.FqvitLayerNorm) -> Any:
-    names = ("factor", "sign", "slope", "slope_exp", "gain", "gain_exp", "bias", "bias_exp")
-    constants = [np.array(getattr(p, name), np.int64) for name in names]
+LEADING_INPUT = 2**20
+MOST_ROOM = 144
+"""A tiny bias has more and is cut to it: its shift in `_fqvit_leading_row` stays below 63 (exponents are 61..91)."""
 
-    def check(rows: np.ndarray) -> None:
+
+def _leading(p: spec.FqvitLayerNorm) -> tuple[Any, ...]:
+    """Arguments of `_fqvit` after the constants: their leading bits.
+
+    `_fqvit_leading_row` needs gamma != 0, |x| * factor < 2**20 and bias_exp - power >= 33: then multiplier times
+    input, multiplier times mean and offset stay below 2**28 each, and the guard bits are 24, beyond its own 22. It
+    clamps no multiplier: 1 <= power <= 31.
+    """
+    sign, slope, slope_exp, gain, gain_exp, bias, bias_exp = _constants(p)
+    power, between = slope_exp - 113, gain_exp - slope_exp  # slope = C * gain, so that between is log2(C), up or down
+    gain = gain >> np.minimum(between - between.min(), 62)
+    room = bias_exp - power
+    beyond = np.maximum(room - MOST_ROOM, 0)
+    words = np.array([sign, np.minimum((slope + 2**29) >> 30, 2**31 - 1), power, gain >> 30, gain & (2**30 - 1)])
+    longs = np.array([sign * bias >> np.minimum(beyond, 62), room - beyond - 22])
+    least_room = int(room.min()) if sign.all() else 0
+    return words.astype(np.int32), longs, int(between.min()) - 1, int(power.min()), int(power.max()), least_room
+
+
+def _constants(p: spec.FqvitLayerNorm) -> np.ndarray:
+    return np.array([p.sign, p.slope, p.slope_exp, p.gain, p.gain_exp, p.bias, p.bias_exp], np.int64)
+
+
+def _fqvit_kernel(p: spec.FqvitLayerNorm) -> Any:
+    factor = np.array(p.factor, np.int16)
+    constants = _constants(p)
+    *leading, room = _leading(p)
+
+    def run(rows: np.ndarray, mask: np.ndarray | None = None, kind: Any = np.int64) -> np.ndarray:
         largest = max(-int(rows.min(initial=0)), int(rows.max(initial=0))) * max(p.factor)
         if rows.shape[1] ** 2 * largest**2 >= VARIANCE_MAX or rows.shape[1] * largest >= 2**31:
             raise IntvitError(
                 f"layernorm fqvit: inputs must keep C * |x| * factor below 2**31, and C {rows.shape[1]}, "
                 f"|x| * factor {largest} do not"
             )
+        out = np.empty(rows.shape, kind)
+        _fqvit(rows, factor, constants, *leading, room if largest < LEADING_INPUT else 0, out)
+        return out
 
-    return row_runner(check, _fqvit, *constants)
+    return run
 
 
 # ------------------------------------------------------------------- I-ViT, deployed in 32 bits

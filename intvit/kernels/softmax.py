@@ -7,12 +7,21 @@ exponents e < 2**62 / C, so that row sums fit int64.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from intvit.errors import IntvitError
-from intvit.kernels.arith import bit_length, kernel, rhe_div, rhe_product, saturate, truncated_div, wrap32
+from intvit.kernels.arith import (
+    bit_length,
+    kernel,
+    rhe_div,
+    rhe_product,
+    saturate,
+    truncated_div,
+    wrap32,
+)
 from intvit.kernels.requantize import dyadic
 from intvit.method import Method
 from intvit.spec import softmax as spec
@@ -379,93 +388,65 @@ def _ibert_narrow_kernel(p: spec.IbertSoftmax, n_channels: int, masked: bool) ->
 
 
 @kernel
-def _fqvit_table(x0, b, c, n, exponents, quotients):
-    """exponents[last, d]: the exponent d below the maximum over the common factor 2**(n - last), for its quotients."""
+def _fqvit_table(x0, b, c, n, last, exponents):
+    """exponents[d]: the exponent d below the maximum over the common factor 2**(n - last)."""
     for d in range(256):
-        quotients[d] = quotient(-d, x0, n)
-        for last in range(quotients[d], exponents.shape[0]):
-            exponents[last, d] = polynomial(-d, x0, b, c, n) << (last - quotients[d])
+        exponents[d] = polynomial(-d, x0, b, c, n) << (last - quotient(-d, x0, n))
 
 
 @kernel
-def narrow_min(rows, mask, i, g, top):
-    """The least score of row i, of those that row g of the mask does not hide; `top` if it hides all."""
-    least = np.int64(top)
-    for j in range(rows.shape[1]):
-        if mask.shape[0] == 0 or not mask[g, j]:
-            least = min(least, np.int64(rows[i, j]))
-    return least
+def code_of(e, total):
+    """`log2_code` of rhe_div(total, e) for any number of bits, without a division; 0 < e <= total < 2**60.
+
+    The ratio R, rounded half to even, reaches code 1 at R = 2, k >= 2 at 3 * 2**(k-2): where total / e >= 1.5, > 2.5,
+    >= 5.5, 11.5, 23.5 and so on. With g = 2 * total + e, that is g >= 4e, > 6e, >= 12e, 24e, 48e: with 2**k * 3e <= g
+    for the largest such k the code is k + 1, but for the two edges at 4e and 6e.
+    """
+    third, g = 3 * e, 2 * total + e
+    k = bit_length(g) - bit_length(third)
+    k -= np.int64((third << k) > g)
+    return k + 1 - np.int64(6 * e == g) - np.int64(g < 4 * e)
 
 
 @kernel
-def _fqvit_narrow(rows, mask, exponents, quotients, masked, n, n_codes, out):
-    """Codes by comparison: code(e) >= k where total / e rounds to at least T_k, T_1 = 2 and T_k = 3 * 2**(k-2).
+def _fqvit_narrow(rows, mask, table, masked, n_codes, weigh, out):
+    """table[d] is the exponent d below the row's maximum, `masked` that of a hidden position; all are positive.
 
-    rhe(total / e) >= T means 2 * total >= (2T - 1) * e, with equality only where T is even: e at most `most`, which
-    shrinks as k grows. So a code is the number of bounds that its e does not pass; they are counted for every
-    difference d that the row can have, or for every element where those are fewer. `masked` is a hidden position's
-    exponent, its quotient n.
+    With `weigh`, what each of 16 codes stands for in `log2_matmul`, less LOG2_LIFT: beyond the last that is 0.
     """
     c = rows.shape[1]
-    codes, e = np.empty(max(256, c), np.int64), np.empty(max(256, c), np.int64)
+    e = np.empty(c, np.int64)
     for i in range(rows.shape[0]):
         g = i % mask.shape[0] if mask.shape[0] > 0 else 0
         top = narrow_max(rows, mask, i, g)
-        spread = top - narrow_min(rows, mask, i, g, top)
-        line = exponents[n if mask.shape[0] > 0 else quotients[spread]]
         total = 0
-        if mask.shape[0] == 0:
-            for j in range(c):
-                total += line[(top - rows[i, j]) & 255]
-        else:
-            for j in range(c):
-                total += masked if mask[g, j] else line[(top - rows[i, j]) & 255]
-        by_difference = spread < c
-        n_items = spread + 1 if by_difference else c
-        if by_difference:
-            for d in range(n_items):
-                e[d] = line[d]
-        else:
-            for j in range(c):
-                e[j] = line[(top - rows[i, j]) & 255]
-        for d in range(n_items):
-            codes[d] = 0
-        hidden_code = 0
-        least = line[spread] if mask.shape[0] == 0 else min(line[spread], masked)
-        threshold = 2
-        for k in range(1, n_codes + 1):
-            divisor = 2 * threshold - 1
-            most = (2 * total) // divisor
-            if (threshold & 1) == 1 and most * divisor == 2 * total:
-                most -= 1
-            if most < least:
-                break
-            for d in range(n_items):
-                codes[d] += np.int64(e[d] <= most)
-            hidden_code += 1 if masked <= most else 0
-            threshold = 3 << (k - 1)
-        for d in range(n_items):
-            codes[d] = -1 if total == 0 or codes[d] >= n_codes else codes[d]
-        if by_difference:
-            for j in range(c):
-                out[i, j] = codes[(top - rows[i, j]) & 255]
-        else:
-            for j in range(c):
-                out[i, j] = codes[j]
+        for j in range(c):
+            e[j] = table[(top - rows[i, j]) & 255]
+            total += e[j]
         if mask.shape[0] > 0:
-            hidden_code = -1 if total == 0 or hidden_code >= n_codes else hidden_code
+            total = 0
             for j in range(c):
-                out[i, j] = hidden_code if mask[g, j] else out[i, j]
+                e[j] = masked if mask[g, j] else e[j]
+                total += e[j]
+        if weigh:
+            for j in range(c):
+                out[i, j] = (32768 >> code_of(e[j], total)) - 16384
+        else:
+            for j in range(c):
+                code = code_of(e[j], total)
+                out[i, j] = -1 if code >= n_codes else code
 
 
-def _fqvit_narrow_kernel(p: spec.FqvitSoftmax, n_channels: int, masked: bool) -> Any:
-    last = p.n if masked else min(p.n, 255 // -p.x0 + 1)
-    if n_channels * (p.c << last) >= EXP_MAX or p.bits > 5:
+def _fqvit_narrow_kernel(p: spec.FqvitSoftmax, n_channels: int, masked: bool, *, weigh: bool = False) -> Any:
+    last = p.n if masked else min(p.n, 255 // -p.x0)
+    if n_channels * (p.c << last) >= EXP_MAX // 4 or p.bits > 5 or (weigh and p.bits != 4):
         return None
-    exponents, quotients = np.zeros((last + 1, 256), np.int64), np.zeros(256, np.int64)
-    _fqvit_table(p.x0, p.b, p.c, p.n, exponents, quotients)
+    table = np.zeros(256, np.int64)
+    _fqvit_table(p.x0, p.b, p.c, p.n, last, table)
     hidden_value = polynomial(p.n * p.x0, p.x0, p.b, p.c, p.n)
-    return _narrow_runner(_fqvit_narrow, exponents, quotients, hidden_value, p.n, 1 << p.bits)
+    if table.min() == 0 or hidden_value == 0:
+        return None
+    return _narrow_runner(_fqvit_narrow, table, hidden_value, 1 << p.bits, weigh)
 
 
 IVIT = Method(
@@ -479,7 +460,7 @@ IBERT = Method(
 FQVIT = Method(
     "softmax", "fqvit", 1, spec.FqvitSoftmax, _fqvit_lower, spec.fqvit, _fqvit_kernel,
     "Log-Int-Softmax: I-BERT's exponent, log2 codes", "arXiv 2111.13824", bound=_fqvit_bound, out_encoding="log2",
-    narrow=_fqvit_narrow_kernel,
+    narrow=_fqvit_narrow_kernel, narrow_weights=partial(_fqvit_narrow_kernel, weigh=True),
 )  # fmt: skip
 IVIT_TVM = Method(
     "softmax", "ivit_tvm", 1, spec.IvitTvmSoftmax, _ivit_tvm_lower, spec.ivit_tvm, _ivit_tvm_kernel,

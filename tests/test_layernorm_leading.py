@@ -1,0 +1,111 @@
+"""FQ-ViT's LayerNorm by the leading bits of its constants: the definition's integers, or a doubt that is resolved."""
+
+import numpy as np
+import pytest
+
+from intvit import registry
+from intvit.kernels import layernorm as kernels
+
+METHOD = registry.get("layernorm", "fqvit")
+
+
+def lowered(gamma, beta, out_scale=0.03, factor=None):
+    return METHOD.lower(0.05, gamma=gamma, beta=beta, factor=factor, out_scale=out_scale)[0]
+
+
+def general(params, rows):
+    """The kernel without the leading bits."""
+    *leading, _ = kernels._leading(params)
+    out = np.empty(rows.shape, np.int64)
+    kernels._fqvit(rows, np.array(params.factor, np.int16), kernels._constants(params), *leading, 0, out)
+    return out
+
+
+def led(params, rows):
+    """Per row, whether the leading bits alone gave it."""
+    words, longs, gap, least, most, room = kernels._leading(params)
+    factor, n = np.array(params.factor, np.int64), rows.shape[1]
+    found = []
+    for i, row in enumerate(rows.astype(np.int64) * factor):
+        total = int(row.sum())
+        inverse, exponent = kernels.inverse_sqrt(n * int((row * row).sum()) - total**2)
+        fits = least + exponent >= 2 and most + exponent <= 31 and room - exponent >= 33
+        m, offset, out = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(rows.shape, np.int64)
+        arguments = rows, i, factor.astype(np.int16), total, inverse, exponent, words, longs, gap, m, offset, out
+        found.append(fits and kernels._fqvit_leading_row(*arguments))
+    return np.array(found)
+
+
+def check(params, rows):
+    run = METHOD.kernel(params)
+    expected = [METHOD.spec(row, params) for row in rows.tolist()]
+    assert run(rows).tolist() == expected
+    assert general(params, rows).tolist() == expected
+
+
+@pytest.mark.parametrize("channels", [2, 3, 8, 33, 96, 384])
+@pytest.mark.parametrize("kind", [np.int8, np.int16])
+@pytest.mark.parametrize("signs", ["positive", "both"])
+def test_layernorm_from_leading_bits(channels, kind, signs):
+    rng = np.random.default_rng(channels)
+    for spread, mean, gamma_scale, beta_scale in (
+        (30, 0, 1, 1), (30, 40, 0.02, 0), (3, 1, 30, 0.01), (1, -2, 1, 1e-9), (60, -100, 1, 1e-30), (1, 0, 1, 20),
+    ):  # fmt: skip
+        gamma = gamma_scale * rng.uniform(0.3, 2, channels) * (rng.choice([-1, 1], channels) if signs == "both" else 1)
+        beta = beta_scale * rng.normal(0, 1, channels)
+        factor = 2 ** rng.integers(0, 4, channels) if spread > 1 else None
+        stretch = 1 if kind is np.int8 else 100
+        rows = np.clip(rng.normal(mean, spread, (6, channels)), -128, 127) * stretch
+        check(lowered(gamma, beta, factor=factor), rows.astype(kind))
+
+
+def test_most_rows_of_a_layernorm_need_no_more_than_the_leading_bits():
+    rng = np.random.default_rng(0)
+    params = lowered(rng.normal(1, 0.3, 384), rng.normal(0, 0.5, 384))
+    assert led(params, rng.normal(100, 3000, (200, 384)).astype(np.int16)).mean() > 0.9
+
+
+def test_layernorm_offsets_at_ties_are_in_doubt():
+    """A mean of 0 leaves offset = bias: every one of these lies half way between two integers."""
+    power = 9  # slope = gamma * C / sqrt(C * squares) / out_scale = 1 / 2, whose 8-bit multiplier is 128 / 2**8
+    rows = np.array([[1, -1, 1, -1], [2, -2, 2, -2]], np.int8)
+    for half in np.arange(-7, 8, 2):
+        params = lowered([0.6, 0.7, 0.8, 0.9], [half / 2.0**power] * 4, 1.0)
+        check(params, rows)
+        exact = lowered([0.6, 0.7, 0.8, 0.9], [half / 2.0 ** (power - 1)] * 4, 1.0)
+        check(exact, rows)
+    params = lowered([0.6, 0.7, 0.8, 0.9], [3 / 2.0**power] * 4, 1.0)
+    assert not led(params, rows[:1]).any()
+    assert led(lowered([0.6, 0.7, 0.8, 0.9], [4 / 2.0**power] * 4, 1.0), rows[:1]).all()
+
+
+@pytest.mark.parametrize("shrink", [0, 2.0**-52, 2.0**-40, 2.0**-33, 2.0**-28, 2.0**-22, 2.0**-21, -(2.0**-33)])
+def test_layernorm_multipliers_at_a_power_of_two_are_in_doubt(shrink):
+    """slope / sqrt(Dv) at 128 or 256 times a power of two: an ulp below it has a multiplier of 255 and one more bit."""
+    rows = np.array([[1, -1], [2, -2], [4, -4], [64, -64]], np.int8)
+    params = lowered([1.0 - shrink, -0.5 * (1.0 - shrink)], [0.013, 0.2], 2.0**-5)
+    check(params, rows)
+    assert led(params, rows).any() == (abs(shrink) > 2.0**-30)
+
+
+def test_layernorm_at_the_limits_of_the_leading_bits():
+    rng = np.random.default_rng(1)
+    rows = rng.integers(-128, 128, (4, 8)).astype(np.int8)
+    seen = set()
+    for exponent in range(-40, 41):
+        params = lowered(rng.uniform(0.5, 0.99, 8), rng.normal(0, 1, 8), 2.0**exponent)
+        check(params, rows)
+        seen |= set(led(params, rows).tolist())
+        check(lowered(rng.uniform(0.5, 0.99, 8), rng.normal(0, 2.0**exponent, 8), 0.03), rows)
+    assert seen == {True, False}
+    wide = np.array([[2**20 - 1, -(2**20) + 1, 5, 7], [2**21, -(2**21), 5, 7], [2**28, 3, -(2**28), 0]])
+    check(lowered(rng.uniform(0.5, 2, 4), rng.normal(0, 1, 4), 0.03), wide)
+    check(lowered(rng.uniform(0.5, 2, 4), rng.normal(0, 1, 4), 0.03), wide[:1] - 2)
+
+
+def test_a_gamma_of_0_in_a_layernorm():
+    rng = np.random.default_rng(2)
+    rows = rng.integers(-128, 128, (4, 8)).astype(np.int8)
+    params = lowered([0, 1, 2, 0, 1, -1, 0.5, 1], rng.normal(0, 1, 8))
+    check(params, rows)
+    assert not led(params, rows).any()
