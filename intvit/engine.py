@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from intvit.graph.store import load as read_graph
 from intvit.plan import Step, make_plan
 
 DEFAULT_BATCH = 8
+Each = Callable[[str, Array], Any]
 Sink = Callable[[int, dict[str, Array]], None]
 """Called in image order with the index of the first image and the wanted tensors (B, ...) of a batch."""
 
@@ -92,16 +94,17 @@ class Engine:
             for node in self.graph.nodes
         ]
 
-    def evaluate(self, q_images: Array, wanted: Sequence[str]) -> dict[str, Array]:
-        """Run one batch of integer images; return the wanted tensors, each (B, *shape)."""
+    def evaluate(self, q_images: Array, wanted: Sequence[str], each: Each | None = None) -> dict[str, Any]:
+        """Run one batch of integer images; return the wanted tensors, each (B, *shape), or what `each` makes of them."""
+        keep = each or (lambda name, tensor: tensor)
         values = {self.graph.inputs[0]: q_images}
-        kept = {name: values[name] for name in wanted if name in values}
+        kept = {name: keep(name, values[name]) for name in wanted if name in values}
         program = self.program(wanted)
         for step, dead in zip(program.steps, program.dead, strict=True):
             result = step.run([values[name] for name in step.inputs])
             values[step.output] = result
             if step.output in wanted:
-                kept[step.output] = result
+                kept[step.output] = keep(step.output, result)
             for name in dead:
                 del values[name]
         return kept
@@ -113,12 +116,13 @@ class Engine:
         sink: Callable[[int, Any], None],
         *,
         threads: int | None = None,
-        work: Callable[[int, dict[str, Array]], Any] | None = None,
+        each: Callable[[int, str, Array], Any] | None = None,
     ) -> None:
         """Run batches of (first index, images); hand the wanted tensors to `sink` in order.
 
-        Every batch is shared out among the `threads`, so that the sink sees parts of batches. `work`, called with a
-        part's first index and tensors on its own thread, turns them into what the sink gets instead.
+        Every batch is shared out among the `threads`, so that the sink sees parts of batches. `each`, called with a
+        part's first index and a tensor's name and values when they are made, on the thread that made them, turns them
+        into what the sink gets instead: no tensor is kept for longer than the network needs it.
         """
         unknown = [name for name in wanted if name not in self.graph.tensors]
         if unknown:
@@ -128,8 +132,8 @@ class Engine:
         n_threads = max(1, threads or os.cpu_count() or 1)
 
         def job(start: int, images: Array) -> Any:
-            tensors = self.evaluate(quantize_images(self.graph, images), tuple(names))
-            return tensors if work is None else work(start, tensors)
+            keep = None if each is None else partial(each, start)
+            return self.evaluate(quantize_images(self.graph, images), tuple(names), keep)
 
         with threadpool_limits(limits=1), ThreadPoolExecutor(n_threads) as pool:
             pending: list[tuple[int, Future[Any]]] = []

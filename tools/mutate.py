@@ -76,7 +76,7 @@ LIMIT = "limit = (2**62 - 1) // np.maximum(np.abs(plain[0]), 1)"
 TVM_SHIFT = "return wrap(((r >> 1) - x0) << shift, 32) if shift < 32 else 0"
 WRAP = "return ((value + 0x80000000) & 0xFFFFFFFF) - 0x80000000"
 KNOWN = "doubt |= (product - 4294967296) ^ (product + 4294967296)"
-OFFSET = "y = (longs[0, j] >> (longs[1, j] + top - exponent)) - (mean >> (gap + top)) + 2097146"
+OFFSET = "y = (longs[0, j] >> (longs[1, j] + top - exponent)) - (mean >> (gap + top)) + 2097144"
 NEWTON = "root = 11 * ((scaled >> 35) + 67108864)"
 WIDER = "what is known only has to lie inside, and does by far"
 EQUIVALENT = {
@@ -92,10 +92,10 @@ EQUIVALENT = {
     ("kernels/requantize.py", LIMIT, "Sub -> Add"): "beyond the limit all saturates, two products more still fit",
     ("kernels/layernorm.py", KNOWN, "4294967296 -> 4294967297"): WIDER,
     ("kernels/layernorm.py", KNOWN, "4294967296 -> 4294967295"): WIDER,
-    ("kernels/layernorm.py", OFFSET, "2097146 -> 2097147"): WIDER,
-    ("kernels/layernorm.py", OFFSET, "2097146 -> 2097145"): WIDER,
-    ("kernels/layernorm.py", "doubt |= y ^ (y + 12)", "12 -> 13"): WIDER,
-    ("kernels/layernorm.py", "doubt |= y ^ (y + 12)", "12 -> 11"): WIDER,
+    ("kernels/layernorm.py", OFFSET, "2097144 -> 2097145"): WIDER,
+    ("kernels/layernorm.py", OFFSET, "2097144 -> 2097143"): WIDER,
+    ("kernels/layernorm.py", "offset_doubt |= y ^ (y + 16)", "16 -> 17"): WIDER,
+    ("kernels/layernorm.py", "offset_doubt |= y ^ (y + 16)", "16 -> 15"): WIDER,
     ("kernels/layernorm.py", "MOST_ROOM = 144", "144 -> 143"): "a tiny bias is cut to 0 or -1 a bit earlier",
     ("kernels/arith.py", NEWTON, "67108864 -> 67108865"): "Newton forgets where it started",
     ("kernels/arith.py", NEWTON, "67108864 -> 67108863"): "Newton forgets where it started",

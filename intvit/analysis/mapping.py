@@ -184,17 +184,17 @@ class SqnrRun:
     def add(self, start: int, images: Array, floats: Mapping_[str, Array], threads: int | None) -> None:
         """Run `images`, the first of them number `start`; the statistics are taken on the threads that ran them."""
         tensors = self.engine.graph.tensors
+        keys: dict[str, list[tuple[str, str]]] = {}
+        for key, (real, q) in self.pairs.items():
+            keys.setdefault(q, []).append((key, real))
 
-        def work(at: int, found: dict[str, Array]) -> dict[str, list[float]]:
-            ratios = {}
-            for key, (real, q) in self.pairs.items():
-                values = floats[real][at - start : at - start + len(found[q])].reshape(len(found[q]), -1)
-                ratios[key] = power_ratios(values, found[q], tensors[q])
-            return ratios
+        def each(at: int, name: str, q: Array) -> dict[str, list[float]]:
+            part = slice(at - start, at - start + len(q))
+            return {key: power_ratios(floats[real][part], q, tensors[name]) for key, real in keys[name]}
 
-        def sink(at: int, ratios: dict[str, list[float]]) -> None:
-            for key, values in ratios.items():
-                self.stats[key].merge(at, values)
+        def sink(at: int, found: dict[str, dict[str, list[float]]]) -> None:
+            for ratios in found.values():
+                for key, values in ratios.items():
+                    self.stats[key].merge(at, values)
 
-        wanted = sorted({name for _, name in self.pairs.values()})
-        self.engine.stream(iter([(start, images)]), wanted, sink, threads=threads, work=work)
+        self.engine.stream(iter([(start, images)]), sorted(keys), sink, threads=threads, each=each)

@@ -41,34 +41,50 @@ class Sqnr:
         return mean_decibel([self.ratios[i] for i in sorted(self.ratios)], factor)
 
 
+LANES = 256
+"""Partial sums of a tensor with one scale: the order of the additions is the same on every machine."""
+
+
 @numba.njit(cache=True, nogil=True)
 def _powers(real, q, scale, signal, noise):
-    """Per image sums of x**2 and of (x - scale*q)**2 over (R, C); first per channel, so in one fixed order."""
+    """Per image sums of x**2 and of (x - scale*q)**2 over (B, N); one partial sum per entry of `scale`, in turn."""
+    lanes = len(scale)
     for b in range(real.shape[0]):
-        s, n = np.zeros(real.shape[2]), np.zeros(real.shape[2])
-        for i in range(real.shape[1]):
-            for j in range(real.shape[2]):
-                x = np.float64(real[b, i, j])
-                d = x - np.float64(q[b, i, j]) * scale[j]
+        s, n = np.zeros(lanes), np.zeros(lanes)
+        for start in range(0, real.shape[1], lanes):
+            xs, qs = real[b, start : start + lanes], q[b, start : start + lanes]
+            for j in range(len(xs)):
+                x = np.float64(xs[j])
+                d = x - np.float64(qs[j]) * scale[j]
                 s[j] += x * x
                 n[j] += d * d
         signal[b], noise[b] = s.sum(), n.sum()
 
 
+@numba.njit(cache=True, nogil=True)
+def _fractions(codes, out):
+    """FQ-ViT codes to what they stand for: 2**-q, or 0 for -1."""
+    table = np.zeros(256, np.float32)
+    for q in range(128):
+        table[q] = 2.0**-q
+    for b in range(codes.shape[0]):
+        for j in range(codes.shape[1]):
+            out[b, j] = table[codes[b, j] & 255]
+
+
 def power_ratios(real: np.ndarray, q: np.ndarray, tensor: Tensor) -> list[float]:
     """Signal to noise of integers `q` (B, ...) of `tensor` against float values `real` (B, ...), per image."""
-    n_channels = tensor.shape[-1]
+    flat = np.ascontiguousarray(q).reshape(len(q), -1)
     if tensor.encoding == "log2":
-        table = np.exp2(-np.arange(-1.0, q.max(initial=0) + 1))
-        table[0] = 0.0
-        q, scale = table[q.astype(np.intp) + 1], np.ones(n_channels)
+        scale, codes = np.ones(LANES), flat
+        flat = np.empty(codes.shape, np.float32)
+        _fractions(codes, flat)
     else:
         assert tensor.scale is not None
-        scale = np.ascontiguousarray(np.broadcast_to(tensor.scale, n_channels), np.float64)
-    shape = (len(real), -1, n_channels)
+        scale = np.asarray(tensor.scale, np.float64).reshape(-1)
+        scale = scale.repeat(LANES) if scale.size == 1 else np.ascontiguousarray(scale)
     signal, noise = np.empty(len(real)), np.empty(len(real))
-    x = np.ascontiguousarray(real, np.float32).reshape(shape)
-    _powers(x, np.ascontiguousarray(q).reshape(shape), scale, signal, noise)
+    _powers(np.ascontiguousarray(real, np.float32).reshape(len(real), -1), flat, scale, signal, noise)
     return [float(s / n) if n > 0 else math.inf for s, n in zip(signal, noise, strict=True)]
 
 

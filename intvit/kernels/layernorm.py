@@ -221,38 +221,37 @@ def rounded32(value, shift):
 def _fqvit_leading_row(rows, i, factor, total, inverse, exponent, words, longs, gap, m, offset, out):
     """Row i from the leading bits of its constants; False, with `out` undefined, where those leave a doubt.
 
-    `_leading` says what must hold. slope * inverse has 61 + top bits in steps known to 2**32: the multiplier is their
-    leading 8, power - top its exponent. The offset is taken in 2**-22 and known to 6 of these: 1 for each of five cut
-    values (the mean's word, its product with gain twice, that at its exponent, the bias) and 1 for the guard bits that
-    the definition has and this has not. Where the two ends of what is known round to different integers, there is a
-    doubt: a tie always is one. Few arrays meet in a loop: compilers give up vectorizing where too many might overlap.
+    `_leading` says what must hold. The product slope * inverse has 61 + top bits and is known to 2**32: its leading 8
+    are the multiplier. The offset is taken in 2**-22 and known to 8 of these: what is cut from the mean's word times
+    gain (2), from that product (2), from gain (1), from both at the exponent (1) and from the bias (1), and the guard
+    bits of the definition (1/4). Where the two ends of what is known round to different integers, there is a doubt: a
+    tie always is one. Few arrays meet in a loop: compilers give up vectorizing where too many might overlap.
     """
     n = rows.shape[1]
     leading = np.int32(min((inverse + 536870912) >> 30, 2147483647))
     word = (inverse >> 32) * total + (((inverse & 0xFFFFFFFF) * total) >> 32)
     high, low = np.int32(word >> 30), np.int32(word & 0x3FFFFFFF)
-    doubt = 0
+    doubt, offset_doubt = np.int64(0), np.int64(0)
     for j in range(n):
         product = np.int64(words[SLOPE, j]) * np.int64(leading)
         doubt |= (product - 4294967296) ^ (product + 4294967296)
         m[j] = product >> 53
     if doubt >> 53 != 0:
         return False
-    doubt = 0
     for j in range(n):
         top = np.int64(m[j]) >> 8
         cross = np.int64(words[GAIN, j]) * np.int64(low) + np.int64(words[GAIN_LOW, j]) * np.int64(high)
         mean = np.int64(words[GAIN, j]) * np.int64(high) + (cross >> 30)
-        y = (longs[0, j] >> (longs[1, j] + top - exponent)) - (mean >> (gap + top)) + 2097146
-        doubt |= y ^ (y + 12)
+        y = (longs[0, j] >> (longs[1, j] + top - exponent)) - (mean >> (gap + top)) + 2097144
+        offset_doubt |= y ^ (y + 16)
         offset[j] = y >> 22
-    if doubt >> 22 != 0:
+    if offset_doubt >> 22 != 0:
         return False
     shift = np.int32(exponent)
     for j in range(n):
-        top = np.int32(m[j] >> 8)
-        term = np.int32(np.int32(np.int32(m[j] >> (top & 1)) * factor[j]) * np.int32(rows[i, j]))
-        power = np.int32(np.int32(words[POWER, j] + shift) - top)
+        bit = np.int32(m[j] >> 8)
+        term = np.int32(np.int32(np.int32(m[j] >> (bit & 1)) * factor[j]) * np.int32(rows[i, j]))
+        power = np.int32(np.int32(words[POWER, j] + shift) - bit)
         out[i, j] = words[SIGN, j] * rounded32(np.int32(term + offset[j]), power)
     return True
 
