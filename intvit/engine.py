@@ -95,7 +95,7 @@ class Engine:
         ]
 
     def evaluate(self, q_images: Array, wanted: Sequence[str], each: Each | None = None) -> dict[str, Any]:
-        """Run one batch of integer images; return the wanted tensors, each (B, *shape), or what `each` makes of them."""
+        """Run one batch of integer images; the wanted tensors, each (B, *shape), or what `each` makes of them."""
         keep = each or (lambda name, tensor: tensor)
         values = {self.graph.inputs[0]: q_images}
         kept = {name: keep(name, values[name]) for name in wanted if name in values}
