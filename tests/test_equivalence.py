@@ -245,6 +245,20 @@ def test_requantize_saturates_at_the_published_widths_and_no_other(bits):
             assert ops.requantize([2**40], 1.0, 1.0, other, backend=backend).tolist() == [2**40]
 
 
+@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("log2_ratio", [-30, -31, -32, -33, -34, -45, -61])
+def test_requantize_of_the_largest_int64_inputs(bits, log2_ratio):
+    """Around 2**61, where the two-word kernel ends, and at both ends of int64; also one row at a time."""
+    edges = [2**61 - 1, 2**61, -(2**61) + 1, -(2**61), 2**62, -(2**62), 2**63 - 1, -(2**63), 2**45 + 1]
+    for x in (edges, *([edge] for edge in edges)):
+        for factor in (1.0, 0.7, -0.9):
+            fast = ops.requantize(x, factor * 2.0**log2_ratio, 1.0, bits)
+            assert np.array_equal(fast, ops.requantize(x, factor * 2.0**log2_ratio, 1.0, bits, backend="spec")), (
+                x,
+                factor,
+            )
+
+
 def test_requantize_every_16_bit_input():
     x = np.arange(-(2**15), 2**15, dtype=np.int32)
     cases = [(ratio, 8) for ratio in (1.0, 0.5, 2.0**-7, 1 / 3, -0.5, 1 - 2.0**-53, 2.0**-20, 2.0**33)]

@@ -1,10 +1,13 @@
 """FQ-ViT's LayerNorm by the leading bits of its constants: the definition's integers, or a doubt that is resolved."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
 from intvit import registry
 from intvit.kernels import layernorm as kernels
+from intvit.spec import layernorm as spec
 
 METHOD = registry.get("layernorm", "fqvit")
 
@@ -22,7 +25,7 @@ def general(params, rows):
 
 
 def led(params, rows):
-    """Per row, whether the leading bits alone gave it."""
+    """Per row, whether the leading bits alone gave it; if so, its multipliers and offsets are the definition's."""
     words, longs, gap, least, most, room = kernels._leading(params)
     factor, n = np.array(params.factor, np.int64), rows.shape[1]
     found = []
@@ -33,6 +36,12 @@ def led(params, rows):
         m, offset, out = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(rows.shape, np.int64)
         arguments = rows, i, factor.astype(np.int16), total, inverse, exponent, words, longs, gap, m, offset, out
         found.append(fits and kernels._fqvit_leading_row(*arguments))
+        if found[-1]:
+            for j, sign in enumerate(params.sign):
+                expected, power, bias = spec.fqvit_constants(total, inverse, exponent, j, params)
+                top = int(m[j]) >> 8
+                assert (int(m[j]) >> top, sign * int(offset[j])) == (expected, bias), (i, j)
+                assert power == int(words[kernels.POWER, j]) + exponent - top
     return np.array(found)
 
 
@@ -77,6 +86,31 @@ def test_layernorm_offsets_at_ties_are_in_doubt():
     params = lowered([0.6, 0.7, 0.8, 0.9], [3 / 2.0**power] * 4, 1.0)
     assert not led(params, rows[:1]).any()
     assert led(lowered([0.6, 0.7, 0.8, 0.9], [4 / 2.0**power] * 4, 1.0), rows[:1]).all()
+
+
+@pytest.mark.parametrize("channels", [2, 3, 7, 64, 385])
+def test_layernorm_offsets_beside_ties(channels):
+    """Biases that put every offset a few 2**-22 beside a half: what is cut from the constants must not tip one over."""
+    rng = np.random.default_rng(channels)
+    n_led = 0
+    for trial in range(60):
+        rows = rng.integers(-30000, 30001, (1, channels)).astype(np.int16)
+        rows[0] += rng.integers(-2700, 2700)
+        gamma = rng.uniform(0.2, 3, channels) * rng.choice([-1, 1], channels)
+        plain, total = lowered(gamma, np.zeros(channels)), int(rows.sum(dtype=np.int64))
+        inverse, exponent = kernels.inverse_sqrt(channels * int((rows.astype(np.int64) ** 2).sum()) - total**2)
+        beta, nearest = [], (0, 1, 3, 5, 7, 9, 15, 17, 24)[trial % 9]
+        for j in range(channels):
+            _, power, _ = spec.fqvit_constants(total, inverse, exponent, j, plain)
+            mean = Fraction(
+                plain.sign[j] * plain.gain[j] * inverse * total, 2 ** (plain.gain_exp[j] + exponent - power)
+            )
+            delta = Fraction(int(rng.choice([-1, 1])) * nearest, 2**22)
+            beta.append(float((mean + Fraction(1, 2) + int(rng.integers(-50, 50)) + delta) / 2**power) * 0.03)
+        params = lowered(gamma, beta)
+        check(params, rows)
+        n_led += led(params, rows).sum() if nearest > 20 else 0
+    assert n_led  # beyond what is known, the leading bits are enough
 
 
 @pytest.mark.parametrize("shrink", [0, 2.0**-52, 2.0**-40, 2.0**-33, 2.0**-28, 2.0**-22, 2.0**-21, -(2.0**-33)])

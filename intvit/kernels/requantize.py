@@ -232,7 +232,7 @@ def _apply_regular(
     if residual is None and bool(np.all((m == 2**30) & (e == 30))):
         _clamp(rows, low, high, out)
         return True
-    if x.dtype.itemsize > 4 and residual is None and x.dtype.kind == "i":
+    if x.dtype.itemsize > 4 and residual is None:
         plain = regular(m, e)
         if plain is not None and plain[1].max() <= 62 - bits:
             limit = (2**62 - 1) // np.maximum(np.abs(plain[0]), 1)
@@ -241,7 +241,7 @@ def _apply_regular(
     if x.dtype.itemsize > 4:
         shifted = regular(m, e - 31)
         small = rows.size == 0 or (int(rows.min()) > -WIDE_LIMIT and int(rows.max()) < WIDE_LIMIT)
-        if shifted is None or shifted[1].min() < 2 or residual is not None or not small or x.dtype.kind == "u":
+        if shifted is None or shifted[1].min() < 2 or residual is not None or not small:
             return False
         _regular_wide(rows, *(np.broadcast_to(v, rows.shape[1]) for v in shifted), low, high, out)
         return True

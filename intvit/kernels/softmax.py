@@ -32,6 +32,8 @@ IBERT_LN2 = -0.6931
 X0_MAX = 2**30
 EXP_MAX = 2**62
 """Row sums of I-BERT exponents must stay below this, so that they fit int64."""
+CODED_SUM_MAX = EXP_MAX // 4
+"""Row sums below this keep every word of `code_of` in int64."""
 EMPTY_MASK = np.zeros((0, 0), np.bool_)
 
 
@@ -439,7 +441,9 @@ def _fqvit_narrow(rows, mask, table, masked, n_codes, weigh, out):
 
 def _fqvit_narrow_kernel(p: spec.FqvitSoftmax, n_channels: int, masked: bool, *, weigh: bool = False) -> Any:
     last = p.n if masked else min(p.n, 255 // -p.x0)
-    if n_channels * (p.c << last) >= EXP_MAX // 4 or p.bits > 5 or (weigh and p.bits != 4):
+    if n_channels * (p.c << last) >= CODED_SUM_MAX:
+        return None
+    if p.bits > 5 or (weigh and p.bits != 4):
         return None
     table = np.zeros(256, np.int64)
     _fqvit_table(p.x0, p.b, p.c, p.n, last, table)
