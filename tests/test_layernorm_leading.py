@@ -143,3 +143,12 @@ def test_a_gamma_of_0_in_a_layernorm():
     params = lowered([0, 1, 2, 0, 1, -1, 0.5, 1], rng.normal(0, 1, 8))
     check(params, rows)
     assert not led(params, rows).any()
+
+
+@pytest.mark.parametrize("total", [4, 12, -4, -12, 20])
+def test_a_tiny_beta_of_a_layernorm_beside_a_tie(total):
+    """M = 128.25 at exponent 0, so that the mean's part is 64.125 * total, a tie; beta decides it from 2**-25 on."""
+    rows = np.array([[total // 2 + 8, total // 2 - 8]])
+    for part in (0.0, 0.1, 0.24, 0.26, 0.4, 0.5, 0.51, 0.74, 0.76, 1.0, 1.5):
+        for beta in (part * 2.0**-24, -part * 2.0**-24):
+            check(lowered([1 + 2.0**-9, 1 + 2.0**-9], [beta * 2.0**-10] * 2, 2.0**-10), rows)

@@ -221,20 +221,21 @@ def rounded32(value, shift):
 def _fqvit_leading_row(rows, i, factor, total, inverse, exponent, words, longs, gap, m, offset, out):
     """Row i from the leading bits of its constants; False, with `out` undefined, where those leave a doubt.
 
-    `_leading` says what must hold. The product slope * inverse has 61 + top bits and is known to 2**32: its leading 8
-    are the multiplier. The offset is taken in 2**-22 and known to 8 of these: what is cut from the mean's word times
-    gain (2), from that product (2), from gain (1), from both at the exponent (1) and from the bias (1), and the guard
-    bits of the definition (1/4). Where the two ends of what is known round to different integers, there is a doubt: a
-    tie always is one. Few arrays meet in a loop: compilers give up vectorizing where too many might overlap.
+    `_leading` says what must hold. The product slope * inverse has 61 + top bits and is known to 2**32, what is cut
+    from the two; its leading 8 bits are the multiplier. The offset is taken in 2**-22 and known to 8 of these: what is
+    cut from the mean's word times gain (2), from that product (2), from gain (1), from both at the exponent (1) and
+    from the bias (1), and the guard bits of the definition (1/4). Where the two ends of what is known round to
+    different integers, there is a doubt: a tie always is one. Few arrays meet in a loop: compilers give up vectorizing
+    where too many might overlap.
     """
     n = rows.shape[1]
-    leading = np.int32(min((inverse + 536870912) >> 30, 2147483647))
+    leading = np.int32(min(inverse >> 30, 2147483647))
     word = (inverse >> 32) * total + (((inverse & 0xFFFFFFFF) * total) >> 32)
     high, low = np.int32(word >> 30), np.int32(word & 0x3FFFFFFF)
     doubt, offset_doubt = np.int64(0), np.int64(0)
     for j in range(n):
         product = np.int64(words[SLOPE, j]) * np.int64(leading)
-        doubt |= (product - 4294967296) ^ (product + 4294967296)
+        doubt |= product ^ (product + 4294967296)
         m[j] = product >> 53
     if doubt >> 53 != 0:
         return False
@@ -332,7 +333,7 @@ def _leading(p: spec.FqvitLayerNorm) -> tuple[Any, ...]:
     gain = gain >> np.minimum(between - between.min(), 62)
     room = bias_exp - power
     beyond = np.maximum(room - MOST_ROOM, 0)
-    words = np.array([sign, np.minimum((slope + 2**29) >> 30, 2**31 - 1), power, gain >> 30, gain & (2**30 - 1)])
+    words = np.array([sign, np.minimum(slope >> 30, 2**31 - 1), power, gain >> 30, gain & (2**30 - 1)])
     longs = np.array([sign * bias >> np.minimum(beyond, 62), room - beyond - 22])
     least_room = int(room.min()) if sign.all() else 0
     return words.astype(np.int32), longs, int(between.min()) - 1, int(power.min()), int(power.max()), least_room
