@@ -494,7 +494,7 @@ def main() -> int:
         if isinstance(value, dict):
             print(f"{key}:")
             for name, entry in value.items():
-                print(f"  {name:42s} {entry}")
+                print(f"  {name!s:42s} {entry}")
         else:
             print(f"{key}: {value}")
     return 0
