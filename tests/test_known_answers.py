@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from intvit import ops
+from intvit.errors import IntvitError
 from intvit.kernels.requantize import dyadic
 
 # FQ-ViT (arXiv 2111.13824), unsigned: s = (max - min) / (2**b - 1), z = clamp(-rhe(min / s)), q = clamp(rhe(x/s + z))
@@ -226,3 +227,39 @@ def test_ibert_softmax_of_one_position(h, y, backend):
         [[5]], scale, method="ibert", out_bits=8, exp_range_max=c * 2.0**30 * 32767 / h, backend=backend
     )
     assert got.tolist() == [[y]]
+
+
+# I-BERT LayerNorm: a shift of 3 hides a deviation of 1, so that the root is 0 and nothing but the bias is left. With
+# beta = gamma = 1 and C = 4 that is floor(1 / (2 / 2**30)) = 2**29, whose scale is 2 / 2**30
+
+
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_ibert_layernorm_of_a_deviation_below_its_shift(backend):
+    y, scale = ops.layernorm([[0, 0, 0, 1]], 0.1, [1.0] * 4, [1.0] * 4, method="ibert", shift=3, backend=backend)
+    assert y.tolist() == [[2**29] * 4]
+    assert np.array_equal(scale, [2.0**-29] * 4)
+
+
+@pytest.mark.parametrize("method", ["ivit", "ibert"])
+def test_layernorm_bound_of_the_variance_is_met_exactly(method):
+    """C * (max - min)**2 must stay below 2**62: 4 * (2**30)**2 is refused, one step less is computed."""
+    half = 2**29
+    for low in (-half, -half + 1):
+        rows = [[low, half, half, low]]
+        if low == -half:
+            with pytest.raises(IntvitError, match=r"below 2\*\*62"):
+                ops.layernorm(rows, 0.1, [1.0] * 4, [0.0] * 4, method=method)
+            continue
+        fast, _ = ops.layernorm(rows, 0.1, [1.0] * 4, [0.0] * 4, method=method)
+        slow, _ = ops.layernorm(rows, 0.1, [1.0] * 4, [0.0] * 4, method=method, backend="spec")
+        assert np.array_equal(fast, slow)
+
+
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_gelu_of_two_channels_with_scales_of_their_own(backend):
+    x = np.array([[-90, -90], [-3, -3], [0, 0], [40, 40]])
+    both, _ = ops.gelu(x, [0.02, 0.05], method="ibert", n=6, backend=backend)
+    for channel, scale in enumerate((0.02, 0.05)):
+        alone, _ = ops.gelu(x[:, channel : channel + 1], scale, method="ibert", n=6, backend=backend)
+        assert np.array_equal(both[:, channel], alone[:, 0])
+    assert (both[[0, 1, 3], 0] != both[[0, 1, 3], 1]).all()

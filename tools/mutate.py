@@ -41,6 +41,7 @@ TESTS = [
     "test_equivalence.py",
     "test_plan.py",
     "test_layernorm_leading.py",
+    "test_limits.py",
     "test_gemm.py",
 ]
 KEYWORDS = {
@@ -85,6 +86,9 @@ CODED_BITS = "if p.bits > 5 or (weigh and p.bits != 4):"
 ROW_MAX = "if not hidden(mask, i, j) and (not seen or rows[i, j] > top):"
 RESIDUAL_WIDTH = "if second is None or residual.dtype.itemsize > 4 or len(m) > 1 or len(residual_m) > 1:"
 NO_SLOPE = "n = 31 if product == 0 else clamp(7 - (product.bit_length() - 1 - product_exp), 0, 31)"
+BIAS_SHIFT = "longs = np.array([sign * bias >> np.minimum(beyond, 62), room - beyond - 22])"
+POISON = "return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 0))"
+NEGATIVE = "if x < 0:  # x = 0 gives 0 whatever p is"
 SLOWER = "the general kernel gives the same"
 OFFSET = "y = (longs[0, j] >> (longs[1, j] + top - exponent)) - (mean >> (gap + top)) + 2097144"
 NEWTON = "root = 11 * ((scaled >> 35) + 67108864)"
@@ -117,6 +121,12 @@ EQUIVALENT = {
     ("kernels/layernorm.py", "LEADING_INPUT = 2**20", "2 -> 1"): SLOWER,
     ("kernels/layernorm.py", GAIN_SHIFT, "62 -> 63"): "a difference is 0 or 1 but for a gamma of 0",
     ("kernels/layernorm.py", GAIN_SHIFT, "62 -> 61"): "a difference is 0 or 1 but for a gamma of 0",
+    ("kernels/layernorm.py", BIAS_SHIFT, "62 -> 63"): "of a bias of 61 bits 0 or -1 is left",
+    ("kernels/layernorm.py", BIAS_SHIFT, "62 -> 61"): "of a bias of 61 bits 0 or -1 is left",
+    ("kernels/arith.py", POISON, "0 -> 1"): "a flag to the compiler; what 0 gives is clamped by its callers",
+    ("kernels/arith.py", POISON, "0 -> -1"): "a flag to the compiler; what 0 gives is clamped by its callers",
+    ("kernels/gelu.py", NEGATIVE, "0 -> 1"): "x = 0 gives 0 whatever p is",
+    ("kernels/gelu.py", NEGATIVE, "Lt -> LtE"): "x = 0 gives 0 whatever p is",
     ("kernels/softmax.py", "CODED_SUM_MAX = EXP_MAX // 4", "4 -> 5"): SLOWER,
     ("kernels/softmax.py", CODED_SUM, "GtE -> Gt"): "there is room for one more",
     ("kernels/softmax.py", CODED_BITS, "5 -> 4"): SLOWER,
