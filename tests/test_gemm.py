@@ -82,7 +82,7 @@ def test_outputs_beyond_32_bits_are_left_to_the_others():
 
 
 @pytest.mark.parametrize("packed", [np.int8, np.int16])
-@pytest.mark.parametrize("columns", [1, 15, 16, 17, 31, 32, 33])
+@pytest.mark.parametrize("columns", [1, 2, 15, 16, 17, 31, 32, 33])
 def test_packing_the_right_operand_fills_its_panels_and_nothing_else(packed, columns):
     """Words [panel][step][NR], depth pairs or quadruples in a word, 0 where the operand ends; the guard stays."""
     depth, guard = 7, 4 * gemm.NR * 4
@@ -133,6 +133,7 @@ def test_products_of_activations(path, left, lift):
                 (a, b),
                 (a, np.ascontiguousarray(b)),
                 (np.moveaxis(np.ascontiguousarray(np.moveaxis(a, -2, 0)), 0, -2), b),
+                (np.flip(np.ascontiguousarray(np.flip(a, -1)), -1), np.flip(np.ascontiguousarray(np.flip(b, -2)), -2)),
                 (np.repeat(a, 2, axis=-1)[..., ::2], np.repeat(np.ascontiguousarray(b), 2, axis=-1)[..., ::2]),
             ]
             for x, y in views:

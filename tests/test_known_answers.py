@@ -6,7 +6,7 @@ Each says where its formula stands.
 import numpy as np
 import pytest
 
-from intvit import ops
+from intvit import ops, registry
 from intvit.errors import IntvitError
 from intvit.kernels.requantize import dyadic
 
@@ -263,3 +263,61 @@ def test_gelu_of_two_channels_with_scales_of_their_own(backend):
         alone, _ = ops.gelu(x[:, channel : channel + 1], scale, method="ibert", n=6, backend=backend)
         assert np.array_equal(both[:, channel], alone[:, 0])
     assert (both[[0, 1, 3], 0] != both[[0, 1, 3], 1]).all()
+
+
+# LayerNorm of (1, -1): mean 0, var 2. I-ViT's ten steps from 2**16 only halve: k = 64, F = floor((2**31 - 1) / 64) =
+# 33554431, y = (+-F) >> 1, toward zero in its 32-bit form. I-BERT: root 1, F = 2**31, y = +-2**30
+
+
+@pytest.mark.parametrize(
+    ("method", "y"),
+    [("ivit", [16777215, -16777216]), ("ivit_tvm", [16777215, -16777215]), ("ibert", [2**30, -(2**30)])],
+)
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_layernorm_of_the_smallest_variance(method, y, backend):
+    got, _ = ops.layernorm([[1, -1]], 0.1, [1.0, 1.0], [0.0, 0.0], method=method, backend=backend)
+    assert got.tolist() == [y]
+
+
+# FQ-ViT: Dv = 2 * (1 + 0) - 1 = 1, A = gamma * 2 / out_scale = 2 * 2**5: M = 128, N = 1; B = rhe(-A / 2 * 2) = -64;
+# y = rhe((128 * x - 64) / 2)
+
+
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_fqvit_layernorm_of_a_variance_of_1(backend):
+    y, _ = ops.layernorm([[1, 0]], 0.1, [1, 1], [0, 0], method="fqvit", out_scale=2.0**-5, backend=backend)
+    assert y.tolist() == [[32, -32]]
+
+
+@pytest.mark.parametrize(("ratio", "replaced"), [(1.5 / 2, False), (0.999, False), (1.03, True), (4.0, True)])
+def test_layernorm_bias_is_replaced_from_61_bits_on(ratio, replaced):
+    """bias = (beta / gamma) / u with u = sqrt(C) / 2**30 = 2**-30 for one channel."""
+    params, _ = registry.get("layernorm", "ivit").lower(0.1, gamma=[2.0**-31], beta=[ratio])
+    assert params.bias == ((2**40,) if replaced else (int(ratio * 2.0**61),))
+
+
+def test_bounds_of_fine_scales():
+    """An exponent beyond 31 bits: the sum clamps, F = 1, and e >> (32 - bits) itself is the output."""
+    softmax, gelu = registry.get("softmax", "ivit"), registry.get("gelu", "ivit")
+    for x0, expected in ((-65535, 127), (-65536, 128), (-100000, 195)):
+        params = softmax.params(x0, 15, 8)
+        assert softmax.bound(params, 127, 1) == expected
+        assert max(softmax.spec([0], params)) <= expected
+    assert gelu.bound(gelu.lower(0.001)[0], 127, 5) == 127 * 294  # x0 = -588, (588 << 23) >> 24
+    ibert = registry.get("layernorm", "ibert")
+    for shift in (0, 1):
+        params = ibert.lower(0.1, gamma=[1.0, 1.0], beta=[0.0, 0.0], shift=shift)[0]
+        assert ibert.bound(params, 127, 2) == (None if shift else 2**30)
+
+
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_softmax_with_a_mask_of_one_row(backend):
+    y, _ = ops.softmax([[50, -128]], 0.05, method="ivit", out_bits=8, mask=[[True, False]], backend=backend)
+    assert y.tolist() == [[0, 127]]
+
+
+@pytest.mark.parametrize(("method", "scale"), [("ivit", 2.0**-23), ("fqvit", 2.0**-23), ("ibert", 1e-8 / 127)])
+def test_weights_of_0_have_the_least_scale(method, scale):
+    q, got = ops.quantize_weight(np.zeros((2, 3)), method=method)
+    assert not q.any()
+    assert (np.asarray(got) == scale).all()

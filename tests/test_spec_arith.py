@@ -173,3 +173,26 @@ def test_two_word_product_that_rounds_up_to_two_to_the_63():
 @pytest.mark.parametrize(("value", "shift"), [(-1, 5), (1, 5), (0, 70), (-3, 61), (-1, 63), (1, 62), (1, 63), (-2, 62)])
 def test_shift_left_at_its_edges(value, shift):
     assert fast.shift_left(value, shift) == max(min(value * 2**shift, 2**63 - 1), -(2**63))
+
+
+@pytest.mark.parametrize("shift", [1, 3, 31, 62])
+def test_shift_left_to_the_last_value_that_fits(shift):
+    for value in ((2**63 - 1) >> shift, -(2**63) >> shift, ((2**63 - 1) >> shift) + 1, (-(2**63) >> shift) - 1):
+        assert fast.shift_left(value, shift) == max(min(value * 2**shift, 2**63 - 1), -(2**63))
+
+
+@pytest.mark.parametrize("m", [2**31, 2**31 - 1, 2**30, -(2**31), 3])
+@pytest.mark.parametrize("e", [-3, -1, 0, 1, 2, 5, 30, 31, 32, 33])
+def test_rhe_product_around_64_bits(m, e):
+    """Products beside 2**63 * 2**e, where the result begins to saturate, on both sides."""
+    for edge in (2**63, 2**63 - 1, -(2**63), 2**63 - 2**32):
+        for step in range(-3, 4):
+            x = edge * 2 ** max(e, 0) // (m * 2 ** max(-e, 0)) + step
+            if -(2**63) <= x < 2**63:
+                assert fast.rhe_product(x, m, e) == spec.saturate(spec.rhe_shift(x * m, e), 64)
+
+
+def test_truncated_div_of_small_integers():
+    for a in range(-7, 8):
+        for b in (-3, -2, -1, 1, 2, 3):
+            assert fast.truncated_div(a, b) == spec.truncated_div(a, b) == int(a / b)

@@ -89,14 +89,42 @@ NO_SLOPE = "n = 31 if product == 0 else clamp(7 - (product.bit_length() - 1 - pr
 BIAS_SHIFT = "longs = np.array([sign * bias >> np.minimum(beyond, 62), room - beyond - 22])"
 POISON = "return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 0))"
 NEGATIVE = "if x < 0:  # x = 0 gives 0 whatever p is"
+STEP_PAIRS = "pairs = step_stride == 1 and flat.itemsize < packed.itemsize"
+WHOLE = "whole = depth // unit if depth_stride == 1 and flat.itemsize == packed.itemsize else 0"
+PAIR_FITS = "if pairs and 2 * s + 1 < depth:"
+STRIDES = "if any(stride < 0 or stride % x.itemsize for stride in x.strides):"
+SMALL = "small = rows.size == 0 or (int(rows.min()) > -WIDE_LIMIT and int(rows.max()) < WIDE_LIMIT)"
+CONSTANT = "if first is None or len(m) > 1 or np.abs(addend).max(initial=0) >= 2**31:"
+SHIFTS = "if e.min() < 1 or e.max() > 62:"
+WIDE_ALONE = "if x.dtype.itemsize > 4 and residual is None:"
+SHIFTED = "if shifted is None or shifted[1].min() < 2 or residual is not None or not small:"
+CARRIER64 = "return np.float64 if bound < FLOAT64_EXACT else None"
+ACCUMULATOR = "return np.int32 if bound <= INT32_MAX else np.int64"
+PART = "part = (FLOAT64_EXACT - 1) // max(a_max * b_max, 1)"
+NOTHING = "return max(-int(x.min()), int(x.max())) if x.size else 0"
+LOG2_TABLE = "return matmul(table[q.astype(np.intp) + 1], v, a_max=1 << LOG2_FRACTION_BITS, b_max=_max_abs(v))"
+FROM_SECOND = "for j in range(1, rows.shape[1]):"
+NARROW_TOP = "top, seen = np.int64(0), False"
+IVIT_BOUND = "if n_channels * top < 2**31:"
+SPREAD = "spread = int(rows.max()) - int(rows.min()) if rows.size else 0"
+LEFT_LIMIT = "if shift > 62 or value > (INT64_MAX >> shift) or value < (INT64_MIN >> shift):"
+SLOPE_SHIFT = "m = min(product >> min(max(product_exp - power, 0), 62), 255)"
+WORD = "word = (inverse >> 32) * total + (((inverse & 0xFFFFFFFF) * total) >> 32)"
+HIGH_LOW = "high, low = np.int32(word >> 30), np.int32(word & 0x3FFFFFFF)"
+WORDS = "words = np.array([sign, slope >> 30, power, gain >> 30, gain & (2**30 - 1)])"
+DOUBTS = "doubt, offset_doubt = np.int64(0), np.int64(0)"
+LEAST_ROOM = "least_room = int(room.min()) if sign.all() else 0"
+ROOM_USED = "_fqvit(rows, factor, constants, *leading, room if largest < LEADING_INPUT else 0, out)"
+LARGEST = "largest = max(-int(rows.min(initial=0)), int(rows.max(initial=0))) * max(p.factor)"
+ONE_BY_ONE = "elements are packed one by one instead"
+ITEMS = "items have 1, 2, 4 or 8 bytes"
+UNREAD = "one entry more, which no 8-bit input reaches"
 SLOWER = "the general kernel gives the same"
 OFFSET = "y = (longs[0, j] >> (longs[1, j] + top - exponent)) - (mean >> (gap + top)) + 2097144"
 NEWTON = "root = 11 * ((scaled >> 35) + 67108864)"
 WIDER = "what is known only has to lie inside, and does by far"
 EQUIVALENT = {
     ("kernels/layernorm.py", RECIPROCAL, "2305843009213693952 -> 2305843009213693953"): "3 times a prime: no root is",
-    ("kernels/gemm.py", "words[i] = 0", "0 -> 1"): "the left operand is 0 there",
-    ("kernels/gemm.py", "words[i] = 0", "0 -> -1"): "the left operand is 0 there",
     ("kernels/gemm.py", "if correction != 0:", "0 -> 1"): "sums times 0, or a correction of 1 that none has",
     ("kernels/gemm.py", "if correction != 0:", "0 -> -1"): "sums times 0, or a correction of -1 that none has",
     ("spec/softmax.py", TVM_SHIFT, "32 -> 33 (1)"): "32-bit words: << 32 gives 0",
@@ -177,6 +205,130 @@ EQUIVALENT = {
     ("kernels/softmax.py", CLAMPED_EXP, "2147483647 -> 2147483646"): "(2**31 - 1) // (2**31 - 2) is 1 as well",
     ("kernels/requantize.py", ADD_HIGH, "LtE -> Lt"): "at equality the sum is the limit itself",
     ("kernels/requantize.py", ADD_LOW, "GtE -> Gt"): "at equality the sum is the limit itself",
+    # -- a slower or a more general path, which gives the same
+    ("kernels/gemm.py", STEP_PAIRS, "1 -> 0"): ONE_BY_ONE,
+    ("kernels/gemm.py", PAIRS, "1 -> 0"): ONE_BY_ONE,
+    ("kernels/gemm.py", WHOLE, "1 -> 0"): ONE_BY_ONE,
+    ("kernels/gemm.py", PAIR_FITS, "1 -> 2"): ONE_BY_ONE,
+    ("kernels/gemm.py", PAIR_FITS, "2 -> 3"): ONE_BY_ONE,
+    ("kernels/gemm.py", PAIR_FITS, "Mult -> Add"): ONE_BY_ONE,
+    ("kernels/gemm.py", "if depth_stride == 1:", "1 -> 0"): "the loops below take every stride",
+    ("kernels/gemm.py", "if column_stride == 1:", "1 -> 0"): "the loop below takes every stride",
+    ("kernels/gemm.py", STRIDES, "Lt -> LtE"): "a copy instead of a view",
+    ("kernels/gemm.py", STRIDES, "0 -> 1"): "a copy instead of a view",
+    ("kernels/requantize.py", "WIDE_LIMIT = 2**61", "61 -> 60"): SLOWER,
+    ("kernels/requantize.py", "WIDE_LIMIT = 2**61", "2 -> 1"): SLOWER,
+    ("kernels/requantize.py", SMALL, "Gt -> GtE"): "2**61 itself still fits",
+    ("kernels/requantize.py", SMALL, "Lt -> LtE"): "2**61 itself still fits",
+    ("kernels/requantize.py", CONSTANT, "Gt -> GtE"): SLOWER,
+    ("kernels/requantize.py", CONSTANT, "1 -> 0"): SLOWER,
+    ("kernels/requantize.py", CONSTANT, "0 -> 1"): "only of an empty array",
+    ("kernels/requantize.py", CONSTANT, "0 -> -1"): "only of an empty array",
+    ("kernels/requantize.py", CONSTANT, "31 -> 30"): SLOWER,
+    ("kernels/requantize.py", CONSTANT, "31 -> 32"): "64-bit sums have room for more",
+    ("kernels/requantize.py", CONSTANT, "2 -> 1"): SLOWER,
+    ("kernels/requantize.py", CONSTANT, "2 -> 3"): "64-bit sums have room for more",
+    ("kernels/requantize.py", CONSTANT, "GtE -> Gt"): "64-bit sums have room for more",
+    ("kernels/requantize.py", SHIFTS, "1 -> 2"): SLOWER,
+    ("kernels/requantize.py", SHIFTS, "Lt -> LtE"): SLOWER,
+    ("kernels/requantize.py", SHIFTS, "62 -> 61"): SLOWER,
+    ("kernels/requantize.py", SHIFTS, "Gt -> GtE"): SLOWER,
+    ("kernels/requantize.py", "if b > 0:", "0 -> -1"): "a + 0 fits either way",
+    ("kernels/requantize.py", "width = 64 if bits is None else bits", "64 -> 65"): "from 64 bits on nothing saturates",
+    ("kernels/requantize.py", "if bits > 63:", "63 -> 62"): SLOWER,
+    ("kernels/requantize.py", "if bits > 63:", "Gt -> GtE"): SLOWER,
+    ("kernels/requantize.py", UNIT_RATIO, "30 -> 29 (1)"): "with e = 30, m is 2**30 or more than that",
+    ("kernels/requantize.py", WIDE_ALONE, "4 -> 3"): "the 64-bit kernels take narrower inputs too",
+    ("kernels/requantize.py", WIDE_ALONE, "4 -> 5"): ITEMS,
+    ("kernels/requantize.py", WIDE_ALONE, "Gt -> GtE"): "the 64-bit kernels take narrower inputs too",
+    ("kernels/requantize.py", WIDE_INPUT, "4 -> 5"): ITEMS,
+    ("kernels/requantize.py", WIDE_INPUT, "4 -> 3"): "the 64-bit kernels take narrower inputs too",
+    ("kernels/requantize.py", RESIDUAL_WIDTH, "4 -> 5"): ITEMS,
+    ("kernels/requantize.py", RESIDUAL_WIDTH, "1 -> 0"): SLOWER,
+    ("kernels/requantize.py", FEW_BITS, "62 -> 61"): SLOWER,
+    ("kernels/requantize.py", FEW_BITS, "62 -> 63"): "the limit still saturates at 2**(bits-1)",
+    ("kernels/requantize.py", LIMIT, "62 -> 61"): "a limit of 2**61 saturates as well",
+    ("kernels/requantize.py", LIMIT, "1 -> 2"): "beyond the limit all saturates; |m| is 0 or at least 2**30",
+    ("kernels/requantize.py", SHIFTED, "2 -> 3"): SLOWER,
+    ("kernels/requantize.py", SHIFTED, "Lt -> LtE"): SLOWER,
+    ("kernels/matmul.py", "FLOAT32_EXACT = 2**24", "24 -> 23"): "a wider carrier",
+    ("kernels/matmul.py", "FLOAT32_EXACT = 2**24", "2 -> 1"): "a wider carrier",
+    ("kernels/matmul.py", "FLOAT64_EXACT = 2**53", "53 -> 52"): "a wider carrier, more parts",
+    ("kernels/matmul.py", "FLOAT64_EXACT = 2**53", "2 -> 1"): "a wider carrier, more parts",
+    ("kernels/matmul.py", "INT32_MAX = 2**31 - 1", "31 -> 30"): "a wider accumulator",
+    ("kernels/matmul.py", "INT32_MAX = 2**31 - 1", "2 -> 1"): "a wider accumulator",
+    ("kernels/matmul.py", "INT32_MAX = 2**31 - 1", "1 -> 2"): "a wider accumulator",
+    ("kernels/matmul.py", "if bound < FLOAT32_EXACT:", "Lt -> LtE"): "2**24 itself is exact",
+    ("kernels/matmul.py", CARRIER64, "Lt -> LtE"): "2**53 itself is exact",
+    ("kernels/matmul.py", ACCUMULATOR, "LtE -> Lt"): "a wider accumulator",
+    ("kernels/matmul.py", PART, "1 -> 0 (1)"): "2**53 itself is exact",
+    ("kernels/matmul.py", PART, "1 -> 2"): "shorter parts",
+    ("kernels/matmul.py", PART, "Sub -> Add"): "a part is at most 2**53 long",
+    ("kernels/matmul.py", "if part < 1:", "1 -> 2"): SLOWER,
+    ("kernels/matmul.py", "if part < 1:", "Lt -> LtE"): SLOWER,
+    ("kernels/matmul.py", NOTHING, "0 -> 1"): "a bound of no elements",
+    ("kernels/matmul.py", NOTHING, "0 -> -1"): "a bound of no elements",
+    ("kernels/matmul.py", LOG2_TABLE, "1 -> 2"): "a larger bound, a wider carrier",
+    ("kernels/softmax.py", "if int(table.max()) * n_channels >= EXP_MAX:", "GtE -> Gt"): "there is room for one more",
+    # -- the same value
+    ("kernels/tables.py", "table = np.zeros(256, found.dtype)", "256 -> 257"): UNREAD,
+    ("kernels/tables.py", "square = np.zeros((256, 256), found.dtype)", "256 -> 257"): UNREAD,
+    ("kernels/softmax.py", "table = np.empty(256, np.int64)", "256 -> 257"): UNREAD,
+    ("kernels/softmax.py", "table = np.zeros(256, np.int64)", "256 -> 257"): UNREAD,
+    ("kernels/tables.py", FROM_SECOND, "1 -> 0"): "the maximum met its first element already",
+    ("kernels/gelu.py", FROM_SECOND, "1 -> 0"): "the maximum met its first element already",
+    ("kernels/softmax.py", FROM_SECOND, "1 -> 0"): "the maximum met its first element already",
+    ("kernels/softmax.py", "EMPTY_MASK = np.zeros((0, 0), np.bool_)", "0 -> 1 (2)"): "a mask of no rows",
+    ("kernels/softmax.py", "top, seen = 0, False", "0 -> 1"): "of a row that is hidden whole nobody reads it",
+    ("kernels/softmax.py", "top, seen = 0, False", "0 -> -1"): "of a row that is hidden whole nobody reads it",
+    ("kernels/softmax.py", NARROW_TOP, "0 -> 1"): "of a row that is hidden whole nobody reads it",
+    ("kernels/softmax.py", NARROW_TOP, "0 -> -1"): "of a row that is hidden whole nobody reads it",
+    ("kernels/softmax.py", "if t < n * x0:", "Lt -> LtE"): "t = n * x0 either way",
+    ("kernels/softmax.py", IVIT_BOUND, "31 -> 30"): "below 31 bits both forms give the same",
+    ("kernels/softmax.py", IVIT_BOUND, "2 -> 1"): "below 31 bits both forms give the same",
+    ("kernels/softmax.py", "last = 0", "0 -> 1"): "a common factor more: the ratio is the same",
+    ("kernels/softmax.py", "last = 0", "0 -> -1"): "quotients are at least 0",
+    ("kernels/softmax.py", SPREAD, "0 -> 1"): "of no rows",
+    ("kernels/softmax.py", SPREAD, "0 -> -1"): "of no rows",
+    ("kernels/arith.py", "if bits >= 64:", "64 -> 65"): "saturation at 64 bits is none",
+    ("kernels/arith.py", "if bits >= 64:", "GtE -> Gt"): "saturation at 64 bits is none",
+    (
+        "kernels/arith.py",
+        LEFT_LIMIT,
+        "62 -> 63",
+    ): "63 bits further all but 0 and -1 saturate, and -1 is the limit itself",
+    ("kernels/arith.py", LEFT_LIMIT, "Lt -> LtE"): "at equality the value is the limit itself",
+    ("kernels/arith.py", "return INT64_MAX if value > 0 else INT64_MIN", "0 -> -1"): "0 has returned, -1 is not above",
+    ("kernels/arith.py", "return INT64_MAX if high > 0 else INT64_MIN", "0 -> 1"): "high is far from 0 here",
+    ("kernels/arith.py", "return INT64_MAX if high > 0 else INT64_MIN", "0 -> -1"): "high is far from 0 here",
+    ("kernels/arith.py", "if shift > 62:", "62 -> 63"): "a shift by 63 gives 0 as well",
+    ("kernels/layernorm.py", SLOPE_SHIFT, "62 -> 61"): "of a product of 61 bits nothing is left",
+    ("kernels/layernorm.py", SLOPE_SHIFT, "62 -> 63"): "of a product of 61 bits nothing is left",
+    (
+        "kernels/layernorm.py",
+        WORD,
+        "4294967295 -> 4294967294",
+    ): "a bit of 2**-61 of the mean; what is known only has to lie inside",
+    (
+        "kernels/layernorm.py",
+        HIGH_LOW,
+        "1073741823 -> 1073741822",
+    ): "a bit of 2**-60 of the mean; what is known only has to lie inside",
+    ("kernels/layernorm.py", WORDS, "1 -> 2"): "a bit of 2**-60 of a gain; what is known only has to lie inside",
+    ("kernels/layernorm.py", DOUBTS, "0 -> 1"): "bits below those that are looked at",
+    ("kernels/layernorm.py", "if doubt >> 53 != 0:", "53 -> 52"): SLOWER,
+    ("kernels/layernorm.py", "if offset_doubt >> 22 != 0:", "22 -> 21"): SLOWER,
+    (
+        "kernels/layernorm.py",
+        "beyond = np.maximum(room - MOST_ROOM, 0)",
+        "0 -> 1",
+    ): "a bit of 2**-60 of a bias; what is known only has to lie inside",
+    ("kernels/layernorm.py", LEAST_ROOM, "0 -> 1"): "less than 33 either way",
+    ("kernels/layernorm.py", LEAST_ROOM, "0 -> -1"): "less than 33 either way",
+    ("kernels/layernorm.py", ROOM_USED, "0 -> 1"): "less than 33 either way",
+    ("kernels/layernorm.py", ROOM_USED, "0 -> -1"): "less than 33 either way",
+    ("kernels/layernorm.py", LARGEST, "0 -> 1"): "a bound: 1 is no limit, -1 gives way to what the rows hold",
+    ("kernels/layernorm.py", LARGEST, "0 -> -1"): "a bound: 1 is no limit, -1 gives way to what the rows hold",
 }
 """Changes that cannot change a result, (file, line, change) -> why; listed one by one, never judged by a rule.
 

@@ -241,7 +241,7 @@ def pack_rows(flat, start, row_stride, step_stride, rows, depth, steps, shift, p
     plain = step_stride == 1 and flat.itemsize == packed.itemsize
     word_flip = EVERY_TOP_BIT if shift == 128 else np.int32(0)
     whole = depth // unit if plain else 0
-    pairs = step_stride == 1 and flat.itemsize == 1 and packed.itemsize == 2 and shift == 0
+    pairs = step_stride == 1 and flat.itemsize < packed.itemsize
     done = depth // 2 if pairs else whole
     for tile in range(tiles):
         for r in range(MR):

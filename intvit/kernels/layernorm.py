@@ -333,7 +333,7 @@ def _leading(p: spec.FqvitLayerNorm) -> tuple[Any, ...]:
     gain = gain >> np.minimum(between - between.min(), 62)
     room = bias_exp - power
     beyond = np.maximum(room - MOST_ROOM, 0)
-    words = np.array([sign, np.minimum(slope >> 30, 2**31 - 1), power, gain >> 30, gain & (2**30 - 1)])
+    words = np.array([sign, slope >> 30, power, gain >> 30, gain & (2**30 - 1)])
     longs = np.array([sign * bias >> np.minimum(beyond, 62), room - beyond - 22])
     least_room = int(room.min()) if sign.all() else 0
     return words.astype(np.int32), longs, int(between.min()) - 1, int(power.min()), int(power.max()), least_room

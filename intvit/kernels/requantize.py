@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -181,7 +182,7 @@ def add_saturating(a, b):
 
 def _border(x: np.ndarray) -> np.ndarray:
     """Rows for a kernel: int32 and int64 as they are, narrower ones widened."""
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     kind = np.int64 if x.dtype.itemsize > 4 or x.dtype == np.uint32 else np.int32
     return np.ascontiguousarray(rows, kind)
 
@@ -205,7 +206,7 @@ def apply_requantize(
     shape = x.shape
     if x.ndim == 0:
         x = x.reshape(1)
-    out = np.empty((x.size // x.shape[-1], x.shape[-1]), out_dtype)
+    out = np.empty((math.prod(x.shape[:-1]), x.shape[-1]), out_dtype)
     if _apply_regular(x, m, e, width, residual, residual_m, residual_e, out):
         return out.reshape(shape)
     rows = _border(x)
@@ -225,7 +226,7 @@ def _apply_regular(
     out: np.ndarray,
 ) -> bool:  # fmt: skip
     """The branch-free kernels, where their bounds hold: operands of 32 bits, shifts in 1..62. False if they do not."""
-    if x.dtype == np.uint32 or bits > 63:
+    if bits > 63:
         return False
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     rows = np.ascontiguousarray(x.reshape(out.shape))

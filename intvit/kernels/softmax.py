@@ -392,7 +392,7 @@ def _ibert_narrow_kernel(p: spec.IbertSoftmax, n_channels: int, masked: bool) ->
 @kernel
 def _fqvit_table(x0, b, c, n, last, exponents):
     """exponents[d]: the exponent d below the maximum over the common factor 2**(n - last)."""
-    for d in range(256):
+    for d in range(exponents.shape[0]):
         exponents[d] = polynomial(-d, x0, b, c, n) << (last - quotient(-d, x0, n))
 
 
