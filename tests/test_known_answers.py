@@ -317,7 +317,7 @@ def test_softmax_with_a_mask_of_one_row(backend):
 
 
 @pytest.mark.parametrize(("method", "scale"), [("ivit", 2.0**-23), ("fqvit", 2.0**-23), ("ibert", 1e-8 / 127)])
-def test_weights_of_0_have_the_least_scale(method, scale):
+def test_quantize_weight_of_0_has_the_least_scale(method, scale):
     q, got = ops.quantize_weight(np.zeros((2, 3)), method=method)
     assert not q.any()
     assert (np.asarray(got) == scale).all()

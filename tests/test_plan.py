@@ -84,7 +84,7 @@ def test_most_of_the_network_is_fused(vit):
     assert not any(step.nodes[0].op == "matmul" and len(step.nodes) == 1 for step in steps)
 
 
-def test_log2_softmax_becomes_weights_unless_its_codes_are_wanted(vit):
+def test_softmax_of_log2_codes_becomes_weights_unless_its_codes_are_wanted(vit):
     graph = vit.lower(build_recipe({}).with_method("fqvit"))
     softmax = [node.output for node in graph.nodes if node.op == "softmax"]
     fused = [step for step in make_plan(graph, (), "avx2") if step.nodes[0].op == "softmax"]
@@ -151,7 +151,7 @@ def test_softmax_of_8_bit_scores_as_weights(scale):
     assert chosen.narrow_weights(chosen.lower(scale, out_bits=5)[0], 8, False) is None
 
 
-def test_log2_codes_at_their_edges():
+def test_softmax_log2_codes_at_their_edges():
     """Every total around the edges of codes 1 to 8, against the division."""
     from intvit.kernels.softmax import code_of, log2_code
 
@@ -179,7 +179,7 @@ def test_softmax_of_8_bit_scores_at_calibrated_ranges(stretch):
         assert out.tolist() == spec
 
 
-def test_a_sum_of_exponents_that_may_leave_64_bits_has_no_narrow_form():
+def test_a_softmax_sum_that_may_leave_64_bits_has_no_narrow_form():
     method = registry.get("softmax", "fqvit")
     params, _ = method.lower(2e-7, out_bits=4)
     assert method.narrow(params, 1000, True) is None

@@ -271,6 +271,9 @@ EQUIVALENT = {
     ("kernels/matmul.py", LOG2_TABLE, "1 -> 2"): "a larger bound, a wider carrier",
     ("kernels/softmax.py", "if int(table.max()) * n_channels >= EXP_MAX:", "GtE -> Gt"): "there is room for one more",
     # -- the same value
+    ("kernels/gemm.py", "for group in range(NR // 8):", "8 -> 7"): "32 // 7 is 4 as well",
+    ("kernels/layernorm.py", "factor = 2147483647 // k", "2147483647 -> 2147483646"): "a prime, and k is 64 and more",
+    ("kernels/layernorm.py", "k = 65536", "65536 -> 65537 (2)"): "after ten steps from a variance of 32 bits the same",
     ("kernels/tables.py", "table = np.zeros(256, found.dtype)", "256 -> 257"): UNREAD,
     ("kernels/tables.py", "square = np.zeros((256, 256), found.dtype)", "256 -> 257"): UNREAD,
     ("kernels/softmax.py", "table = np.empty(256, np.int64)", "256 -> 257"): UNREAD,
