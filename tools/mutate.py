@@ -116,6 +116,12 @@ DOUBTS = "doubt, offset_doubt = np.int64(0), np.int64(0)"
 LEAST_ROOM = "least_room = int(room.min()) if sign.all() else 0"
 ROOM_USED = "_fqvit(rows, factor, constants, *leading, room if largest < LEADING_INPUT else 0, out)"
 LARGEST = "largest = max(-int(rows.min(initial=0)), int(rows.max(initial=0))) * max(p.factor)"
+IVIT_NARROW = "return _narrow_runner(_ivit_narrow, table, -p.x0, 2**31 - 1, 32 - p.out_bits)"
+SPEC_EXP = "return max(floor_shift(floor_shift(r - 2 * x0, q - n), 1), 0)"
+SPEC_POLYNOMIAL = "return max((r * (r + b) + c) << (n - q), 0)"
+SPEC_TOP = "top = max(seen) if seen else 0"
+PRIME = "2**31 - 1 is prime: no sum divides it but itself, and sums from there on have F = 1 anyway"
+AWAY = "m = np.where(scaled < 0, np.ceil(scaled - 0.5), np.floor(scaled + 0.5)).astype(np.int64)"
 ONE_BY_ONE = "elements are packed one by one instead"
 ITEMS = "items have 1, 2, 4 or 8 bytes"
 UNREAD = "one entry more, which no 8-bit input reaches"
@@ -171,6 +177,11 @@ EQUIVALENT = {
     ("kernels/layernorm.py", "offset_doubt |= y ^ (y + 16)", "16 -> 15"): WIDER,
     ("kernels/layernorm.py", "MOST_ROOM = 144", "144 -> 143"): "a tiny bias is cut to 0 or -1 a bit earlier",
     ("kernels/layernorm.py", "MOST_ROOM = 144", "144 -> 145"): "a shift by 63 leaves 0 or -1 as well",
+    ("kernels/arith.py", NEWTON, "11 -> 10"): "three steps make up for a start an eighth off",
+    ("kernels/arith.py", NEWTON, "11 -> 12"): "three steps make up for a start an eighth off",
+    ("kernels/requantize.py", AWAY, "0 -> 1"): "scaled is 0 or at least 2**30 in size",
+    ("kernels/requantize.py", AWAY, "0 -> -1"): "scaled is 0 or at least 2**30 in size",
+    ("kernels/requantize.py", AWAY, "Lt -> LtE"): "0 is 0 either way",
     ("kernels/arith.py", NEWTON, "67108864 -> 67108865"): "Newton forgets where it started",
     ("kernels/arith.py", NEWTON, "67108864 -> 67108863"): "Newton forgets where it started",
     ("kernels/arith.py", "for _ in range(3):", "3 -> 4"): "a step more changes nothing",
@@ -271,6 +282,16 @@ EQUIVALENT = {
     ("kernels/matmul.py", LOG2_TABLE, "1 -> 2"): "a larger bound, a wider carrier",
     ("kernels/softmax.py", "if int(table.max()) * n_channels >= EXP_MAX:", "GtE -> Gt"): "there is room for one more",
     # -- the same value
+    ("spec/softmax.py", "SUM_MAX = 2**31 - 1", "1 -> 2"): PRIME,
+    ("kernels/softmax.py", "limit = 2147483647", "2147483647 -> 2147483646"): PRIME,
+    ("kernels/gelu.py", "limit = 2147483647", "2147483647 -> 2147483646"): PRIME,
+    ("kernels/softmax.py", IVIT_NARROW, "1 -> 2"): PRIME,
+    ("spec/softmax.py", SPEC_EXP, "0 -> 1"): "every exponent is at least 1",
+    ("spec/softmax.py", SPEC_EXP, "0 -> -1"): "every exponent is at least 1",
+    ("spec/softmax.py", SPEC_POLYNOMIAL, "0 -> -1"): "the polynomial has no value below 0",
+    ("kernels/softmax.py", "return max(r * (r + b) + c, 0)", "0 -> -1"): "the polynomial has no value below 0",
+    ("spec/softmax.py", SPEC_TOP, "0 -> 1"): "of a row that is hidden whole nobody reads it",
+    ("spec/softmax.py", SPEC_TOP, "0 -> -1"): "of a row that is hidden whole nobody reads it",
     ("kernels/gemm.py", "for group in range(NR // 8):", "8 -> 7"): "32 // 7 is 4 as well",
     ("kernels/layernorm.py", "factor = 2147483647 // k", "2147483647 -> 2147483646"): "a prime, and k is 64 and more",
     ("kernels/layernorm.py", "k = 65536", "65536 -> 65537 (2)"): "after ten steps from a variance of 32 bits the same",
