@@ -310,6 +310,16 @@ def test_bounds_of_fine_scales():
         assert ibert.bound(params, 127, 2) == (None if shift else 2**30)
 
 
+def test_bound_of_an_ibert_softmax_counts_a_hidden_position_alone():
+    """At a range of 32767 * c a hidden position has h = 1, the maximum 32767: alone they give 256 and 255."""
+    method = registry.get("softmax", "ibert")
+    natural = method.lower(0.05, out_bits=8)[0]
+    params, _ = method.lower(0.05, out_bits=8, exp_range_max=32767.0 * natural.c)
+    assert method.spec([0], params) == [255]
+    assert method.spec([0], params, [True]) == [256]
+    assert method.bound(params, 127, 1) == 256
+
+
 @pytest.mark.parametrize("backend", ["kernel", "spec"])
 def test_softmax_with_a_mask_of_one_row(backend):
     y, _ = ops.softmax([[50, -128]], 0.05, method="ivit", out_bits=8, mask=[[True, False]], backend=backend)

@@ -122,6 +122,9 @@ SPEC_POLYNOMIAL = "return max((r * (r + b) + c) << (n - q), 0)"
 SPEC_TOP = "top = max(seen) if seen else 0"
 PRIME = "2**31 - 1 is prime: no sum divides it but itself, and sums from there on have F = 1 anyway"
 AWAY = "m = np.where(scaled < 0, np.ceil(scaled - 0.5), np.floor(scaled + 0.5)).astype(np.int64)"
+FQVIT_WEIGHTS = (
+    '"fqvit": Convention(_fqvit_scale, lambda b: -(2 ** (b - 1)), lambda b: 2 ** (b - 1) - 1, by_reciprocal=False),'
+)
 ONE_BY_ONE = "elements are packed one by one instead"
 ITEMS = "items have 1, 2, 4 or 8 bytes"
 UNREAD = "one entry more, which no 8-bit input reaches"
@@ -282,6 +285,9 @@ EQUIVALENT = {
     ("kernels/matmul.py", LOG2_TABLE, "1 -> 2"): "a larger bound, a wider carrier",
     ("kernels/softmax.py", "if int(table.max()) * n_channels >= EXP_MAX:", "GtE -> Gt"): "there is room for one more",
     # -- the same value
+    ("kernels/quantize.py", FQVIT_WEIGHTS, "2 -> 3 (1)"): "FQ-ViT's scale leaves no weight below the least code",
+    ("kernels/quantize.py", FQVIT_WEIGHTS, "1 -> 0 (1)"): "FQ-ViT's scale leaves no weight below the least code",
+    ("kernels/quantize.py", FQVIT_WEIGHTS, "Sub -> Add (1)"): "FQ-ViT's scale leaves no weight below the least code",
     ("spec/softmax.py", "SUM_MAX = 2**31 - 1", "1 -> 2"): PRIME,
     ("kernels/softmax.py", "limit = 2147483647", "2147483647 -> 2147483646"): PRIME,
     ("kernels/gelu.py", "limit = 2147483647", "2147483647 -> 2147483646"): PRIME,
