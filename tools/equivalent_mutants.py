@@ -226,6 +226,8 @@ EQUIVALENT = {
     ("kernels/matmul.py", LOG2_TABLE, "1 -> 2"): "a larger bound, a wider carrier",
     ("kernels/softmax.py", "if int(table.max()) * n_channels >= EXP_MAX:", "GtE -> Gt"): "there is room for one more",
     # -- the same value
+    ("spec/softmax.py", TVM_SHIFT, "32 -> 33 (2)"): "what follows wraps modulo 2**32 anyway",
+    ("kernels/gemm.py", PADDING, "Lt -> LtE"): "the right operand is 0 beyond the depth",
     ("kernels/quantize.py", FQVIT_WEIGHTS, "2 -> 3 (1)"): "FQ-ViT's scale leaves no weight below the least code",
     ("kernels/quantize.py", FQVIT_WEIGHTS, "1 -> 0 (1)"): "FQ-ViT's scale leaves no weight below the least code",
     ("kernels/quantize.py", FQVIT_WEIGHTS, "Sub -> Add (1)"): "FQ-ViT's scale leaves no weight below the least code",
