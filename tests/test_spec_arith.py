@@ -196,3 +196,12 @@ def test_truncated_div_of_small_integers():
     for a in range(-7, 8):
         for b in (-3, -2, -1, 1, 2, 3):
             assert fast.truncated_div(a, b) == spec.truncated_div(a, b) == int(a / b)
+
+
+@pytest.mark.parametrize("shift", [1, 2, 31, 61, 62, 63, 64])
+def test_rhe_shift_at_its_largest_shifts(shift):
+    half = 2 ** (shift - 1)
+    for value in (half - 1, half, half + 1, 3 * half - 1, 3 * half, 3 * half + 1, 2**62 - 1):
+        for v in (value, -value):
+            if abs(v) < 2**62:
+                assert fast.rhe_shift(v, shift) == spec.rhe_shift(v, shift)
