@@ -1,6 +1,7 @@
 """The `intvit` command: thin verbs over the library. Only this file prints.
 
-Exit status: 0 done, 1 a check failed, 2 bad input (one clear line, nothing half-written).
+Exit status: 0 done, 1 a check failed, 2 bad input (one clear line, nothing half-written), 70 a bug of intvit's own,
+74 standard output cannot be written, 130 interrupted, 141 the reader of a pipe went away.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from intvit.errors import IntvitError
+from intvit.errors import IntvitError, reason
+from intvit.files import whole_file
 
 if TYPE_CHECKING:
     from intvit.images import ImageSource
@@ -34,8 +36,14 @@ golden = typer.Typer(help="Golden vectors: stimulus, integer parameters and expe
                      no_args_is_help=True)  # fmt: skip
 app.add_typer(golden, name="golden")
 
-out = Console(width=None if sys.stdout.isatty() else 132)
+out = Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 132)
 err = Console(stderr=True)
+
+UsageError: Any
+ClickException: Any
+UsageError, ClickException = typer.BadParameter.__mro__[1:3]
+"""Of the click that this typer stands on: a package of its own in older versions, a part of typer in newer ones."""
+USAGE, BUG, CANNOT_PRINT, INTERRUPTED, CLOSED_PIPE = 2, 70, 74, 130, 141
 
 ModelArg = Annotated[Path, typer.Argument(help="Float model, ONNX.")]
 GraphArg = Annotated[Path, typer.Argument(help="Integer graph, HDF5, from `intvit lower`.")]
@@ -188,14 +196,8 @@ def _int_list(option: str, text: str) -> int | list[int]:
 
 
 def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with whole_file(path) as partial:
         write(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        raise IntvitError(f"{path}: cannot be written: {error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @app.command()
@@ -539,19 +541,77 @@ def _callback(version: Annotated[bool, typer.Option("--version", help="Print the
         raise typer.Exit
 
 
+class _CannotPrint(Exception):
+    """Standard output does not take what is printed."""
+
+
+class _Stdout:
+    """Standard output, whose errors differ from those of every other file."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return int(self._stream.write(text))
+        except (OSError, ValueError) as error:
+            raise _CannotPrint from error
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            raise _CannotPrint from error
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     try:
-        app(arguments)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
+        with redirect_stdout(cast(Any, _Stdout(sys.stdout or open(os.devnull, "w")))):
+            status = app(arguments, standalone_mode=False)
+            sys.stdout.flush()
+        if status == INTERRUPTED:  # newer versions of typer return what older ones raise
+            raise KeyboardInterrupt
+        return status if isinstance(status, int) else 0
+    except UsageError as error:
+        error.show()
+        return USAGE
     except IntvitError as error:
-        print(f"intvit: {error}", file=sys.stderr)
-        return 2
+        return _say(str(error), USAGE)
+    except ClickException as error:
+        return _say(error.format_message(), USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted", INTERRUPTED)
     except MemoryError:
-        print("intvit: not enough memory; use a smaller --batch", file=sys.stderr)
-        return 2
-    return 0
+        return _say("not enough memory; use a smaller --batch", USAGE)
+    except _CannotPrint as error:
+        return _close_stdout(cast(Exception, error.__cause__))
+    except Exception as error:
+        import traceback
+
+        with suppress(OSError):
+            traceback.print_exception(error)
+        return _say(f"internal error, a bug of intvit; please report it: {type(error).__name__}: {reason(error)}", BUG)
+
+
+def _say(text: str, status: int) -> int:
+    with suppress(OSError):
+        print(f"intvit: {text}", file=sys.stderr)
+    return status
+
+
+def _close_stdout(error: Exception) -> int:
+    """Nothing more is tried on standard output, not even at exit."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    if isinstance(error, BrokenPipeError):
+        return CLOSED_PIPE
+    return _say(f"standard output: cannot be written: {reason(error)}", CANNOT_PRINT)
 
 
 def entry() -> None:

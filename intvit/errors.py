@@ -2,6 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LONGEST_REASON = 300
+"""Characters of another library's words that one line of ours repeats."""
+
 
 class IntvitError(ValueError):
     """Bad input: one line that names the place, the rule and the actual value. The CLI exits with 2."""
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, as one printable line; an OSError as its reason, without its number.
+
+    >>> reason(ValueError("first\\nsecond")), reason(RecursionError())
+    ('first', 'RecursionError')
+    """
+    text = getattr(error, "strerror", None) or str(error)
+    line = next((part.strip() for part in str(text).splitlines() if part.strip()), "")
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    if not line or isinstance(error, (KeyError, MemoryError)):
+        line = f"{type(error).__name__} {line}".strip()
+    return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 3] + "..."
+
+
+@contextmanager
+def reading(where: object, what: str) -> Iterator[None]:
+    """The border of a loader: whatever goes wrong inside becomes `where: must be <what>, not: <reason>`.
+
+    Inside belongs what interprets foreign bytes and nothing else, so that no bug of ours hides behind a bad file.
+    """
+    try:
+        yield
+    except IntvitError:
+        raise
+    except Exception as error:
+        raise IntvitError(f"{where}: must be {what}, not: {reason(error)}") from None

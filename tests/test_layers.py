@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "intvit"
 
 LAYERS = [
-    {"errors", "inttypes"},
+    {"errors", "files", "inttypes"},
     {"spec"},
     {"method"},
     {"kernels"},
@@ -32,7 +32,7 @@ LAYERS = [
     {"trace", "evaluation", "analysis", "vectors"},
     {"report"},
     {"demo"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

@@ -1,0 +1,5 @@
+"""`python -m intvit`: the command line."""
+
+from intvit.cli import entry
+
+entry()
