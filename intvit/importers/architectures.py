@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
 
 from intvit.errors import IntvitError
+from intvit.importers.config import shortened
 
 ACTIVATIONS = {
     "gelu": "none",
@@ -96,38 +97,45 @@ FOREIGN_TENSORS = {
 """Names of tensors that no network built here has -> what they belong to."""
 
 
-def facts(architecture: str, width: int) -> dict[str, Any]:
-    """act and layer_norm_eps that a timm name implies, and num_heads if its size has this width (of the first stage).
+@dataclass(frozen=True)
+class Facts:
+    """What a timm name implies, for the width that its size has."""
 
-    >>> facts("vit_huge_patch14_clip_224.laion2b_ft_in1k", 1280)
-    {'act': 'none', 'layer_norm_eps': 1e-05, 'num_heads': 16}
+    family: str
+    width: int
+    heads: int
+    """Both of the first stage of a Swin."""
+    act: str
+    layer_norm_eps: float
+
+
+def facts(architecture: str) -> Facts:
+    """The facts of a timm name; IntvitError if a part of it is unknown, or stands for what cannot be built here.
+
+    >>> facts("vit_huge_patch14_clip_224.laion2b_ft_in1k")
+    Facts(family='vit', width=1280, heads=16, act='none', layer_norm_eps=1e-05)
     """
     name = architecture.rpartition("/")[2].partition(".")[0]
     family, *parts = name.replace("_s3_", "_s3").split("_")
     for part in (family, *parts):
         for pattern, what in OTHERS.items():
             if re.fullmatch(pattern, part):
-                raise IntvitError(f"architecture: {name} has {what}, which cannot be built here")
+                raise IntvitError(f"architecture: {shortened(name)} has {what}, which cannot be built here")
     sizes, more = FAMILIES.get(family, ({}, "never"))
     size = next((part for part in parts if part in sizes), None)
     strange = [part for part in parts if part != size and not re.fullmatch(rf"patch\d+|\d+|{more}", part)]
     if size is None or strange:
-        unknown = strange[0] if size else name
-        raise IntvitError(f"architecture: must be a ViT, DeiT or Swin of timm in all its parts, not {unknown!r}")
+        unknown = shortened(strange[0] if size else name)
+        raise IntvitError(f"architecture: must be a ViT, DeiT or Swin of timm in all its parts, not {unknown}")
+    width, heads = (896, 14) if "plus" in parts else sizes[size]
+    if name == "vit_base_patch16_gap_224":
+        heads = 16
     tanh = "siglip" in parts and (
         bool({"patch32", "giantopt"}.intersection(parts))
         or {"large", "512"}.issubset(parts)
         or {"so400m", "patch16"}.issubset(parts)
     )
-    found: dict[str, Any] = {"act": "tanh" if tanh else "none", "layer_norm_eps": 1e-6}
-    if family == "swin" or "clip" in parts:
-        found["layer_norm_eps"] = 1e-5
-    published, heads = (896, 14) if "plus" in parts else sizes[size]
-    if name == "vit_base_patch16_gap_224":
-        heads = 16
-    if width == published:
-        found["num_heads"] = heads
-    return found
+    return Facts(family, width, heads, "tanh" if tanh else "none", 1e-5 if family == "swin" or "clip" in parts else 1e-6)
 
 
 def refuse_others(names: Iterable[str]) -> None:
@@ -136,3 +144,12 @@ def refuse_others(names: Iterable[str]) -> None:
         for pattern, what in FOREIGN_TENSORS.items():
             if re.fullmatch(pattern, name):
                 raise IntvitError(f"{name}: {what} cannot be built here")
+
+
+def activation(where: str, name: object) -> str:
+    """`approximate` of the GELU of this name; IntvitError for every other activation."""
+    form = ACTIVATIONS.get(name) if isinstance(name, str) else None
+    if form is None:
+        known = ", ".join(ACTIVATIONS)
+        raise IntvitError(f"{where} must be gelu or one of its forms ({known}), not {shortened(name)}")
+    return form
