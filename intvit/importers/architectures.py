@@ -87,7 +87,8 @@ FOREIGN_TENSORS = {
     r".*\.(attn|mlp)\.norm\..*": "norms inside attention or MLP",
     r".*\.mlp\.(w\d+|fc1_[gx]|weights_(in|out)|gate_proj|up_proj)\..*": "a gated unit (SwiGLU)",
     r"layers\.\d+\..*\.(logit_scale|cpb_mlp\..*)": "Swin v2's cosine attention",
-    r"blocks\.\d+\.attn\.(relative_position_bias_table|rel_pos.*|[qv]_bias)|rel_pos_bias\..*": "relative positions (BEiT)",
+    r"blocks\.\d+\.attn\.(relative_position_bias_table|rel_pos.*|[qv]_bias)": "relative positions (BEiT)",
+    r"rel_pos_bias\..*": "relative positions (BEiT)",
     r"(.*\.)?rope\..*|rope_embed\..*": "rotary positions",
     r"absolute_pos_embed": "a Swin with absolute positions",
     r".*\.lambda_[qk]\d": "differential attention",
@@ -135,7 +136,9 @@ def facts(architecture: str) -> Facts:
         or {"large", "512"}.issubset(parts)
         or {"so400m", "patch16"}.issubset(parts)
     )
-    return Facts(family, width, heads, "tanh" if tanh else "none", 1e-5 if family == "swin" or "clip" in parts else 1e-6)
+    return Facts(
+        family, width, heads, "tanh" if tanh else "none", 1e-5 if family == "swin" or "clip" in parts else 1e-6
+    )
 
 
 def refuse_others(names: Iterable[str]) -> None:

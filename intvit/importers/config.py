@@ -75,7 +75,9 @@ def validated(where: str, schema: type[Schema], values: Mapping[str, Any]) -> Sc
 
 def _rule(error: Mapping[str, Any]) -> str:
     text = reason(ValueError(error["msg"])).removeprefix("Value error, ")
-    return text.replace("Input should be", "must be")
+    for theirs, ours in (("Input should be", "must be"), ("List should", "must"), ("Field required", "must be given")):
+        text = text.replace(theirs, ours)
+    return text.partition(" after validation")[0]
 
 
 def shortened(value: Any) -> str:

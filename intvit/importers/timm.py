@@ -189,7 +189,7 @@ def _positions(
         if not squares:
             counts = " or ".join(str(n_positions - n) for n in choices)
             raise IntvitError(
-                f"img_size: {n_positions} positions, {counts} of them of patches, are no square; give it with --img-size"
+                f"img_size: of {n_positions} positions {counts} are of patches, no square; give it with --img-size"
             )
         side = math.isqrt(n_positions - squares[0])
         if size is None:
@@ -494,7 +494,10 @@ def import_timm(path: str | Path, **options: Any) -> onnx.ModelProto:
                 raise IntvitError(f"{name}: this is Hugging Face's naming; import the folder, with its config.json")
         kind = ivit.architecture(tensors)
         told = {**found, **metadata, **options}
-        merged = {**told, "one_shift": True, "assumed": [*found.get("assumed", []), *_assumed(kind, told)]}
+        assumed = [*found.get("assumed", []), *_assumed(kind, told)]
+        if kind == "vit" and not {"head.weight", "fc_norm.weight"}.intersection(tensors):
+            assumed.append("assumed: the output is the normed tokens, for there is no classifier")
+        merged = {**told, "one_shift": True, "assumed": assumed}
         return BUILDERS[kind](tensors, merged)
     except IntvitError as error:
         raise IntvitError(f"{path}: {error}") from None

@@ -18,13 +18,23 @@ from intvit.errors import IntvitError
 from intvit.graph.ir import Array
 from intvit.importers.architectures import Facts, activation, facts
 from intvit.importers.config import Count, Numbers, Side, options, read_json, shortened, validated
-from intvit.importers.weights import agree
+from intvit.importers.weights import Weights, agree
 
 HARMLESS_ARGS = frozenset(
     {
         *("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
         *("weight_init", "fix_init", "dynamic_img_size", "dynamic_img_pad", "strict_img_size", "scriptable"),
-        *("exportable", "no_jit", "checkpoint_path", "cache_dir", "device", "dtype", "pretrained", "fc_norm", "final_norm"),
+        *(
+            "exportable",
+            "no_jit",
+            "checkpoint_path",
+            "cache_dir",
+            "device",
+            "dtype",
+            "pretrained",
+            "fc_norm",
+            "final_norm",
+        ),
     }
 )
 """Arguments that training or loading uses, and those that the tensors tell whatever they are."""
@@ -115,7 +125,9 @@ def timm_config(file: Path, tensors: Mapping[str, Array]) -> dict[str, Any]:
     if config.architecture is None:
         return found
     args = validated(f"{where}: model_args", Arguments, config.model_args or {})
-    trained = validated(f"{where}: pretrained_cfg", Trained, raw if config.pretrained_cfg is None else config.pretrained_cfg)
+    trained = validated(
+        f"{where}: pretrained_cfg", Trained, raw if config.pretrained_cfg is None else config.pretrained_cfg
+    )
     _refuse_unknown(f"{where}: model_args", args)
     agree(f"{where}: model_args", {key: getattr(args, key) for key in COMPARED_ARGS}, tensors)
     agree(where, {"num_classes": config.num_classes}, tensors)
@@ -170,10 +182,12 @@ def _heads(implied: Facts, args: Arguments, tensors: Mapping[str, Array]) -> dic
     if width != implied.width and args.embed_dim is None:
         usual = 32 if implied.family == "swin" else 64
         heads = max(width // usual, 1)
-        line = f"assumed: heads of width {usual}; the architecture's width is {implied.width}, not {width} (--num-heads)"
+        line = (
+            f"assumed: heads of width {usual}; the architecture's width is {implied.width}, not {width} (--num-heads)"
+        )
         assumed = {"assumed": [line]}
     if implied.family == "swin":
-        n_stages = 1 + max((int(n.split(".")[1]) for n in tensors if n.startswith("layers.")), default=0)
+        n_stages = Weights(tensors).count("layers.{}.")
         return {"num_heads": [heads << stage for stage in range(n_stages)], **assumed}
     return {"num_heads": heads, **assumed}
 

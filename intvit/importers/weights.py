@@ -75,7 +75,7 @@ def _floats(path: Path, stored: Iterator[_Stored]) -> dict[str, Array]:
     n_bytes = 0
     for tensor in stored:
         name = tensor.name
-        if not name.isprintable() or len(name) > LONGEST_NAME:
+        if not name or not name.isprintable() or len(name) > LONGEST_NAME:
             raise IntvitError(f"{path}: tensors must have printable names, not {shortened(name)}")
         if name in found:
             raise IntvitError(f"{path}: {name}: tensor must be there once, not twice")
@@ -84,7 +84,9 @@ def _floats(path: Path, stored: Iterator[_Stored]) -> dict[str, Array]:
         values = np.asarray(tensor.read())
         if values.dtype.kind != "f" and values.dtype != bfloat16:
             if values.dtype.kind in "cV" or name.endswith(PARAMETERS):
-                raise IntvitError(f"{path}: {name}: weights must be float16, bfloat16, float32 or 64, not {values.dtype}")
+                raise IntvitError(
+                    f"{path}: {name}: weights must be float16, bfloat16, float32 or 64, not {values.dtype}"
+                )
             continue
         n_bytes += 4 * values.size
         with np.errstate(over="ignore"):
@@ -234,7 +236,9 @@ def agree(where: str, stated: Mapping[str, Any], tensors: Mapping[str, Array]) -
     for key, value in stated.items():
         if key == "mlp_ratio" and value is not None and "hidden" in found and "embed_dim" in found:
             if int(value * found["embed_dim"]) != found["hidden"]:
-                raise IntvitError(f"{where}: {key}: must give the {found['hidden']} channels of the weights, not {value}")
+                raise IntvitError(
+                    f"{where}: {key}: must give the {found['hidden']} channels of the weights, not {value}"
+                )
         elif key in found and value is not None:
             same = bool(value) if isinstance(found[key], bool) else value
             if isinstance(found[key], list) and not isinstance(value, (list, tuple)):
