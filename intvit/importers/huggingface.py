@@ -180,7 +180,8 @@ def import_huggingface(folder: str | Path, **options: Any) -> onnx.ModelProto:
         tensors = translate(_load_tensors(folder), kind)
         _compare(where, config, tensors, swin)
         told = {**found, **options, "act": act, "merging_eps": 1e-5, "assumed": _said(config, raw, kind, tensors)}
-        return (build_swin if swin else build_vit)(tensors, told)
+        with np.errstate(all="ignore"):  # the Builder refuses what overflows
+            return (build_swin if swin else build_vit)(tensors, told)
     except IntvitError as error:
         raise IntvitError(str(error) if str(error).startswith(str(folder)) else f"{folder}: {error}") from None
 
@@ -215,6 +216,13 @@ def _compare(where: str, config: Config, tensors: Mapping[str, Array], swin: boo
         "class_token": not swin,
     }
     agree(where, stated, tensors)
+    if FAMILIES[config.model_type].interpolate and config.image_size and config.patch_size:
+        (height, width), (patch_h, patch_w) = (
+            size if isinstance(size, list) else [size, size] for size in (config.image_size, config.patch_size)
+        )
+        n_positions = (height // patch_h) * (width // patch_w) + 1
+        if tensors.get("pos_embed", np.empty(0)).shape[1:2] != (n_positions,):
+            raise IntvitError(f"{where}: image_size: must give the positions of the weights, not {n_positions}")
     rows = (2 * (config.window_size or 0) - 1) ** 2
     for name, table in tensors.items():
         if swin and config.window_size and name.endswith("position_bias_table") and table.shape[:1] != (rows,):
