@@ -227,21 +227,20 @@ def shapes_say(tensors: Mapping[str, Array]) -> dict[str, Any]:
     return found
 
 
-def agree(where: str, stated: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
+def agree(where: str, stated: Mapping[str, Any], tensors: Mapping[str, Array], **called: str) -> None:
     """IntvitError if one of the facts `stated` differs from what the tensors say; None is not stated.
 
-    mlp_ratio counts by the hidden width that it gives.
+    mlp_ratio counts by the hidden width that it gives. `called`: what the file calls a fact, where that is not ours.
     """
     found = shapes_say(tensors)
     for key, value in stated.items():
+        name = f"{where}: {called.get(key, key)}"
         if key == "mlp_ratio" and value is not None and "hidden" in found and "embed_dim" in found:
             if int(value * found["embed_dim"]) != found["hidden"]:
-                raise IntvitError(
-                    f"{where}: {key}: must give the {found['hidden']} channels of the weights, not {value}"
-                )
+                raise IntvitError(f"{name}: must give the {found['hidden']} channels of the weights, not {value}")
         elif key in found and value is not None:
             same = bool(value) if isinstance(found[key], bool) else value
-            if isinstance(found[key], list) and not isinstance(value, (list, tuple)):
+            if isinstance(found[key], list) and not isinstance(value, list):
                 same = [value] * len(found[key])
-            if same != (tuple(found[key]) if isinstance(value, tuple) else found[key]):
-                raise IntvitError(f"{where}: {key}: must be {found[key]}, as the weights say, not {shortened(value)}")
+            if same != found[key]:
+                raise IntvitError(f"{name}: must be {found[key]}, as the weights say, not {shortened(value)}")
