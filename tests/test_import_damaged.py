@@ -263,6 +263,53 @@ def test_damaged_inputs(tmp_path):
     assert found == {}
 
 
+def refusal(path):
+    with pytest.raises(IntvitError) as error:
+        import_model(path, num_heads=2)
+    assert str(error.value).isprintable()
+    return str(error.value).replace(str(path), path.name)
+
+
+def test_archives_that_grow_are_refused_before_they_are_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("x.weight.npy", "w", force_zip64=True) as stream:
+            np.lib.format.write_array_header_1_0(
+                stream, {"descr": "<f4", "fortran_order": False, "shape": (75 * 2**20,)}
+            )
+            for _ in range(300):
+                stream.write(bytes(2**20))
+    assert "must be a whole npz file of plain arrays, not: 3145728" in refusal(tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda torch: torch.zeros(1).expand(2**20, 2**20), "less than 2 GiB of weights"),
+        (lambda torch: torch.empty(3, 16, device="meta"), "plain tensors, not: can't convert meta"),
+        (lambda torch: torch.zeros(3, 16).to_sparse(), "plain tensors, not: can't convert Sparse"),
+        (lambda torch: torch.zeros(3, 16, dtype=torch.complex64), "not complex64"),
+        (lambda torch: torch.zeros(3, 16, dtype=torch.int8), "not int8"),
+        (lambda torch: torch.zeros(3, 16).to(torch.float8_e4m3fn), "not: torch.float8_e4m3fn"),
+        (lambda torch: torch.full((3, 16), 1e300, dtype=torch.float64), "must be finite float32"),
+    ],
+)
+def test_tensors_of_pytorch_that_are_no_plain_floats(change, message, tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = {name: torch.from_numpy(t) for name, t in vit_tensors(np.random.default_rng(1)).items()}
+    torch.save(tensors, tmp_path / "w.pth")
+    import_model(tmp_path / "w.pth", num_heads=2)
+    torch.save({**tensors, "head.weight": change(torch)}, tmp_path / "w.pth")
+    assert message in refusal(tmp_path / "w.pth")
+
+
+def test_weights_that_overflow_where_they_are_folded(tmp_path):
+    tensors = vit_tensors(np.random.default_rng(1))
+    tensors |= {"blocks.0.ls1.gamma": np.full(16, 1e38, np.float32)}
+    tensors["blocks.0.attn.proj.weight"][:] = 1e3
+    save_file(tensors, tmp_path / "w.safetensors")
+    assert "blocks.0.attn.proj.weight.T: weights must stay finite" in refusal(tmp_path / "w.safetensors")
+
+
 @pytest.mark.parametrize("kind", ["vit", "swin"])
 def test_intact_inputs_of_the_campaign_agree_in_both_formats(kind, tmp_path):
     inputs(tmp_path)

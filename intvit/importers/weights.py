@@ -113,15 +113,19 @@ def _safetensors(path: Path) -> Iterator[_Stored]:
 
     with safe_open(str(path), framework="numpy") as file:
         for name in file.keys():  # noqa: SIM118
-            size = math.prod(file.get_slice(name).get_shape())
+            header = file.get_slice(name)
+            if header.get_dtype().startswith(("F4", "F6", "F8")):
+                raise ValueError(f"{shortened(name)} of {header.get_dtype()}")
+            size = math.prod(header.get_shape())
             yield _Stored(name, size, partial(file.get_tensor, name))
 
 
 def _npz(path: Path) -> Iterator[_Stored]:
     with zipfile.ZipFile(path) as file:
+        n_bytes = sum(info.file_size for info in file.infolist())
+        if n_bytes > 2**28 + 100 * sum(info.compress_size for info in file.infolist()):
+            raise ValueError(f"{n_bytes} bytes in {path.stat().st_size}")  # weights do not compress
         for info in file.infolist():
-            if info.file_size > MOST_BYTES:
-                raise ValueError(f"{info.filename} of {info.file_size} bytes")
             if not info.filename.endswith(".npy"):
                 continue
 
@@ -129,7 +133,8 @@ def _npz(path: Path) -> Iterator[_Stored]:
                 with file.open(info) as stream:
                     return np.lib.format.read_array(stream, allow_pickle=False)
 
-            yield _Stored(info.filename.removesuffix(".npy"), max(info.file_size // 8 - 2**14, 0), read)
+            least = max(info.file_size // 8 - 2**14, 0)  # behind the longest header, float64
+            yield _Stored(info.filename.removesuffix(".npy"), least, read)
 
 
 def _torch(path: Path) -> Iterator[_Stored]:
@@ -151,6 +156,8 @@ def _torch(path: Path) -> Iterator[_Stored]:
 
             def read(value: Any = value) -> Array:
                 plain = value.detach()
+                if plain.is_floating_point() and plain.element_size() < 2:
+                    raise ValueError(f"{plain.dtype}")
                 return np.asarray((plain.float() if plain.is_floating_point() else plain).numpy())
 
             yield _Stored(str(key).removeprefix("module."), value.numel(), read)
