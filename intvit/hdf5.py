@@ -11,7 +11,6 @@ through what is a plain value stored in the file itself, and refuse the rest in 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
@@ -24,7 +23,7 @@ import numpy as np
 from h5py import h5a, h5d, h5l, h5o, h5t, h5z
 
 from intvit.errors import IntvitError, reading, reason
-from intvit.files import whole_file
+from intvit.files import regular, whole_file
 
 LIBVER = ("v110", "v110")
 """Of the file format: all metadata carry checksums, and equal writes in equal order give equal bytes."""
@@ -141,13 +140,7 @@ def create(path: str | Path, kind: str, version: int) -> Iterator[tuple[h5py.Fil
 @contextmanager
 def opened(path: str | Path) -> Iterator[h5py.File]:
     """Open any HDF5 file to read; IntvitError if it is missing, no regular file, truncated or no HDF5."""
-    path = Path(path)
-    try:
-        regular = stat.S_ISREG(path.stat().st_mode)
-    except (OSError, ValueError):
-        raise IntvitError(f"{path}: no such file") from None
-    if not regular:
-        raise IntvitError(f"{path}: must be a regular file")
+    path = regular(path)
     with reading(path, "a whole HDF5 file"):
         file = h5py.File(path, "r", locking=False)
     with file:
@@ -219,9 +212,9 @@ def array(parent: h5py.Group, name: str, kinds: str = "biuf") -> np.ndarray[Any,
         return np.asarray(data[()])
 
 
-def text(parent: h5py.Group, name: str, *, free: bool = False) -> str:
-    """A scalar dataset of text in UTF-8, of fixed length; with `free`, of variable length."""
-    data = dataset(parent, name, "O" if free else "S")
+def text(parent: h5py.Group, name: str) -> str:
+    """A scalar dataset of text in UTF-8."""
+    data = dataset(parent, name, "SO")
     with _reading(parent, name, "text"):
         return bytes(data[()]).decode()
 
