@@ -1,0 +1,182 @@
+"""Preprocessing: how stored images become what a network is fed. Stated once; recordings and graphs carry it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from intvit.errors import IntvitError, reading
+from intvit.graph.ir import Array
+
+OPTIONS = ("mean", "std", "resize")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """uint8 images are divided by 255, then `(x - mean) / std`; float images are fed as they are.
+
+    `mean`, `std`: one number or one per channel. `resize`: image files only, the length of the shorter side before the
+    centre crop; None: the least that covers the crop. `normalize_floats`: float images too get `(x - mean) / std`.
+    `origin` says of an option who stated it, for people.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    resize: int | None = None
+    normalize_floats: bool = False
+    origin: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "resize": self.resize,
+            "normalize_floats": self.normalize_floats,
+        }
+
+    def restate(self, metadata: Mapping[str, Any], where: str = "the model") -> dict[str, Any]:
+        """`metadata` changed so that it states this value, and not at all where it does already."""
+        found, mine, theirs = dict(metadata), self.as_json(), stated(metadata, where).as_json()
+        for key, value in mine.items():
+            if value == theirs[key]:
+                continue
+            if value is None:
+                del found[key]
+            else:
+                found[key] = value
+        return found
+
+    def normalizes(self, dtype: Any) -> bool:
+        return dtype == np.uint8 or self.normalize_floats
+
+    def constants(self, dtype: Any, channels: int, n_axes: int) -> tuple[Array, Array]:
+        """Mean and deviation of images of this type, float32 (channels, 1, ...): 0 and 1 for what is fed as it is."""
+        values = (self.mean, self.std) if self.normalizes(dtype) else ((0.0,), (1.0,))
+        found = []
+        for name, value in zip(("mean", "std"), values, strict=True):
+            if len(value) not in (1, channels):
+                raise IntvitError(f"{name}: must be one or {channels} finite numbers, not {list(value)}")
+            array = np.broadcast_to(np.asarray(value, np.float32), (channels,))
+            found.append(array.reshape(channels, *(1,) * n_axes))
+        return found[0], found[1]
+
+    def describe(self, dtype: Any, crop: tuple[int, ...] | None = None) -> str:
+        """One line for people: what is done to images of this type, and who said so; `crop` for image files."""
+        first = "uint8 / 255" if dtype == np.uint8 else str(np.dtype(dtype))
+        names = [key for key in ("mean", "std") if key in self.origin]
+        if not self.normalizes(dtype):
+            return f"{first}, as they are" + (f"; not applied to floats: {self._states(names)}" if names else "")
+        parts = [first, self._states(names) or "no mean or std stated"]
+        if crop is not None:
+            parts += [self._states(["resize"])] if self.resize is not None else []
+            parts.append(f"crop {' x '.join(map(str, crop))}")
+        return ", ".join(parts)
+
+    def _states(self, names: list[str]) -> str:
+        """`mean 0.5, std 0.25 (from the model)`."""
+        parts = []
+        for origin, keys in groupby(names, lambda name: self.origin.get(name)):
+            text = ", ".join(f"{key} {_text(getattr(self, key))}" for key in keys)
+            parts.append(f"{text} ({origin})" if origin else text)
+        return ", ".join(parts)
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _numbers(place: str, value: Any) -> tuple[float, ...]:
+    """Numbers at float32, in which they are applied; one where all are equal."""
+    rule = f"{place}: must be one finite number or one per channel"
+    with reading(place, "one finite number or one per channel"):
+        array = np.asarray(value)
+        if array.dtype.kind not in "iuf" or array.ndim > 1 or not 1 <= array.size <= 4096:
+            raise IntvitError(f"{rule}, not {str(value)[:100]}")
+        with np.errstate(over="ignore"):
+            narrow = array.reshape(-1).astype(np.float32)
+    if not np.isfinite(narrow).all():
+        raise IntvitError(f"{rule}, not {array.tolist()}")
+    numbers = tuple(float(str(v)) for v in narrow)  # the shortest decimal of the same float32
+    return numbers[:1] if len(set(numbers)) == 1 else numbers
+
+
+def _deviations(place: str, value: Any) -> tuple[float, ...]:
+    numbers = _numbers(place, value)
+    if min(numbers) <= 0:
+        raise IntvitError(f"{place}: must be positive, not {list(numbers)}")
+    return numbers
+
+
+def _length(place: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise IntvitError(f"{place}: must be a length in pixels, at least 1, not {str(value)[:100]}")
+    return value
+
+
+_READ = {"mean": _numbers, "std": _deviations, "resize": _length}
+
+
+def _read(source: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {key: read(f"{prefix}{key}", source[key]) for key, read in _READ.items() if source.get(key) is not None}
+
+
+def stated(metadata: Mapping[str, Any], where: str = "the model") -> Preprocessing:
+    """What the metadata of a model, a graph or a recording states; IntvitError for values that mean nothing."""
+    found = _read(metadata, f"{where}: ")
+    floats = metadata.get("normalize_floats", False)
+    if not isinstance(floats, bool):
+        raise IntvitError(f"{where}: normalize_floats: must be true or false, not {str(floats)[:100]}")
+    return Preprocessing(**found, normalize_floats=floats, origin=dict.fromkeys(found, f"from {where}"))
+
+
+def resolve(
+    given: Mapping[str, Any],
+    *,
+    recorded: Preprocessing | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    where: str = "the model",
+    file: Mapping[str, Any] | None = None,
+    is_float: bool = False,
+) -> Preprocessing:
+    """The preprocessing that holds, of everybody who states a part of it.
+
+    `given` (options of this call) goes before a recording's, that before a model's or graph's `metadata` (`where` names
+    it), that before the attributes of an image `file`. IntvitError if `given` contradicts the recording, whose
+    activations are what they are, or if model and file, of equal rank, contradict each other. Float images
+    (`is_float`) are normalised where `given` holds a mean or std, or where the recording or graph was made so.
+    """
+    options = _read(given, "--")
+    if recorded is not None:
+        for key, value in options.items():
+            if value != getattr(recorded, key):
+                kept = _text(getattr(recorded, key))
+                raise IntvitError(f"--{key}: must be what the recording was made with, {kept}, not {_text(value)}")
+        return recorded
+    base, own = stated(metadata or {}, where), _read(file or {}, "images: attribute ")
+    values, origin = {}, {}
+    for key in OPTIONS:
+        said = key in base.origin
+        if key in options:
+            values[key], origin[key] = options[key], f"--{key}"
+            if said and options[key] != getattr(base, key):
+                origin[key] += f", not the {_text(getattr(base, key))} of {where}"
+        elif said:
+            values[key], origin[key] = getattr(base, key), base.origin[key]
+        elif key in own:
+            values[key], origin[key] = own[key], "from the file"
+        if key in own and said and key not in options and own[key] != values[key]:
+            raise IntvitError(
+                f"images: attribute {key} is {_text(own[key])}, and {where} states {_text(values[key])}; give --{key}"
+            )
+    normalized = bool(options.keys() & {"mean", "std"})
+    if own and is_float and not (normalized or base.normalize_floats):
+        raise IntvitError(
+            "images: attributes mean and std of float images may be done or to be done; give --mean and --std "
+            "(0 and 1 to feed them as they are)"
+        )
+    floats = base.normalize_floats or (is_float and normalized)
+    return Preprocessing(**values, normalize_floats=floats, origin=origin)
