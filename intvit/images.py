@@ -62,9 +62,7 @@ class ImageSource:
     std: Array
     labels: Array | None = None
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    """The rule that `mean` and `std` come from, also for images of the other type."""
-    note: str = ""
-    """What is done to these images, for people."""
+    """The whole rule, for recordings and graphs to carry; `mean` and `std` are what it comes to for these images."""
 
     def __len__(self) -> int:
         return self.n_images
@@ -116,23 +114,22 @@ def open_images(
     states = partial(
         resolve, {"mean": mean, "std": std, "resize": resize}, recorded=recorded, metadata=metadata, where=where
     )
-    shape, is_folder = (channels, *size), _is_folder(source)
-    if is_folder:
-        rule = states()
+    shape = (channels, *size)
+    if _is_folder(source):
+        rule = states(crop=size)
         opened = _open_folder(Path(source), size, channels, rule.resize)
     else:
         if resize is not None:
             raise IntvitError(f"--resize: must go with a folder of image files, not with {source}")
         opened = _open_file(source)
-        rule = states(file=opened.attributes, is_float=opened.dtype != np.uint8)
+        rule = states(dtype=opened.dtype.name, file=opened.attributes)
     if not opened.n_images:
         raise IntvitError(f"{source}: must hold at least one image")
     if opened.shape != shape:
         raise IntvitError(f"{source}: image size must be {shape}, not {opened.shape}")
     opened.raw(0, 1)  # a source that cannot be read at all says so at once
-    note = rule.describe(opened.dtype, size if is_folder else None)
-    constants = rule.constants(opened.dtype, channels, len(size))
-    return ImageSource(source, opened.n_images, opened.raw, shape, *constants, opened.labels, rule, note)
+    mean_array, std_array = rule.constants(channels, len(size))
+    return ImageSource(source, opened.n_images, opened.raw, shape, mean_array, std_array, opened.labels, rule)
 
 
 @dataclass(frozen=True)

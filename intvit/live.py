@@ -31,6 +31,7 @@ class LiveActivations:
         self.n_images = min(self.limit or len(self.images), len(self.images))
         self.model_sha256 = self.model.sha256
         self.images_sha256 = self.images.sha256(self.n_images)
+        self.preprocessing = self.images.preprocessing
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Images start..stop of one tensor, float32 (B, ...)."""

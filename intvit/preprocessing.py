@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -21,13 +22,17 @@ class Preprocessing:
 
     `mean`, `std`: one number or one per channel. `resize`: image files only, the length of the shorter side before the
     centre crop; None: the least that covers the crop. `normalize_floats`: float images too get `(x - mean) / std`.
-    `origin` says of an option who stated it, for people.
+
+    The rest is no part of the rule: the images that it is applied to, their type and, of image files, the size of the
+    crop; and of an option who stated it.
     """
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     resize: int | None = None
     normalize_floats: bool = False
+    dtype: str = field(default="uint8", compare=False)
+    crop: tuple[int, ...] | None = field(default=None, compare=False)
     origin: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def as_json(self) -> dict[str, Any]:
@@ -50,30 +55,30 @@ class Preprocessing:
                 found[key] = value
         return found
 
-    def normalizes(self, dtype: Any) -> bool:
-        return dtype == np.uint8 or self.normalize_floats
+    @property
+    def normalizes(self) -> bool:
+        """Whether mean and deviation are applied to images of this type."""
+        return self.dtype == "uint8" or self.normalize_floats
 
-    def constants(self, dtype: Any, channels: int, n_axes: int) -> tuple[Array, Array]:
-        """Mean and deviation of images of this type, float32 (channels, 1, ...): 0 and 1 for what is fed as it is."""
-        values = (self.mean, self.std) if self.normalizes(dtype) else ((0.0,), (1.0,))
-        found = []
+    def constants(self, channels: int, n_axes: int) -> tuple[Array, Array]:
+        """Mean and deviation, float32 (channels, 1, ...): 0 and 1 for what is fed as it is."""
+        values = (self.mean, self.std) if self.normalizes else ((0.0,), (1.0,))
         for name, value in zip(("mean", "std"), values, strict=True):
             if len(value) not in (1, channels):
                 raise IntvitError(f"{name}: must be one or {channels} finite numbers, not {list(value)}")
-            array = np.broadcast_to(np.asarray(value, np.float32), (channels,))
-            found.append(array.reshape(channels, *(1,) * n_axes))
-        return found[0], found[1]
+        mean, std = (np.broadcast_to(np.asarray(value, np.float32), (channels,)) for value in values)
+        return mean.reshape(channels, *(1,) * n_axes), std.reshape(channels, *(1,) * n_axes)
 
-    def describe(self, dtype: Any, crop: tuple[int, ...] | None = None) -> str:
-        """One line for people: what is done to images of this type, and who said so; `crop` for image files."""
-        first = "uint8 / 255" if dtype == np.uint8 else str(np.dtype(dtype))
+    def __str__(self) -> str:
+        """One line for people: what is done to the images, and who said so."""
+        first = "uint8 / 255" if self.dtype == "uint8" else self.dtype
         names = [key for key in ("mean", "std") if key in self.origin]
-        if not self.normalizes(dtype):
+        if not self.normalizes:
             return f"{first}, as they are" + (f"; not applied to floats: {self._states(names)}" if names else "")
         parts = [first, self._states(names) or "no mean or std stated"]
-        if crop is not None:
+        if self.crop is not None:
             parts += [self._states(["resize"])] if self.resize is not None else []
-            parts.append(f"crop {' x '.join(map(str, crop))}")
+            parts.append(f"crop {' x '.join(map(str, self.crop))}")
         return ", ".join(parts)
 
     def _states(self, names: list[str]) -> str:
@@ -133,21 +138,36 @@ def stated(metadata: Mapping[str, Any], where: str = "the model") -> Preprocessi
     return Preprocessing(**found, normalize_floats=floats, origin=dict.fromkeys(found, f"from {where}"))
 
 
+def write(preprocessing: Preprocessing) -> str:
+    """As text for a recording; `read` is the inverse."""
+    images = {"dtype": preprocessing.dtype, "crop": preprocessing.crop}
+    return json.dumps({**preprocessing.as_json(), **images}, sort_keys=True)
+
+
+def read(text: str) -> Preprocessing:
+    """What `write` wrote; IntvitError for anything else."""
+    with reading("preprocessing", "JSON as a recording holds it"):
+        found = json.loads(text)
+        crop = None if found["crop"] is None else tuple(map(int, found["crop"]))
+        return replace(stated(found, "the recording"), dtype=np.dtype(found["dtype"]).name, crop=crop)
+
+
 def resolve(
     given: Mapping[str, Any],
     *,
+    dtype: str = "uint8",
+    crop: tuple[int, ...] | None = None,
     recorded: Preprocessing | None = None,
     metadata: Mapping[str, Any] | None = None,
     where: str = "the model",
     file: Mapping[str, Any] | None = None,
-    is_float: bool = False,
 ) -> Preprocessing:
-    """The preprocessing that holds, of everybody who states a part of it.
+    """The preprocessing of images of type `dtype`, of everybody who states a part of it.
 
     `given` (options of this call) goes before a recording's, that before a model's or graph's `metadata` (`where` names
     it), that before the attributes of an image `file`. IntvitError if `given` contradicts the recording, whose
-    activations are what they are, or if model and file, of equal rank, contradict each other. Float images
-    (`is_float`) are normalised where `given` holds a mean or std, or where the recording or graph was made so.
+    activations are what they are, or if model and file, of equal rank, contradict each other. Float images are
+    normalised where `given` holds a mean or std, or where the recording or graph was made so.
     """
     options = _read(given, "--")
     if recorded is not None:
@@ -155,7 +175,7 @@ def resolve(
             if value != getattr(recorded, key):
                 kept = _text(getattr(recorded, key))
                 raise IntvitError(f"--{key}: must be what the recording was made with, {kept}, not {_text(value)}")
-        return recorded
+        return replace(recorded, dtype=dtype, crop=crop)
     base, own = stated(metadata or {}, where), _read(file or {}, "images: attribute ")
     values, origin = {}, {}
     for key in OPTIONS:
@@ -166,17 +186,18 @@ def resolve(
                 origin[key] += f", not the {_text(getattr(base, key))} of {where}"
         elif said:
             values[key], origin[key] = getattr(base, key), base.origin[key]
+            if own.get(key, values[key]) != values[key]:
+                raise IntvitError(
+                    f"images: attribute {key} is {_text(own[key])}, and {where} states {_text(values[key])}; "
+                    f"give --{key}"
+                )
         elif key in own:
             values[key], origin[key] = own[key], "from the file"
-        if key in own and said and key not in options and own[key] != values[key]:
-            raise IntvitError(
-                f"images: attribute {key} is {_text(own[key])}, and {where} states {_text(values[key])}; give --{key}"
-            )
-    normalized = bool(options.keys() & {"mean", "std"})
+    is_float, normalized = dtype != "uint8", bool(options.keys() & {"mean", "std"})
     if own and is_float and not (normalized or base.normalize_floats):
         raise IntvitError(
             "images: attributes mean and std of float images may be done or to be done; give --mean and --std "
             "(0 and 1 to feed them as they are)"
         )
     floats = base.normalize_floats or (is_float and normalized)
-    return Preprocessing(**values, normalize_floats=floats, origin=origin)
+    return Preprocessing(**values, normalize_floats=floats, dtype=dtype, crop=crop, origin=origin)

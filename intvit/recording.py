@@ -17,7 +17,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from intvit import hdf5
+from intvit import hdf5, preprocessing
 from intvit.errors import IntvitError
 from intvit.floatrun import FloatModel
 from intvit.graph.ir import Array
@@ -49,6 +49,7 @@ def record(
         "model_sha256": model.sha256,
         "images_sha256": images.sha256(n_images),
         "n_images": n_images,
+        "preprocessing": preprocessing.write(images.preprocessing),
     }
     done = _resume_point(partial, identity)
     try:
@@ -144,6 +145,7 @@ class Recording:
                 raise IntvitError(
                     f"{path}: must be complete, and holds {self._file.attrs['n_done']} of {self.n_images}"
                 )
+            self.preprocessing = preprocessing.read(hdf5.attribute(self._file, "preprocessing", str))
             self.names = list(self._file["activations"])
         except KeyError as error:
             self.close()
