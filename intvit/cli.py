@@ -83,11 +83,11 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
         yield report
 
 
-def _images(source: str, shape: tuple[int, ...], metadata: dict[str, Any], where: str, **options: Any) -> ImageSource:
+def _images(source: str, shape: tuple[int, ...], metadata: Any, **options: Any) -> ImageSource:
     from intvit.images import open_images
 
     options = {key: value or None for key, value in options.items()}
-    return open_images(source, size=shape[1:], channels=shape[0], metadata=metadata, where=where, **options)
+    return open_images(source, size=shape[1:], channels=shape[0], metadata=metadata, **options)
 
 
 def _applied(preprocessing: Preprocessing) -> None:
@@ -221,7 +221,7 @@ def record(
     from intvit.recording import record as run
 
     float_model = FloatModel(model, threads=threads)
-    source = _images(images, float_model.input_shape, float_model.metadata, "the model", mean=mean, std=std,
+    source = _images(images, float_model.input_shape, float_model.metadata, mean=mean, std=std,
                      resize=resize)  # fmt: skip
     with progress("record") as report:
         run(float_model, source, output, limit=limit, batch=batch, progress=report)
@@ -276,7 +276,7 @@ def lower(
             calibration = calibrate(graph, recorded, chosen, limit=limit, progress=report)
             applied = recorded.preprocessing
     elif images is not None:
-        source = _images(images, _input_shape(graph), dict(graph.metadata), "the model", **options)
+        source = _images(images, _input_shape(graph), graph.metadata, **options)
         with progress("calibrate") as report:
             live, applied = LiveActivations(FloatModel(model), source, limit), source.preprocessing
             calibration = calibrate(graph, live, chosen, limit=limit, progress=report)
@@ -317,7 +317,7 @@ def run_command(
     from intvit.graph.store import load
 
     integer = load(graph)
-    source = _images(images, _input_shape(integer), dict(integer.metadata), "the graph", mean=mean, std=std,
+    source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
                      resize=resize)  # fmt: skip
     n_images = min(limit or len(source), len(source))
     engine = Engine(integer, backend)
@@ -379,7 +379,7 @@ def eval_command(
     from intvit.graph.store import load
 
     integer = load(graph)
-    source = _images(images, _input_shape(integer), dict(integer.metadata), "the graph", mean=mean, std=std,
+    source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
                      resize=resize)  # fmt: skip
     with progress("eval") as report:
         top1 = integer_accuracy(integer, source, limit=limit, batch=batch, threads=threads, progress=report)
@@ -436,7 +436,7 @@ def map_command(
     options = {"mean": mean, "std": std, "resize": resize}
     with ExitStack() as stack:
         recorded = stack.enter_context(Recording(recording)) if recording is not None else None
-        source = _images(images, _input_shape(graph), dict(graph.metadata), "the model", **options,
+        source = _images(images, _input_shape(graph), graph.metadata, **options,
                          recorded=recorded and recorded.preprocessing)  # fmt: skip
         activations: Any = recorded or LiveActivations(FloatModel(model), source, limit)
         report = stack.enter_context(progress("map"))
@@ -504,7 +504,7 @@ def golden_export(
     from intvit.vectors.export import export
 
     integer = load(graph)
-    source = _images(images, _input_shape(integer), dict(integer.metadata), "the graph", mean=mean, std=std,
+    source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
                      resize=resize)  # fmt: skip
     if first + count > len(source):
         raise IntvitError(f"--first/--count: must lie within {len(source)} images, not {first}..{first + count - 1}")

@@ -99,7 +99,7 @@ def open_images(
     channels: int,
     resize: int | None = None,
     metadata: Mapping[str, Any] | None = None,
-    where: str = "the model",
+    calibrated: bool = False,
     recorded: Preprocessing | None = None,
 ) -> ImageSource:
     """Open `source` for images of (channels, *size).
@@ -108,12 +108,11 @@ def open_images(
     and `std`), `.npy`, `.npz` (array `images` or the only one), or a folder of image files: shorter side resized to
     `resize` (default: the size), centre crop; names of subfolders are the classes.
 
-    Preprocessing is what `mean`, `std` and `resize` say, else `recorded`, else the `metadata` of a model or graph,
-    which `where` names, else the file: see `resolve`.
+    Preprocessing is what `mean`, `std` and `resize` say, else `recorded`, else the `metadata` of a model, or of a graph
+    that is `calibrated`, else the file: see `preprocessing.resolve`.
     """
-    states = partial(
-        resolve, {"mean": mean, "std": std, "resize": resize}, recorded=recorded, metadata=metadata, where=where
-    )
+    given = {"mean": mean, "std": std, "resize": resize}
+    states = partial(resolve, given, recorded=recorded, metadata=metadata, calibrated=calibrated)
     shape = (channels, *size)
     if _is_folder(source):
         rule = states(crop=size)

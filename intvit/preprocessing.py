@@ -159,45 +159,56 @@ def resolve(
     crop: tuple[int, ...] | None = None,
     recorded: Preprocessing | None = None,
     metadata: Mapping[str, Any] | None = None,
-    where: str = "the model",
+    calibrated: bool = False,
     file: Mapping[str, Any] | None = None,
 ) -> Preprocessing:
     """The preprocessing of images of type `dtype`, of everybody who states a part of it.
 
-    `given` (options of this call) goes before a recording's, that before a model's or graph's `metadata` (`where` names
-    it), that before the attributes of an image `file`. IntvitError if `given` contradicts the recording, whose
-    activations are what they are, or if model and file, of equal rank, contradict each other. Float images are
-    normalised where `given` holds a mean or std, or where the recording or graph was made so.
+    `given` (options of this call) goes before a recording's, that before the `metadata` of a model, or of a graph that
+    was `calibrated` with what it states, that before the attributes of an image `file`. Float images are normalised
+    where `given` says so (0 and 1: as they are), or where the recording or graph was made so.
+
+    IntvitError if `given` contradicts the recording, whose activations are what they are, and if it is not known who is
+    right: a model and a file that state different values, float images whose file states any.
     """
     options = _read(given, "--")
+    as_they_are = (options.get("mean"), options.get("std")) == ((0.0,), (1.0,))
     if recorded is not None:
+        if as_they_are and not recorded.normalizes:
+            del options["mean"], options["std"]
         for key, value in options.items():
             if value != getattr(recorded, key):
                 kept = _text(getattr(recorded, key))
                 raise IntvitError(f"--{key}: must be what the recording was made with, {kept}, not {_text(value)}")
         return replace(recorded, dtype=dtype, crop=crop)
+    where = "the graph" if calibrated else "the model"
     base, own = stated(metadata or {}, where), _read(file or {}, "images: attribute ")
-    values, origin = {}, {}
-    for key in OPTIONS:
-        said = key in base.origin
-        if key in options:
-            values[key], origin[key] = options[key], f"--{key}"
-            if said and options[key] != getattr(base, key):
-                origin[key] += f", not the {_text(getattr(base, key))} of {where}"
-        elif said:
-            values[key], origin[key] = getattr(base, key), base.origin[key]
-            if own.get(key, values[key]) != values[key]:
-                raise IntvitError(
-                    f"images: attribute {key} is {_text(own[key])}, and {where} states {_text(values[key])}; "
-                    f"give --{key}"
-                )
-        elif key in own:
-            values[key], origin[key] = own[key], "from the file"
-    is_float, normalized = dtype != "uint8", bool(options.keys() & {"mean", "std"})
-    if own and is_float and not (normalized or base.normalize_floats):
+    is_float, floats = dtype != "uint8", base.normalize_floats
+    if is_float and options.keys() & {"mean", "std"}:
+        floats = not as_they_are
+        if as_they_are:  # what uint8 images need stays as it is stated
+            del options["mean"], options["std"]
+    elif is_float and own and not (floats or calibrated):
         raise IntvitError(
             "images: attributes mean and std of float images may be done or to be done; give --mean and --std "
             "(0 and 1 to feed them as they are)"
         )
-    floats = base.normalize_floats or (is_float and normalized)
+    theirs = {key: getattr(base, key) for key in base.origin}
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for key in OPTIONS:
+        said = [(source[key], name) for source, name in ((theirs, where), (own, "the file")) if key in source]
+        if key in options:
+            values[key], origin[key] = options[key], f"--{key}"
+        elif said:
+            values[key], origin[key] = said[0][0], f"from {said[0][1]}"
+        for value, name in said:
+            if value == values[key]:
+                continue
+            if key not in options and not calibrated and (floats or not is_float):
+                raise IntvitError(
+                    f"images: {key} must be known, and is {_text(values[key])} by {where}, {_text(value)} by {name}; "
+                    f"give --{key}"
+                )
+            origin[key] += f", not the {_text(value)} of {name}"
     return Preprocessing(**values, normalize_floats=floats, dtype=dtype, crop=crop, origin=origin)
