@@ -109,7 +109,8 @@ def writing(path: str | Path) -> Iterator[None]:
         raise IntvitError(f"{path}: cannot be written: {reason(error)}") from None
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove what is there, a whole folder too; a link itself and not what it names."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -125,7 +126,8 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _publish(partial: Path, path: Path) -> None:
+def publish(partial: Path, path: Path) -> None:
+    """Let `partial`, which is on disk, become `path`."""
     os.replace(partial, path)
     if os.name == "posix":
         sync(path.parent)
@@ -144,12 +146,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             raise IntvitError(f"{path}: must be a file to write, not a folder")
         with locked(path):
             try:
-                _remove(partial)
+                remove(partial)
                 yield partial
                 sync(partial)
-                _publish(partial, path)
+                publish(partial, path)
             finally:
-                _remove(partial)
+                remove(partial)
 
 
 @contextmanager
@@ -163,16 +165,16 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             if path.exists() or path.is_symlink():
                 raise IntvitError(f"{path}: must not exist yet")
             try:
-                _remove(partial)
+                remove(partial)
                 partial.mkdir()
                 yield partial
                 for folder, _, names in os.walk(partial):
                     for name in names:
                         sync(Path(folder, name))
                     sync(Path(folder))
-                _publish(partial, path)
+                publish(partial, path)
             finally:
-                _remove(partial)
+                remove(partial)
 
 
 def inside(folder: Path, path: Path) -> Path:

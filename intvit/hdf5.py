@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from math import prod
@@ -35,13 +35,12 @@ SMALL = 2**20
 """Bytes that may be declared whatever the file holds."""
 LONGEST_ATTRIBUTE = 2**22
 MOST_SOFT_LINKS = 8
-Check = Callable[[], None]
 
 
-class _Output:
+class Output:
     """A file for HDF5 to write that never fails: the first failure, an interrupt too, is kept for `check` to raise.
 
-    What lies in the file beforehand is no part of it, until it is written anew.
+    What lies in the file beforehand is no part of it: the bytes that are never written are zero.
     """
 
     def __init__(self, file: FileIO) -> None:
@@ -52,6 +51,11 @@ class _Output:
         """Raise what went wrong so far."""
         if self._failure is not None:
             raise self._failure
+
+    def sync(self) -> None:
+        """`check`, and bring to the disk what was written so far."""
+        self.check()
+        os.fsync(self._file.fileno())
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end}[whence]
@@ -65,14 +69,19 @@ class _Output:
         size = len(left)
         try:
             if self._failure is None:
-                self._file.seek(self._at)
-                while left:  # a disk that is nearly full takes a part
-                    left = left[self._file.write(left) :]
+                if self._at > self._end:
+                    self._write(self._end, bytes(self._at - self._end))
+                self._write(self._at, left)
         except BaseException as error:
             self._failure = error
         self._at += size
         self._end = max(self._end, self._at)
         return size
+
+    def _write(self, at: int, left: Any) -> None:
+        self._file.seek(at)
+        while left:  # a disk that is nearly full takes a part
+            left = left[self._file.write(left) :]
 
     def readinto(self, buffer: Any) -> int:
         left = memoryview(buffer)
@@ -91,12 +100,13 @@ class _Output:
     """Never called: h5py recognises a file object by it."""
 
     def truncate(self, size: int) -> int:
-        self._end = size
         try:
             if self._failure is None:
-                self._file.truncate(size)
+                for end in (min(size, self._end), size):  # what is added is zero
+                    self._file.truncate(end)
         except BaseException as error:
             self._failure = error
+        self._end = size
         return size
 
     def flush(self) -> None:
@@ -104,17 +114,17 @@ class _Output:
 
 
 @contextmanager
-def written(path: Path, kind: str, version: int, *, over: bool = False) -> Iterator[tuple[h5py.File, Check]]:
-    """A new HDF5 file at `path`, and a function that raises if a write failed so far; the end raises it, too.
+def written(path: Path, kind: str, version: int, *, over: bool = False) -> Iterator[tuple[h5py.File, Output]]:
+    """A new HDF5 file at `path`, and what it goes through: its `check` raises if a write failed, as does the end.
 
     With `over`, bytes of a file that is already there stay until they are written: they can be read beside.
     """
     with open(path, "r+b" if over else "w+b", buffering=0) as raw:
-        output = _Output(raw)
+        output = Output(raw)
         try:
             with h5py.File(output, "w", driver="fileobj", libver=LIBVER) as file:
                 file.attrs["format"], file.attrs["version"] = kind, version
-                yield file, output.check
+                yield file, output
         except Exception:
             output.check()
             raise
@@ -122,7 +132,7 @@ def written(path: Path, kind: str, version: int, *, over: bool = False) -> Itera
 
 
 @contextmanager
-def create(path: str | Path, kind: str, version: int) -> Iterator[tuple[h5py.File, Check]]:
+def create(path: str | Path, kind: str, version: int) -> Iterator[tuple[h5py.File, Output]]:
     """`written` to a file that appears at `path` whole or not at all."""
     with whole_file(path) as partial, written(partial, kind, version) as opened:
         yield opened
@@ -155,7 +165,8 @@ def read(path: str | Path, kind: str, version: int, *older: int) -> Iterator[h5p
         found = tuple(attribute(file, key, t) if key in file.attrs else None
                       for key, t in (("format", str), ("version", int)))  # fmt: skip
         if found[0] != kind or found[1] not in (version, *older):
-            raise IntvitError(f"{path}: must be {kind} version {version}, not {found[0]} version {found[1]}")
+            again = "; make it again" if found[0] == kind else ""
+            raise IntvitError(f"{path}: must be {kind} version {version}, not {found[0]} version {found[1]}{again}")
         yield file
 
 

@@ -144,9 +144,9 @@ def write(preprocessing: Preprocessing) -> str:
     return json.dumps({**preprocessing.as_json(), **images}, sort_keys=True)
 
 
-def read(text: str) -> Preprocessing:
-    """What `write` wrote; IntvitError for anything else."""
-    with reading("preprocessing", "JSON as a recording holds it"):
+def read(place: str, text: str) -> Preprocessing:
+    """What `write` wrote; IntvitError, which names the place, for anything else."""
+    with reading(place, "as `intvit record` states it"):
         found = json.loads(text)
         crop = None if found["crop"] is None else tuple(map(int, found["crop"]))
         return replace(stated(found, "the recording"), dtype=np.dtype(found["dtype"]).name, crop=crop)

@@ -30,7 +30,7 @@ def writer(path: str | Path, graph: Graph, names: Sequence[str], n_images: int) 
     them all to the name and to the graph.
     """
     producers = {node.output: node for node in graph.nodes}
-    with hdf5.create(path, KIND, VERSION) as (file, check):
+    with hdf5.create(path, KIND, VERSION) as (file, output):
         file.attrs["graph_hash"], file.attrs["n_images"] = graph.content_hash, n_images
         for name in names:
             _create(file, graph.tensors[name], producers[name].op if name in producers else "input", n_images)
@@ -42,7 +42,7 @@ def writer(path: str | Path, graph: Graph, names: Sequence[str], n_images: int) 
                 array = tensors[name]
                 file["tensors"][safe_key(name)][start : start + len(array)] = array
                 digests[name].update(array)
-            check()
+            output.check()
 
         yield sink
         for name in names:

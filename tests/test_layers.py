@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "intvit"
 
 LAYERS = [
-    {"errors", "files", "inttypes"},
+    {"errors", "files", "journal", "inttypes"},
     {"spec"},
     {"method"},
     {"kernels"},
