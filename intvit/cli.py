@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -313,7 +314,7 @@ def run_command(
 
     from intvit import trace as tracing
     from intvit.engine import Engine
-    from intvit.evaluation import batches
+    from intvit.evaluation import batches, fitting
     from intvit.graph.store import load
 
     integer = load(graph)
@@ -324,7 +325,7 @@ def run_command(
     parts: dict[str, list[Any]] = {name: [] for name in integer.outputs}
     names = list(integer.tensors) if trace else list(integer.outputs)
     with progress("run") as report:
-        stream = batches(source, n_images, batch)
+        stream = batches(source, n_images, fitting(batch, integer, names))
         if trace:
             with tracing.writer(trace, integer, names, n_images) as write:
                 engine.stream(stream, names, _collect(parts, n_images, report, write), threads=threads)
@@ -425,7 +426,7 @@ def map_command(
     """
     from intvit.analysis.mapping import map_methods
     from intvit.calibrate import calibrate
-    from intvit.floatrun import FloatModel
+    from intvit.floatrun import FloatModel, fitting
     from intvit.importers.onnx import float_graph, load_model
     from intvit.live import LiveActivations
     from intvit.recording import Recording
@@ -434,6 +435,7 @@ def map_command(
     chosen = _recipe(recipe, None, None, bits, observer)
     graph = float_graph(load_model(model))
     options = {"mean": mean, "std": std, "resize": resize}
+    batch = fitting(batch, sum(4 * prod(tensor.shape) for tensor in graph.tensors.values()))
     with ExitStack() as stack:
         recorded = stack.enter_context(Recording(recording)) if recording is not None else None
         source = _images(images, _input_shape(graph), graph.metadata, **options,

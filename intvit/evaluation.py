@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from math import prod
 from typing import TYPE_CHECKING
 
 from intvit.engine import DEFAULT_BATCH, Engine
@@ -14,18 +15,33 @@ if TYPE_CHECKING:
     from intvit.images import ImageSource
 
 Progress = Callable[[int, int], None]
+BATCH_BYTES = 1 << 30
+"""Of the integers of a batch that are held at once; a single image may need more."""
 
 
-def _labels(source: ImageSource, limit: int | None) -> Array:
+def _labels(source: ImageSource, limit: int | None, shape: tuple[int, ...]) -> Array:
+    """Labels of the images to evaluate, each a class of a network whose output has this shape."""
     if source.labels is None:
         raise IntvitError("images: must carry labels for an accuracy; HDF5 and npz name them `labels`")
-    return source.labels[: min(limit or len(source), len(source))]
+    if len(shape) != 1:
+        raise IntvitError(f"graph: must give one value per class for an accuracy, not an output of shape {shape}")
+    labels = source.labels[: min(limit or len(source), len(source))]
+    if not 0 <= labels.min() <= labels.max() < shape[0]:
+        raise IntvitError(f"images: labels must lie in 0..{shape[0] - 1}, not {labels.min()}..{labels.max()}")
+    return labels
 
 
 def batches(source: ImageSource, n_images: int, batch: int) -> Iterator[tuple[int, Array]]:
     """(index of the first image, images) of every batch, read when it is asked for."""
     for start in range(0, n_images, batch):
         yield start, source.read(start, min(start + batch, n_images))
+
+
+def fitting(batch: int, graph: Graph, kept: Iterable[str]) -> int:
+    """At most `batch` images, one at least, for which `BATCH_BYTES` hold what is `kept` and what one step works on."""
+    sizes = {name: 8 * prod(tensor.shape) for name, tensor in graph.tensors.items()}
+    image_bytes = sum(sizes[name] for name in kept) + 4 * max(sizes.values())
+    return max(1, min(batch, BATCH_BYTES // image_bytes))
 
 
 def integer_accuracy(
@@ -38,7 +54,9 @@ def integer_accuracy(
     progress: Progress | None = None,
 ) -> float:
     """Share of images whose largest logit, at the common scale, is the label's. Ties go to the first class."""
-    labels, hits, name = _labels(source, limit), 0, graph.outputs[0]
+    hits, name = 0, graph.outputs[0]
+    labels = _labels(source, limit, graph.tensors[name].shape)
+    batch = fitting(batch, graph, [name])
 
     def sink(start: int, tensors: dict[str, Array]) -> None:
         nonlocal hits
@@ -59,7 +77,8 @@ def float_accuracy(
     progress: Progress | None = None,
 ) -> float:
     """Share of images whose largest float logit is the label's."""
-    labels, hits = _labels(source, limit), 0
+    (first,) = model.run(source.read(0, 1)).values()
+    labels, hits = _labels(source, limit, first.shape[1:]), 0
     for start, images in batches(source, len(labels), batch):
         (logits,) = model.run(images).values()
         hits += int((logits.argmax(1) == labels[start : start + len(images)]).sum())
