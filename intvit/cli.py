@@ -1,16 +1,18 @@
 """The `intvit` command: thin verbs over the library. Only this file prints.
 
 Exit status: 0 done, 1 a check failed, 2 bad input (one clear line, nothing half-written), 70 a bug of intvit's own,
-74 standard output cannot be written, 130 interrupted, 141 the reader of a pipe went away.
+74 standard output cannot be written, 130 interrupted, 141 the reader of a pipe went away, 143 terminated (129: the
+terminal went away).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -197,6 +199,10 @@ def _int_list(option: str, text: str) -> int | list[int]:
     return values[0] if len(values) == 1 else values
 
 
+def _notice(text: str) -> None:
+    err.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
 def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
     with whole_file(path) as partial:
         write(partial)
@@ -225,7 +231,7 @@ def record(
     source = _images(images, float_model.input_shape, float_model.metadata, mean=mean, std=std,
                      resize=resize)  # fmt: skip
     with progress("record") as report:
-        run(float_model, source, output, limit=limit, batch=batch, progress=report)
+        run(float_model, source, output, limit=limit, batch=batch, progress=report, notice=_notice)
     _applied(source.preprocessing)
     err.print(f"wrote {output}")
 
@@ -324,21 +330,18 @@ def run_command(
     engine = Engine(integer, backend)
     parts: dict[str, list[Any]] = {name: [] for name in integer.outputs}
     names = list(integer.tensors) if trace else list(integer.outputs)
-    with progress("run") as report:
-        stream = batches(source, n_images, fitting(batch, integer, names))
-        if trace:
-            with tracing.writer(trace, integer, names, n_images) as write:
-                engine.stream(stream, names, _collect(parts, n_images, report, write), threads=threads)
-        else:
-            engine.stream(stream, names, _collect(parts, n_images, report), threads=threads)
-    arrays = {name: np.concatenate(part) for name, part in parts.items()}
-    scales = {f"{name}_scale": integer.tensors[name].scale for name in arrays}
-
-    def write_npz(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(file, **arrays, **scales)  # type: ignore[arg-type]
-
-    _write_whole(output, write_npz)
+    batch, n_threads = fitting(batch, integer), threads or os.cpu_count() or 1
+    if trace:
+        batch, n_threads = tracing.in_flight(integer, batch, n_threads)
+    tracer = tracing.writer(trace, integer, names, n_images) if trace else nullcontext()
+    with whole_file(output) as partial, tracer as write:
+        with progress("run") as report:
+            sink = _collect(parts, n_images, report, write)
+            engine.stream(batches(source, n_images, batch), names, sink, threads=n_threads)
+        arrays: dict[str, Any] = {name: np.concatenate(part) for name, part in parts.items()}
+        arrays |= {f"{name}_scale": integer.tensors[name].scale for name in parts}
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)
     _applied(source.preprocessing)
     err.print(f"wrote {output}" + (f" and {trace}" if trace else ""))
 
@@ -567,6 +570,10 @@ def _callback(version: Annotated[bool, typer.Option("--version", help="Print the
         raise typer.Exit
 
 
+class _Terminated(BaseException):
+    """SIGTERM or SIGHUP: what an interrupt cleans up, they do."""
+
+
 class _CannotPrint(Exception):
     """Standard output does not take what is printed."""
 
@@ -611,6 +618,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _say(error.format_message(), USAGE)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", INTERRUPTED)
+    except _Terminated as error:
+        return _say("terminated", 128 + int(error.args[0]))
     except MemoryError:
         return _say("not enough memory; use a smaller --batch", USAGE)
     except _CannotPrint as error:
@@ -640,7 +649,15 @@ def _close_stdout(error: Exception) -> int:
     return _say(f"standard output: cannot be written: {reason(error)}", CANNOT_PRINT)
 
 
+def _terminate(number: int, frame: Any) -> None:
+    raise _Terminated(number)
+
+
 def entry() -> None:
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _terminate)
     sys.exit(main())
 
 

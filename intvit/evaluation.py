@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -37,11 +37,10 @@ def batches(source: ImageSource, n_images: int, batch: int) -> Iterator[tuple[in
         yield start, source.read(start, min(start + batch, n_images))
 
 
-def fitting(batch: int, graph: Graph, kept: Iterable[str]) -> int:
-    """At most `batch` images, one at least, for which `BATCH_BYTES` hold what is `kept` and what one step works on."""
-    sizes = {name: 8 * prod(tensor.shape) for name, tensor in graph.tensors.items()}
-    image_bytes = sum(sizes[name] for name in kept) + 4 * max(sizes.values())
-    return max(1, min(batch, BATCH_BYTES // image_bytes))
+def fitting(batch: int, graph: Graph) -> int:
+    """At most `batch` images, one at least, whose tensors `BATCH_BYTES` hold while the graph is run."""
+    largest = max(prod(tensor.shape) for tensor in graph.tensors.values())
+    return max(1, min(batch, BATCH_BYTES // (8 * 4 * largest)))  # int64, and a step's inputs beside its output
 
 
 def integer_accuracy(
@@ -56,7 +55,7 @@ def integer_accuracy(
     """Share of images whose largest logit, at the common scale, is the label's. Ties go to the first class."""
     hits, name = 0, graph.outputs[0]
     labels = _labels(source, limit, graph.tensors[name].shape)
-    batch = fitting(batch, graph, [name])
+    batch = fitting(batch, graph)
 
     def sink(start: int, tensors: dict[str, Array]) -> None:
         nonlocal hits

@@ -16,13 +16,6 @@ from intvit.importers.onnx import load_model, model_metadata, model_sha256
 COMPUTE_OPS = frozenset(
     {"Add", "Conv", "Gelu", "Identity", "LayerNormalization", "MatMul", "Mul", "ReduceMean", "Softmax"}
 )
-ACTIVATION_BYTES = 2**29
-"""Activations that are held at once; a single image may need more."""
-
-
-def fitting(batch: int, image_bytes: int) -> int:
-    """At most `batch` images, one at least, of `image_bytes` each, that `ACTIVATION_BYTES` hold."""
-    return max(1, min(batch, ACTIVATION_BYTES // max(1, image_bytes)))
 
 
 class FloatModel:

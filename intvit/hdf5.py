@@ -11,7 +11,6 @@ through what is a plain value stored in the file itself, and refuse the rest in 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
@@ -23,8 +22,8 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5l, h5o, h5t, h5z
 
-from intvit.errors import IntvitError, reading
-from intvit.files import whole_file
+from intvit.errors import IntvitError, reading, reason
+from intvit.files import regular, whole_file
 
 LIBVER = ("v110", "v110")
 """Of the file format: all metadata carry checksums, and equal writes in equal order give equal bytes."""
@@ -122,7 +121,7 @@ def written(path: Path, kind: str, version: int, *, over: bool = False) -> Itera
     with open(path, "r+b" if over else "w+b", buffering=0) as raw:
         output = Output(raw)
         try:
-            with h5py.File(output, "w", driver="fileobj", libver=LIBVER) as file:
+            with h5py.File(output, "w", driver="fileobj", libver=LIBVER, rdcc_nbytes=0) as file:
                 file.attrs["format"], file.attrs["version"] = kind, version
                 yield file, output
         except Exception:
@@ -141,13 +140,7 @@ def create(path: str | Path, kind: str, version: int) -> Iterator[tuple[h5py.Fil
 @contextmanager
 def opened(path: str | Path) -> Iterator[h5py.File]:
     """Open any HDF5 file to read; IntvitError if it is missing, no regular file, truncated or no HDF5."""
-    path = Path(path)
-    try:
-        regular = stat.S_ISREG(path.stat().st_mode)
-    except (OSError, ValueError):
-        raise IntvitError(f"{path}: no such file") from None
-    if not regular:
-        raise IntvitError(f"{path}: must be a regular file")
+    path = regular(path)
     with reading(path, "a whole HDF5 file"):
         file = h5py.File(path, "r", locking=False)
     with file:
@@ -172,7 +165,7 @@ def read(path: str | Path, kind: str, version: int, *older: int) -> Iterator[h5p
 
 def members(group: h5py.Group) -> list[str]:
     """Names in a group, sorted."""
-    with reading(_place(group), "a group of named members"):
+    with _reading(group, "", "a group of named members"):
         return sorted(group)
 
 
@@ -193,54 +186,48 @@ def dataset(
     object). Nothing of the data is read here.
     """
     found = _find(parent, name)
-    where = _place(parent, name)
     if not isinstance(found, h5py.Dataset):
-        raise IntvitError(f"{where}: must be a dataset")
-    with reading(where, "a dataset of numbers"):
-        shape, made = found.shape, found.id.get_create_plist()
-        kind = _kind(found.id.get_type())
-        n_external, layout = made.get_external_count(), made.get_layout()
+        raise IntvitError(f"{_place(parent, name)}: must be a dataset")
+    with _reading(parent, name, "a dataset of numbers"):
+        made, kind = found.id.get_create_plist(), _kind(found.id.get_type())
+        if kind not in kinds:
+            raise _refused(parent, name, f"hold plain values of kind {'/'.join(kinds)}, not {_type_name(found)}")
+        if made.get_external_count() or made.get_layout() not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
+            raise _refused(parent, name, "be stored in this file, not in others")
         used = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
-    if kind not in kinds:
-        raise IntvitError(f"{where}: must hold plain values of kind {'/'.join(kinds)}, not {_type_name(found)}")
-    if n_external or layout not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
-        raise IntvitError(f"{where}: must be stored in this file, not in others")
-    if not filters.issuperset(used):
-        raise IntvitError(f"{where}: must be stored as it is or deflated, not with filters {used}")
-    with reading(where, "a dataset of numbers"):
-        size, stored = prod(shape) * found.dtype.itemsize, found.id.get_storage_size()
-        needed = max(size, prod(found.chunks) * found.dtype.itemsize if found.chunks else 0)
-        ratio = LARGEST_RATIO if used else 1
+        if not filters.issuperset(used):
+            raise _refused(parent, name, f"be stored as it is or deflated, not with filters {used}")
+        shape, item, stored = found.shape, found.dtype.itemsize, found.id.get_storage_size()
+        needed = max(prod(shape) * item, prod(found.chunks) * item if found.chunks else 0)
         held = min(stored, os.stat(found.file.filename).st_size)
-    if needed > held * ratio + SMALL:
-        raise IntvitError(f"{where}: must be stored whole; {stored} bytes cannot hold the shape {list(shape)}")
+        if needed > held * (LARGEST_RATIO if used else 1) + SMALL:
+            raise _refused(parent, name, f"be stored whole; {stored} bytes cannot hold the shape {list(shape)}")
     return found
 
 
 def array(parent: h5py.Group, name: str, kinds: str = "biuf") -> np.ndarray[Any, Any]:
     """All values of a `dataset`."""
     data = dataset(parent, name, kinds)
-    with reading(_place(parent, name), "a whole dataset"):
+    with _reading(parent, name, "a whole dataset"):
         return np.asarray(data[()])
 
 
-def text(parent: h5py.Group, name: str, *, free: bool = False) -> str:
-    """A scalar dataset of text in UTF-8, of fixed length; with `free`, of variable length."""
-    data = dataset(parent, name, "O" if free else "S")
-    with reading(_place(parent, name), "text"):
+def text(parent: h5py.Group, name: str) -> str:
+    """A scalar dataset of text in UTF-8."""
+    data = dataset(parent, name, "SO")
+    with _reading(parent, name, "text"):
         return bytes(data[()]).decode()
 
 
 def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type) -> Any:
     """The attribute `name`, a `str`, `int` or `float`, or a flat `list` of numbers."""
-    where = _place(node, f"attribute {name}")
-    with reading(where, "there and readable"):
-        if name not in node.attrs:
-            raise IntvitError(f"{where}: must be there")
+    place = f"attribute {name}"
+    with _reading(node, place, "there and readable"):
+        if not h5a.exists(node.id, name.encode()):
+            raise _refused(node, place, "be there")
         held = h5a.open(node.id, name.encode())
-        letter, size = _kind(held.get_type()), prod(held.shape or ())
-        if letter not in "OSbiuf" or held.get_storage_size() > LONGEST_ATTRIBUTE or size > LONGEST_ATTRIBUTE:
-            raise IntvitError(f"{where}: must be a number or text, not {held.get_type().get_class()}")
+        if _kind(held.get_type()) not in "OSbiuf" or held.get_storage_size() > LONGEST_ATTRIBUTE:
+            raise _refused(node, place, "be a number or text")
         value = node.attrs[name]
         if kind is list:
             value = np.asarray(value)
@@ -251,12 +238,27 @@ def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type) -> Any:
             wanted: dict[type, Any] = {str: str, int: np.integer, float: (np.floating, np.integer)}
             if isinstance(value, wanted[kind]):
                 return kind(value)
-    raise IntvitError(f"{where}: must be of type {kind.__name__}, not {type(value).__name__}")
+        raise _refused(node, place, f"be of type {kind.__name__}, not {type(value).__name__}")
 
 
-def _place(node: h5py.Group | h5py.Dataset, name: str = "") -> str:
+def _place(node: h5py.Group | h5py.Dataset, name: str) -> str:
     path = "/".join(part for part in (str(node.name or "").strip("/"), name) if part)
     return ": ".join(part for part in (node.file.filename, path) if part)
+
+
+def _refused(node: h5py.Group | h5py.Dataset, name: str, rule: str) -> IntvitError:
+    return IntvitError(f"{_place(node, name)}: must {rule}")
+
+
+@contextmanager
+def _reading(node: h5py.Group | h5py.Dataset, name: str, what: str) -> Iterator[None]:
+    """`errors.reading` of a place that takes a while to name."""
+    try:
+        yield
+    except IntvitError:
+        raise
+    except Exception as error:
+        raise _refused(node, name, f"be {what}, not: {reason(error)}") from None
 
 
 def _type_name(data: h5py.Dataset) -> str:
@@ -277,22 +279,21 @@ def _kind(held: h5t.TypeID) -> str:
 
 
 def _find(parent: h5py.Group, name: str) -> Any:
-    with reading(_place(parent, name), "there"):
+    with _reading(parent, name, "there"):
         return _follow(parent, name, MOST_SOFT_LINKS)
 
 
 def _follow(parent: h5py.Group, name: str, n_soft: int) -> Any:
     """The object at a path, one step at a time, so that no link out of the file is taken."""
     at: Any = parent
-    where = _place(parent, name)
     for step in (part for part in name.split("/") if part not in ("", ".")):
         key = step.encode("utf-8", "surrogateescape")
         if not isinstance(at, h5py.Group) or b"\0" in key or not at.id.links.exists(key):
-            raise IntvitError(f"{where}: no such member")
+            raise _refused(parent, name, "be there")
         link = at.id.links.get_info(key).type
         if link == h5l.TYPE_SOFT:
             if n_soft < 1:
-                raise IntvitError(f"{where}: must not be a chain of links")
+                raise _refused(parent, name, "not be a chain of links")
             target = at.id.links.get_val(key).decode("utf-8", "surrogateescape")
             at = _follow(at.file if target.startswith("/") else at, target, n_soft - 1)
         elif link == h5l.TYPE_HARD:
@@ -300,8 +301,8 @@ def _follow(parent: h5py.Group, name: str, n_soft: int) -> Any:
             kinds: Sequence[tuple[type, type]] = [(h5py.h5g.GroupID, h5py.Group), (h5d.DatasetID, h5py.Dataset)]
             wrap = next((wrapper for kind, wrapper in kinds if isinstance(found, kind)), None)
             if wrap is None:
-                raise IntvitError(f"{where}: must be a group or a dataset")
+                raise _refused(parent, name, "be a group or a dataset")
             at = wrap(found)
         else:
-            raise IntvitError(f"{where}: must be stored in this file, not linked from another")
+            raise _refused(parent, name, "be stored in this file, not linked from another")
     return at

@@ -10,11 +10,9 @@ import io
 import math
 import os
 import re
-import stat
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
@@ -26,7 +24,7 @@ from h5py import h5z
 
 from intvit import hdf5
 from intvit.errors import IntvitError, reading
-from intvit.files import NO_LINK, inside
+from intvit.files import inside, regular
 from intvit.graph.ir import Array
 from intvit.preprocessing import Preprocessing, resolve
 
@@ -158,7 +156,7 @@ def _open_file(source: str) -> _Opened:
     suffix = Path(source).suffix.lower()
     if suffix not in openers:
         raise IntvitError(f"{source}: images must be .h5, .npy, .npz, a folder or one of {', '.join(EMBEDDED)}")
-    with _regular(Path(source)) as stream:
+    with regular(source).open("rb") as stream:
         return openers[suffix](Path(source), stream)
 
 
@@ -172,17 +170,6 @@ def _check_array(where: str, shape: tuple[int, ...], dtype: Any) -> None:
 def _check_labels(where: str, shape: tuple[int, ...], dtype: Any, n_images: int) -> None:
     if shape != (n_images,) or dtype.kind not in "iu":
         raise IntvitError(f"{where}: labels must be {n_images} integers, not {dtype} of shape {shape}")
-
-
-@contextmanager
-def _regular(path: Path, flags: int = 0) -> Iterator[BinaryIO]:
-    """Open a regular file to read; a FIFO or a device is refused, and not waited for."""
-    with reading(path, "a file that can be read"):
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | flags)
-    with open(handle, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise IntvitError(f"{path}: must be a regular file")
-        yield stream
 
 
 # ------------------------------------------------------------------------------------------------- HDF5
@@ -361,9 +348,9 @@ def _load_image(path: Path, size: tuple[int, ...], channels: int, resize: int | 
 
     height, width = size
     mode = "L" if channels == 1 else "RGB"
-    with _regular(path, NO_LINK) as stream, reading(path, "a readable image file"), warnings.catch_warnings():
+    with reading(path, "a readable image file"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what stands beside the pixels; pixels that cannot be read are an error
-        with Image.open(stream, formats=FORMATS) as file:
+        with Image.open(regular(path), formats=FORMATS) as file:
             _check_pixels(path, "image", file.size)
             if file.mode[0] in "IF":
                 raise IntvitError(f"{path}: must have 8 bits per channel, not those of mode {file.mode}")

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from intvit.errors import IntvitError
-from intvit.floatrun import ACTIVATION_BYTES, FloatModel, fitting
+from intvit.floatrun import FloatModel
 from intvit.graph.ir import Array
 from intvit.images import ImageSource
+from intvit.memory import ACTIVATION_BYTES, fitting
 
 
 @dataclass

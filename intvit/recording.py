@@ -31,10 +31,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from intvit import hdf5, preprocessing
 from intvit.errors import IntvitError, reading
 from intvit.files import locked, publish, remove, safe_key, sync, writing
-from intvit.floatrun import FloatModel, fitting
+from intvit.floatrun import FloatModel
 from intvit.graph.ir import Array
 from intvit.images import ImageSource
 from intvit.journal import Journal, Piece, read_piece
+from intvit.memory import fitting
 
 KIND, VERSION = "intvit.recording", 2
 COMPRESSION_LEVEL = 1
@@ -263,13 +264,16 @@ def _deflate(image: Array) -> Chunk:
     return data, hashlib.sha256(data).hexdigest()
 
 
-def _inflate(data: bytes, tensor: Recorded) -> Array:
-    """The inverse of `_deflate`; ValueError if it gives more or less than the tensor."""
+def _inflate(data: bytes, image: Array) -> None:
+    """The inverse of `_deflate`, into `image`; ValueError if it gives more or less than that."""
     stream = zlib.decompressobj()
-    shuffled = stream.decompress(data, tensor.n_bytes + 1)
-    if len(shuffled) != tensor.n_bytes or not stream.eof:
-        raise ValueError(f"{len(shuffled)} bytes of {tensor.n_bytes}")
-    return np.frombuffer(shuffled, np.uint8).reshape(4, -1).T.copy().view(np.float32).reshape(tensor.shape)
+    shuffled = stream.decompress(data, image.nbytes + 1)
+    if len(shuffled) != image.nbytes or not stream.eof:
+        raise ValueError(f"{len(shuffled)} bytes of {image.nbytes}")
+    planes = np.frombuffer(shuffled, np.uint8).reshape(image.itemsize, -1)
+    values = image.reshape(-1).view(np.uint8).reshape(-1, image.itemsize)
+    for rank, plane in enumerate(planes):  # ten times as fast as a transposed copy
+        values[:, rank] = plane
 
 
 class Recording:
@@ -329,16 +333,19 @@ class Recording:
         if name not in self._index:
             raise IntvitError(f"{self.path}: {name}: no such activation in this recording")
         k = self._index[name]
-        found = [self._image(k, image) for image in range(start, min(stop, self.n_images))]
-        return np.stack(found) if found else np.zeros((0, *self.about.tensors[k].shape), np.float32)
+        stop = min(stop, self.n_images)
+        found = np.empty((max(0, stop - start), *self.about.tensors[k].shape), np.float32)
+        for image, values in enumerate(found, start):
+            with reading(f"{self.path}: {name}", f"as recorded at image {image}"):
+                _inflate(self._chunk(k, image), values)
+        return found
 
-    def _image(self, k: int, image: int) -> Array:
+    def _chunk(self, k: int, image: int) -> bytes:
         tensor, data = self.about.tensors[k], self._datasets[k].id
         at = (image,) + (0,) * len(tensor.shape)
-        with reading(f"{self.path}: {tensor.name}", f"whole at image {image}"):
-            if data.get_chunk_info_by_coord(at).size > 2 * tensor.n_bytes + 64:
-                raise ValueError("a chunk larger than it can be")
-            chunk = data.read_direct_chunk(at)[1]
-            if hashlib.sha256(chunk).digest() != self._digests[image, k].tobytes():
-                raise ValueError("a chunk of another digest")
-            return _inflate(chunk, tensor)
+        if data.get_chunk_info_by_coord(at).size > 2 * tensor.n_bytes + 64:
+            raise ValueError("a chunk larger than it can be")
+        chunk = data.read_direct_chunk(at)[1]
+        if hashlib.sha256(chunk).digest() != self._digests[image, k].tobytes():
+            raise ValueError("a chunk of another digest")
+        return bytes(chunk)

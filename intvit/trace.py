@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,16 @@ from intvit.errors import IntvitError
 from intvit.evaluate import storage
 from intvit.files import safe_key
 from intvit.graph.ir import Array, Graph, Tensor, TensorDigest, tensor_hash
+from intvit.memory import fitting
 
 KIND, VERSION = "intvit.trace", 2
+
+
+def in_flight(graph: Graph, batch: int, threads: int) -> tuple[int, int]:
+    """At most `batch` images and `threads`, so that what an engine holds of all its images at once fits memory."""
+    image_bytes = sum(prod(t.shape) * np.dtype(storage(t.dtype)).itemsize for t in graph.tensors.values() if t.dtype)
+    batch = fitting(batch, 3 * image_bytes)  # one batch on the threads, as much waiting to be written, one being made
+    return batch, min(threads, batch)
 
 
 @contextmanager
@@ -32,26 +41,24 @@ def writer(path: str | Path, graph: Graph, names: Sequence[str], n_images: int) 
     producers = {node.output: node for node in graph.nodes}
     with hdf5.create(path, KIND, VERSION) as (file, output):
         file.attrs["graph_hash"], file.attrs["n_images"] = graph.content_hash, n_images
-        for name in names:
-            _create(file, graph.tensors[name], producers[name].op if name in producers else "input", n_images)
-
+        ops = {name: producers[name].op if name in producers else "input" for name in names}
+        datasets = {name: _create(file, graph.tensors[name], ops[name], n_images) for name in names}
         digests = {name: TensorDigest((n_images, *graph.tensors[name].shape)) for name in names}
 
         def sink(start: int, tensors: dict[str, Array]) -> None:
             for name in names:
                 array = tensors[name]
-                file["tensors"][safe_key(name)][start : start + len(array)] = array
+                datasets[name][start : start + len(array)] = array
                 digests[name].update(array)
             output.check()
 
         yield sink
-        for name in names:
-            data = file["tensors"][safe_key(name)]
+        for name, data in datasets.items():
             data.attrs["sha256"] = digests[name].hexdigest()
             data.attrs["digest"] = _digest(data, name, graph.content_hash)
 
 
-def _create(file: h5py.File, tensor: Tensor, op: str, n_images: int) -> None:
+def _create(file: h5py.File, tensor: Tensor, op: str, n_images: int) -> h5py.Dataset:
     assert tensor.dtype is not None
     data = file.create_dataset(
         f"tensors/{safe_key(tensor.name)}",
@@ -65,6 +72,7 @@ def _create(file: h5py.File, tensor: Tensor, op: str, n_images: int) -> None:
     data.attrs["site"] = tensor.name.removesuffix(".quant")
     data.attrs["op"], data.attrs["dtype"] = op, str(tensor.dtype)
     data.attrs["scale"], data.attrs["encoding"] = tensor.scale, tensor.encoding
+    return data
 
 
 def _digest(data: h5py.Dataset, name: str, graph_hash: str) -> str:

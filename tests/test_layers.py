@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "intvit"
 
 LAYERS = [
-    {"errors", "files", "journal", "inttypes"},
+    {"errors", "files", "journal", "inttypes", "memory"},
     {"spec"},
     {"method"},
     {"kernels"},
