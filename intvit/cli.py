@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -320,7 +319,7 @@ def run_command(
 
     from intvit import trace as tracing
     from intvit.engine import Engine
-    from intvit.evaluation import batches, fitting
+    from intvit.evaluation import batch_of, batches
     from intvit.graph.store import load
 
     integer = load(graph)
@@ -330,7 +329,7 @@ def run_command(
     engine = Engine(integer, backend)
     parts: dict[str, list[Any]] = {name: [] for name in integer.outputs}
     names = list(integer.tensors) if trace else list(integer.outputs)
-    batch, n_threads = fitting(batch, integer), threads or os.cpu_count() or 1
+    batch, n_threads = batch_of(integer, batch), threads or os.cpu_count() or 1
     if trace:
         batch, n_threads = tracing.in_flight(integer, batch, n_threads)
     tracer = tracing.writer(trace, integer, names, n_images) if trace else nullcontext()
@@ -429,7 +428,7 @@ def map_command(
     """
     from intvit.analysis.mapping import map_methods
     from intvit.calibrate import calibrate
-    from intvit.floatrun import FloatModel, fitting
+    from intvit.floatrun import FloatModel
     from intvit.importers.onnx import float_graph, load_model
     from intvit.live import LiveActivations
     from intvit.recording import Recording
@@ -438,7 +437,6 @@ def map_command(
     chosen = _recipe(recipe, None, None, bits, observer)
     graph = float_graph(load_model(model))
     options = {"mean": mean, "std": std, "resize": resize}
-    batch = fitting(batch, sum(4 * prod(tensor.shape) for tensor in graph.tensors.values()))
     with ExitStack() as stack:
         recorded = stack.enter_context(Recording(recording)) if recording is not None else None
         source = _images(images, _input_shape(graph), graph.metadata, **options,

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 from intvit.engine import DEFAULT_BATCH, Engine
 from intvit.errors import IntvitError
 from intvit.graph.ir import Array, Graph
+from intvit.memory import fitting
 
 if TYPE_CHECKING:
     from intvit.floatrun import FloatModel
     from intvit.images import ImageSource
 
 Progress = Callable[[int, int], None]
-BATCH_BYTES = 1 << 30
-"""Of the integers of a batch that are held at once; a single image may need more."""
 
 
 def _labels(source: ImageSource, limit: int | None, shape: tuple[int, ...]) -> Array:
@@ -37,10 +36,10 @@ def batches(source: ImageSource, n_images: int, batch: int) -> Iterator[tuple[in
         yield start, source.read(start, min(start + batch, n_images))
 
 
-def fitting(batch: int, graph: Graph) -> int:
-    """At most `batch` images, one at least, whose tensors `BATCH_BYTES` hold while the graph is run."""
+def batch_of(graph: Graph, batch: int) -> int:
+    """At most `batch` images, one at least, whose integers fit in memory while the graph is run."""
     largest = max(prod(tensor.shape) for tensor in graph.tensors.values())
-    return max(1, min(batch, BATCH_BYTES // (8 * 4 * largest)))  # int64, and a step's inputs beside its output
+    return fitting(batch, 2 * 8 * largest)  # a step's input and output as int64
 
 
 def integer_accuracy(
@@ -55,7 +54,7 @@ def integer_accuracy(
     """Share of images whose largest logit, at the common scale, is the label's. Ties go to the first class."""
     hits, name = 0, graph.outputs[0]
     labels = _labels(source, limit, graph.tensors[name].shape)
-    batch = fitting(batch, graph)
+    batch = batch_of(graph, batch)
 
     def sink(start: int, tensors: dict[str, Array]) -> None:
         nonlocal hits

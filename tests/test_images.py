@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from intvit.errors import IntvitError
-from intvit.evaluation import fitting, integer_accuracy
+from intvit.evaluation import batch_of, integer_accuracy
 from intvit.images import open_images
 
 RNG = np.random.default_rng(0)
@@ -473,5 +473,5 @@ def test_accuracy_needs_classes(vit, mixed):
 
 
 def test_a_batch_is_bounded_by_bytes(mixed):
-    assert fitting(8, mixed) == 8
-    assert 8 < fitting(10**9, mixed) < 10**5
+    assert batch_of(mixed, 8) == 8
+    assert 8 < batch_of(mixed, 10**9) < 10**5
