@@ -149,8 +149,10 @@ def import_command(
     layer_norm_eps: Annotated[float | None, typer.Option(help="LayerNorm epsilon.")] = None,
     until: Annotated[str | None, typer.Option(help="ONNX: node or tensor that becomes the output.")] = None,
     start: Annotated[str | None, typer.Option("--from", help="ONNX: node or tensor that becomes the input.")] = None,
-    mean: MeanOpt = None,
-    std: StdOpt = None,
+    mean: Annotated[
+        list[float] | None, typer.Option(help="Channel mean that the network was trained with; repeat per channel.")
+    ] = None,
+    std: Annotated[list[float] | None, typer.Option(help="Channel deviation; repeat per channel.")] = None,
 ) -> None:
     import onnx
 
@@ -631,8 +633,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(text: str, status: int) -> int:
+    """One line, whatever a file may be called."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     with suppress(OSError):
-        print(f"intvit: {text}", file=sys.stderr)
+        print(f"intvit: {line}", file=sys.stderr)
     return status
 
 

@@ -65,7 +65,7 @@ class Preprocessing:
         values = (self.mean, self.std) if self.normalizes else ((0.0,), (1.0,))
         for name, value in zip(("mean", "std"), values, strict=True):
             if len(value) not in (1, channels):
-                raise IntvitError(f"{name}: must be one or {channels} finite numbers, not {list(value)}")
+                raise IntvitError(f"{name}: must be one number, or {channels} for the channels, not {list(value)}")
         mean, std = (np.broadcast_to(np.asarray(value, np.float32), (channels,)) for value in values)
         return mean.reshape(channels, *(1,) * n_axes), std.reshape(channels, *(1,) * n_axes)
 

@@ -85,6 +85,7 @@ def test_embedded_images():
     ("make", "message"),
     [
         (lambda p: "nothere.h5", "no such file"),
+        (lambda p: "", "must be .h5, .npy, .npz, a folder"),
         (lambda p: "what.tar", "must be .h5, .npy, .npz, a folder"),
         (lambda p: str(p), "must hold image files"),
         (lambda p: write(p, "h5") + ":b", "group must be one of"),
@@ -458,6 +459,16 @@ def test_numbers_that_float32_does_not_hold(tmp_path):
     refused(tmp_path / "a.npy", "image 0 must be finite")
 
 
+def test_tokens_are_fed_as_they_are(tmp_path):
+    """Of a network that was cut out of one for images of three channels, which the metadata still speak of."""
+    tokens = RNG.normal(size=(3, 5, 6)).astype(np.float32)
+    np.save(tmp_path / "a.npy", tokens)
+    metadata = {"mean": [0.1, 0.2, 0.3], "std": [1, 2, 3]}
+    assert np.array_equal(
+        open_images(str(tmp_path / "a.npy"), size=(6,), channels=5, metadata=metadata).read(0, 3), tokens
+    )
+
+
 def test_a_limit_above_what_there_is(tmp_path):
     source = open_images(write(tmp_path, "npy"), **OPTIONS)
     assert source.sha256(10**9) == source.sha256()
@@ -475,3 +486,9 @@ def test_accuracy_needs_classes(vit, mixed):
 def test_a_batch_is_bounded_by_bytes(mixed):
     assert batch_of(mixed, 8) == 8
     assert 8 < batch_of(mixed, 10**9) < 10**5
+
+
+def test_a_name_of_two_lines_is_said_in_one(cli, mixed_path, tmp_path):
+    status, _, err = cli("run", mixed_path, tmp_path / "a\nb\x1b[31m.npy", "-o", tmp_path / "l.npz")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "a\\nb\\x1b[31m.npy: no such file" in err
