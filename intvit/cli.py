@@ -158,12 +158,15 @@ def import_command(
     import onnx
 
     from intvit.importers.kinds import import_model
+    from intvit.importers.onnx import model_metadata
 
     heads = None if num_heads is None else _int_list("--num-heads", num_heads)
     size = None if img_size is None else _int_list("--img-size", img_size)
     values = {"num_heads": heads, "img_size": size, "layer_norm_eps": layer_norm_eps, "mean": mean, "std": std}
     model = import_model(weights, until=until, start=start, **values)
     _write_whole(output, lambda path: onnx.save(model, str(path)))
+    for line in model_metadata(model).get("assumed", []):
+        print(line, file=sys.stderr)
     err.print(f"wrote {output}")
 
 
