@@ -67,20 +67,30 @@ FLOORED = {"rhe": "//", "rhe_div": "//", "rhe_shift": ">>"}
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: `text` is the whole mutated file."""
+    """One change: the one of number `number` of the `index`-th node of `file` that computes."""
 
     file: str
     line: int
     change: str
-    text: str
-    source: str
-    """The line as written."""
-    nth: int = 1
-    """Which of the equal changes of such lines it is."""
+    index: int
+    number: int
+    place: str
+    """The function, with those around it; empty at the module's own level."""
+    statement: str
+    """The statement as Python writes it, of a compound one the first line: neither layout nor comments matter."""
+    nth: int
+    """Which of the equal changes of such statements of the function it is."""
+    many: bool
+    """True if there are several."""
 
     @property
-    def keys(self) -> set[tuple[str, str, str]]:
-        return {(self.file, self.source, self.change), (self.file, self.source, f"{self.change} ({self.nth})")}
+    def key(self) -> tuple[str, str, str, str]:
+        """What `equivalent_mutants.py` calls it."""
+        return self.file, self.place, self.statement, f"{self.change} ({self.nth})" if self.many else self.change
+
+    def text(self) -> str:
+        """The whole mutated file."""
+        return apply(ROOT / "intvit" / self.file, self.index, self.number)
 
 
 def mutations(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
@@ -134,10 +144,19 @@ def call_mutations(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
         yield f"{name} -> floor", template
 
 
-def mutable_nodes(tree: ast.Module) -> Iterator[ast.AST]:
+@dataclass(frozen=True)
+class Place:
+    """A node that computes, and where it stands."""
+
+    node: ast.AST
+    function: str = ""
+    statement: str = ""
+
+
+def mutable_nodes(tree: ast.Module) -> Iterator[Place]:
     """Nodes that compute: no docstrings, annotations, defaults, decorators, nor what only refuses input."""
 
-    def visit(node: ast.AST) -> Iterator[ast.AST]:
+    def visit(node: ast.AST, function: str, statement: str) -> Iterator[Place]:
         if isinstance(node, ast.If) and len(node.body) == 1 and isinstance(node.body[0], ast.Raise) and not node.orelse:
             return
         if isinstance(node, ast.keyword) and node.arg == "align":  # a hint to the compiler
@@ -154,43 +173,55 @@ def mutable_nodes(tree: ast.Module) -> Iterator[ast.AST]:
             return
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.startswith(REFUSING):
             return
-        yield node
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            function = f"{function}.{node.name}" if function else node.name
+        if isinstance(node, ast.stmt):
+            statement = ast.unparse(node).splitlines()[0]
+        yield Place(node, function, statement)
         for field, value in ast.iter_fields(node):
             if field in ("annotation", "returns", "decorator_list", "slice", "type_params"):
                 continue
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST):
-                    yield from visit(child)
+                    yield from visit(child, function, statement)
 
-    yield from visit(tree)
+    yield from visit(tree, "", "")
 
 
-def all_mutants(only: str | None) -> list[Mutant]:
+def all_mutants(only: str | None = None) -> list[Mutant]:
+    """Every mutant, or those of one file or line."""
     found: list[Mutant] = []
-    seen: Counter[tuple[str, str, str]] = Counter()
     only, _, only_line = (only or "").partition(":")
     for folder in ("spec", "kernels"):
         for path in sorted((ROOT / "intvit" / folder).glob("*.py")):
             name = f"{folder}/{path.name}"
-            if only and name != only:
-                continue
-            lines = path.read_text().splitlines()
-            for index, node in enumerate(mutable_nodes(ast.parse(path.read_text()))):
-                for number, (change, _) in enumerate(mutations(node)):
-                    line = getattr(node, "lineno", 1)
-                    if only_line and line != int(only_line):
-                        continue
-                    source = lines[line - 1].strip()
-                    seen[name, source, change] += 1
-                    text = apply(path, index, number)
-                    found.append(Mutant(name, line, change, text, source, seen[name, source, change]))
+            if not only or name == only:
+                found += mutants_of(path, name)
+    return [mutant for mutant in found if not only_line or mutant.line == int(only_line)]
+
+
+def mutants_of(path: Path, name: str) -> list[Mutant]:
+    places = list(mutable_nodes(ast.parse(path.read_text())))
+    changes = [
+        (index, number, place, change)
+        for index, place in enumerate(places)
+        for number, (change, _) in enumerate(mutations(place.node))
+    ]
+    often = Counter((place.function, place.statement, change) for _, _, place, change in changes)
+    seen: Counter[tuple[str, str, str]] = Counter()
+    found = []
+    for index, number, place, change in changes:
+        same = (place.function, place.statement, change)
+        seen[same] += 1
+        line = getattr(place.node, "lineno", 1)
+        found.append(Mutant(name, line, change, index, number, *same[:2], seen[same], often[same] > 1))
     return found
 
 
 def apply(path: Path, index: int, number: int) -> str:
     """The file with mutation `number` of node `index` made."""
     tree = ast.parse(path.read_text())
-    target = list(mutable_nodes(tree))[index]
+    target = list(mutable_nodes(tree))[index].node
     replacement = list(mutations(target))[number][1]
 
     class Replace(ast.NodeTransformer):
