@@ -80,7 +80,7 @@ def test_packing_the_right_operand_of_any_strides(kind, packed, depth):
 @pytest.mark.skipif(not PATHS, reason="this processor has no integer dot products that we use")
 @pytest.mark.parametrize("lift", [1, -1, 2])
 def test_packing_a_lifted_left_operand(lift):
-    rng = np.random.default_rng(lift)
+    rng = np.random.default_rng(3)
     a, b = rng.integers(-300, 300, (2, 3, 5)).astype(np.int16), rng.integers(-128, 128, (2, 5, 4)).astype(np.int8)
     product = gemm.Product(PATHS[0], gemm.Epilogue.raw(), lift)
     assert np.array_equal(product.run(a, b, np.int32), (a.astype(np.int64) + lift) @ b.astype(np.int64))
