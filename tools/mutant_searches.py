@@ -417,7 +417,9 @@ def gelu_rows(rng: Rng) -> Outcomes:
             rows += [np.array([[0, -1, 1, -step, step, step + 1, -step - 1]])] if step < 2**31 - 1 else []
             for row in rows:
                 fast = outcome(method.kernel(params), row)
-                slow = [method.spec(r, params) for r in row.tolist()] if row.size < 200 else None
+                # the spec's integers have no end: exp of a negative maximum of 32 bits is one of gigabytes
+                small = row.size < 200 and row.min() > -(2**12) * step
+                slow = [method.spec(r, params) for r in row.tolist()] if small else None
                 yield f"gelu({name}, {params}, {row.tolist()})", (fast, slow)
     method = registry.get("gelu", "ibert")
     params = method.lower(np.array([0.02, 0.3, 0.001]), n=14)[0]
