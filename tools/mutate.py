@@ -45,6 +45,7 @@ from mutant_searches import SEARCHES
 
 ROOT = Path(__file__).resolve().parent.parent
 FORK = multiprocessing.get_context("fork")
+sys.path.insert(0, str(ROOT))  # the intvit beside this file, whatever is installed
 TESTS = [
     "test_known_answers.py",
     "test_conformance.py",
