@@ -16,6 +16,7 @@ specification, or onnxruntime and the imported network, that differ. Exit status
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shutil
 import sys
@@ -27,6 +28,7 @@ for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before NumPy is imported
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
+from fuzz_hdf5 import constants
 from fuzz_seeds import write_seeds
 from fuzz_server import Finding, Main, Settings, run_cases, warm
 
@@ -72,10 +74,12 @@ def load_kernels(settings: Settings, main: Main) -> None:
     os.dup2(quiet, 2)
     try:
         for name in ("ivit.h5", "ibert.h5", "fqvit.h5", "mixed.h5"):
+            constants(seeds / name)
             for backend in ("kernel", "spec"):
                 main(["run", str(seeds / name), str(seeds / "images.npy"), "-o", str(settings.work / "warm.npz"), "--threads", "1",
                       "--backend", backend])  # fmt: skip
         main(["run", str(seeds / "swin.h5"), str(seeds / "gray.npy"), "-o", str(settings.work / "warm.npz"), "--threads", "1"])
+        constants(seeds / "swin.h5")
         main(["golden", "check", str(seeds / "golden")])
         main(["doctor", str(seeds / "ivit.safetensors")])
     finally:
@@ -105,7 +109,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--replay", help="SEED:INDEX of one case; its files stay in the work folder")
     parser.add_argument("--real", type=float, default=1 / 200, help="share that goes through the real command")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/intvit-fuzz"))
+    memory = Path("/dev/shm")
+    parser.add_argument("--work", type=Path, default=(memory if memory.is_dir() else Path("/tmp")) / "intvit-fuzz")
     parser.add_argument("--seconds", type=float, default=20.0, help="more than this is a hang")
     parser.add_argument("--report", type=Path, help="write the classes of findings here too")
     args = parser.parse_args()
@@ -118,6 +123,8 @@ def main() -> int:
     command = warm(settings.work)
     make_seeds(settings, command)
     load_kernels(settings, command)
+    gc.collect()
+    gc.freeze()  # what the parent holds is never looked at again, nor copied for it
     begin, statuses = time.monotonic(), Counter[str]()
     classes: dict[tuple[str, str], list[Finding]] = {}
 

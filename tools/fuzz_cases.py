@@ -217,7 +217,10 @@ BY_SUFFIX: dict[str, Callable[[Random, Path], str]] = {
 def change_path(rng: Random, path: Path, seeds: Path) -> str:
     """Change a file, or something in a folder; or what stands there altogether."""
     if path.is_dir() and not path.is_symlink():
-        return change_folder(rng, path, seeds)
+        try:
+            return change_folder(rng, path, seeds)
+        except OSError as error:
+            return f"folder: {error.strerror or error}"  # half done is a change too
     if not path.is_file():
         return "nothing there"
     chance = rng.random()
@@ -247,7 +250,7 @@ def change_folder(rng: Random, folder: Path, seeds: Path) -> str:
     if name == "delete":
         path.unlink()
     elif name == "copy":
-        shutil.copy(path, other)
+        other.write_bytes(path.read_bytes())
         where = Path(f"{where} to {other.relative_to(folder)}")
     elif name == "rename":
         new = rng.choice([path.name + ".bak", path.name.upper(), "x" + path.suffix, path.stem, path.stem + ".png", "index.json", "\udcff.png", "a\nb.png", "[red].png"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -314,24 +316,54 @@ _CHANGES: dict[str, Callable[[Random, h5py.File, str], str | None]] = {
 # ------------------------------------------------------------------- integer graphs, consistent again
 
 
-def mutate_graph(rng: Random, path: Path) -> str:
-    """Change constants, attributes or types of an integer graph, then write the content hash that fits."""
-    from intvit.graph.ir import rebuild
+_ARRAYS: dict[str, dict[str, np.ndarray]] = {}
+"""Constants of each seed graph, read once."""
 
+
+def constants(path: Path) -> dict[str, np.ndarray]:
+    """Every array of an unchanged seed graph by its place."""
+    if path.name not in _ARRAYS:
+        with h5py.File(path, "r") as file:
+            places = [name for name in objects(file) if name.startswith("arrays/")]
+            _ARRAYS[path.name] = {name: np.asarray(file[name]) for name in places if isinstance(file[name], h5py.Dataset)}
+    return _ARRAYS[path.name]
+
+
+def mutate_graph(rng: Random, path: Path) -> str:
+    """Change constants, attributes or types of a seed graph, then write the content hash that fits."""
+    arrays = dict(constants(path))
     with h5py.File(path, "r+") as file:
         text = json.loads(file["graph.json"][()])
-        what = ", ".join(_graph_change(rng, file, text) for _ in range(rng.choice([1, 1, 1, 2])))
+        changed: dict[str, np.ndarray] = {}
+        what = ", ".join(_graph_change(rng, {**arrays, **changed}, changed, text) for _ in range(rng.choice([1, 1, 1, 2])))
+        for place, array in changed.items():
+            if place in file:
+                del file[place]
+            file.create_dataset(place, data=array)
         del file["graph.json"]
         file.create_dataset("graph.json", data=json.dumps(text, sort_keys=True))
-        arrays = {n["name"]: {key: np.asarray(file[f"arrays/{n['name']}/{key}"]) for key in n["arrays"]} for n in text["nodes"]}
-        file.attrs["content_hash"] = rebuild(text, arrays).content_hash
+        file.attrs["content_hash"] = content_hash(text, {**arrays, **changed})
     return f"graph {what}"
+
+
+def content_hash(text: Any, arrays: dict[str, np.ndarray]) -> str:
+    """The hash that an integer graph of this text and these constants must have, written down once more."""
+    digest = hashlib.sha256(json.dumps(text, sort_keys=True).encode())
+    with contextlib.suppress(TypeError, KeyError):  # what is no graph has no hash
+        for node in text["nodes"]:
+            for key in sorted(node["arrays"]):
+                array = arrays[f"arrays/{node['name']}/{key}"]
+                kind = "<i8" if array.dtype.kind in "iub" else "<f8"
+                values = hashlib.sha256(f"{kind}{list(array.shape)}".encode() + np.ascontiguousarray(array, kind).tobytes())
+                digest.update(f"{node['name']}/{key} {values.hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 EDGES = (0, 1, -1, 2, 30, 31, 32, 62, 63, 64, 2**15, 2**31 - 1, 2**31, 2**32, 2**40, 2**53, 2**61, 2**62, 2**63 - 1, -(2**31), -(2**62), -(2**63))
 
 
-def _graph_change(rng: Random, file: h5py.File, text: dict[str, Any]) -> str:
+def _graph_change(rng: Random, arrays: dict[str, np.ndarray], changed: dict[str, np.ndarray], text: dict[str, Any]) -> str:
+    """One change of `text`, or of a constant: that goes to `changed`."""
     nodes, tensors = text["nodes"], text["tensors"]
     node, tensor = rng.choice(nodes), rng.choice(tensors)
     with_arrays = [n for n in nodes if n["arrays"]]
@@ -341,7 +373,7 @@ def _graph_change(rng: Random, file: h5py.File, text: dict[str, Any]) -> str:
         node = rng.choice(with_arrays)
         key = rng.choice(node["arrays"])
         place = f"arrays/{node['name']}/{key}"
-        array = np.asarray(file[place])
+        array = arrays[place]
         what = f"{place} {kind}"
         if kind == "constant":
             array = array.astype(np.int64) if array.dtype.kind in "iu" else array
@@ -355,8 +387,7 @@ def _graph_change(rng: Random, file: h5py.File, text: dict[str, Any]) -> str:
             array = other_array(rng, array)
             array = array if array.dtype.kind in "iufb" else np.zeros(3)
             what += f" {array.dtype} {array.shape}"
-        del file[place]
-        file.create_dataset(place, data=array)
+        changed[place] = array
         return what
     if kind == "dtype":
         tensor["dtype"] = rng.choice(["s2", "s4", "s8", "u8", "s16", "u16", "s32", "s33", "s48", "s64", "u63", "u64", "s1", "s128", None, "u1"])
@@ -411,8 +442,8 @@ def _graph_change(rng: Random, file: h5py.File, text: dict[str, Any]) -> str:
         key = rng.choice(["mask", "bias", "residual", "residual_m", "residual_e", "part0", "m", "x"])
         source = rng.choice(with_arrays)
         place = f"arrays/{node['name']}/{key}"
-        if place not in file:
-            file.create_dataset(place, data=np.asarray(file[f"arrays/{source['name']}/{source['arrays'][0]}"]))
+        if place not in arrays:
+            changed[place] = arrays[f"arrays/{source['name']}/{source['arrays'][0]}"]
             node["arrays"] = sorted([*node["arrays"], key])
         return f"{place} extra"
     target = text["metadata"] if kind == "metadata" else text

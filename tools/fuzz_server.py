@@ -158,6 +158,7 @@ class Child:
 
     def judge(self, index: int) -> tuple[int | str, list[Finding], str]:
         case = self.prepare(index)
+        self.label = case.label
         places = {name: self.folder / name for name in ("in", "out", "outside", "tmp")}
         before = {name: snapshot(path) for name, path in places.items()}
         reset_peak()
@@ -317,7 +318,10 @@ def serve(settings: Settings, main: Main, indices: range, folder: Path, writer: 
     os.fsync = lambda handle: None  # nothing here is about power failures
     for index in indices:
         os.write(writer, json.dumps({"start": index}).encode() + b"\n")
+        begin = time.process_time(), time.monotonic()
         status, findings, text = child.judge(index)
+        if os.environ.get("TIMES"):
+            with open("/tmp/fuzz/times", "a") as f: f.write(f"{time.process_time()-begin[0]:.4f} {time.monotonic()-begin[1]:.4f} {child.label} {status}\n")
         line = {"done": index, "status": status, "findings": [asdict(finding) for finding in findings]}
         if settings.keep:
             line["text"] = text
