@@ -26,6 +26,7 @@ from pathlib import Path
 
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before NumPy is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or else it starts a thread on import, and nothing can fork
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 from fuzz_hdf5 import constants
@@ -78,6 +79,10 @@ def load_kernels(settings: Settings, main: Main) -> None:
             for backend in ("kernel", "spec"):
                 main(["run", str(seeds / name), str(seeds / "images.npy"), "-o", str(settings.work / "warm.npz"), "--threads", "1",
                       "--backend", backend])  # fmt: skip
+        for path in sorted(seeds.glob("part_*.h5")):
+            constants(path)
+            if "recording" not in path.name:
+                main(["run", str(path), str(seeds / "tokens.npy"), "-o", str(settings.work / "warm.npz"), "--threads", "1"])
         main(["run", str(seeds / "swin.h5"), str(seeds / "gray.npy"), "-o", str(settings.work / "warm.npz"), "--threads", "1"])
         constants(seeds / "swin.h5")
         main(["golden", "check", str(seeds / "golden")])

@@ -26,7 +26,8 @@ TORCH = ("ivit.pth --num-heads 2", "vit.bin --num-heads 2")
 CHECKPOINTS = ("ivit.safetensors", "ivit.npz", "ivit.pth")
 IMAGES = ("images.npy", "images.npy", "floats.npy", "images.npz", "only.npz", "images.h5", "images.h5:test", "images.h5:test/images", "pictures", "classes")
 GRAPHS = ("ivit.h5", "ibert.h5", "fqvit.h5", "mixed.h5")
-GOLDEN = ("golden", "golden_small")
+PARTS = ("part_embed.h5", "part_attention.h5", "part_softmax.h5", "part_mlp.h5", "part_gelu.h5", "part_residual.h5")
+GOLDEN = ("golden", "golden_small", "golden_part", "golden_part")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ COMMANDS = {
     "doctor": Command(6, "doctor {0}", (CHECKPOINTS,)),
     "record": Command(6, "record {0} {1} -o r.h5 --threads 1 --batch 3", (("vit.onnx",), IMAGES), ("r.h5",)),
     "record again": Command(3, "record {0} {1} -o r.h5 --threads 1", (("vit.onnx",), ("images.npy",)), ("r.h5",), "recording"),
-    "lower": Command(12, "lower {0} --recording {1} -o g.h5", (("vit.onnx",), ("recording.h5",)), ("g.h5",), "same graph"),
+    "lower part": Command(8, "lower {0} --recording {1} -o g.h5", (("part_mlp.onnx",), ("part_recording.h5",)), ("g.h5",), "same graph"),
+    "lower": Command(6, "lower {0} --recording {1} -o g.h5", (("vit.onnx",), ("recording.h5",)), ("g.h5",), "same graph"),
     "lower trained": Command(4, "lower {0} -o g.h5", (("ivit.onnx",),), ("g.h5",)),
     "lower recipe": Command(
         6, "lower {0} --recording {1} --recipe {2} -o g.h5", (("vit.onnx",), ("recording.h5",), ("recipe.toml",)), ("g.h5",)
@@ -62,16 +64,19 @@ COMMANDS = {
     "map": Command(3, "map {0} --recording {1} --images {2} -o m.json --threads 1",
                    (("vit.onnx",), ("recording.h5",), ("images.npy",)), ("m.json",)),
     "map live": Command(1, "map {0} --images {1} -o m.json --threads 1", (("vit.onnx",), IMAGES), ("m.json",)),
-    "run": Command(12, "run {0} {1} -o l.npz --threads 1", (GRAPHS, ("images.npy",)), ("l.npz",), "same run"),
+    "run": Command(6, "run {0} {1} -o l.npz --threads 1", (GRAPHS, ("images.npy",)), ("l.npz",), "same run"),
+    "run part": Command(10, "run {0} {1} -o l.npz --threads 1", (PARTS, ("tokens.npy",)), ("l.npz",), "same run"),
     "run trace": Command(2, "run {0} {1} -o l.npz --trace t.h5 --threads 1", (GRAPHS, ("images.npy",)), ("l.npz", "t.h5"), "same run"),
-    "run images": Command(16, "run {0} {1} -o l.npz --threads 1", (("ivit.h5",), IMAGES), ("l.npz",)),
+    "run images": Command(16, "run {0} {1} -o l.npz --threads 1", (("head.h5",), IMAGES), ("l.npz",)),
+    "run tokens": Command(2, "run {0} {1} -o l.npz --threads 1", (PARTS, ("tokens.npy",)), ("l.npz",)),
     "run swin": Command(2, "run {0} {1} -o l.npz --threads 1", (("swin.h5",), ("gray.npy",)), ("l.npz",), "same run"),
-    "run consistent": Command(12, "run {0} {1} -o l.npz --threads 1", ((*GRAPHS, "swin.h5"), ("IMAGES OF IT",)), ("l.npz",), "backends agree"),
-    "eval": Command(3, "eval {0} {1} --threads 1", (GRAPHS, ("images.npz", "images.h5", "classes"))),
+    "run consistent": Command(14, "run {0} {1} -o l.npz --threads 1", ((*GRAPHS, "swin.h5", *PARTS * 3), ("IMAGES OF IT",)), ("l.npz",), "backends agree"),
+    "eval": Command(2, "eval {0} {1} --threads 1", (GRAPHS, ("images.npz", "images.h5", "classes"))),
     "eval float": Command(1, "eval {0} {1} --float {2} --threads 1 --json", (GRAPHS, ("images.npz", "classes"), ("vit.onnx",))),
-    "golden export": Command(4, "golden export {0} {1} -o v --site softmax --site head", (GRAPHS, ("images.npy",)), ("v",)),
+    "golden export": Command(2, "golden export {0} {1} -o v --site softmax --site head", (GRAPHS, ("images.npy",)), ("v",)),
+    "golden export part": Command(4, "golden export {0} {1} -o v", (PARTS, ("tokens.npy",)), ("v",)),
     "golden check": Command(14, "golden check {0}", (GOLDEN,), (), "all equal"),
-    "trace": Command(6, "@trace {0} blocks.0.attn.softmax", (("trace.h5",),), (), "same tensor"),
+    "trace": Command(5, "@trace {0} blocks.0.mlp.act", (("trace.h5",),), (), "same tensor"),
     "options": Command(6, "", ()),
     "methods": Command(1, "methods", ()),
 }
@@ -96,6 +101,10 @@ class Case:
     options_changed: bool = False
 
 
+def images_of(graph: str) -> str:
+    return "gray.npy" if "swin" in graph else "tokens.npy" if "part" in graph else "images.npy"
+
+
 def draw_case(rng: Random, seeds: Path, inputs: Path, output: Path, real_share: float) -> Case:
     """Draw a case and write its inputs below `inputs`; the command will run in `output`."""
     label = rng.choices(list(COMMANDS), [command.weight for command in COMMANDS.values()])[0]
@@ -106,7 +115,7 @@ def draw_case(rng: Random, seeds: Path, inputs: Path, output: Path, real_share: 
     case = Case(label, [], command.oracle, command.outputs)
     slots, plain, extra = [], [], []
     for choices in command.inputs:
-        seed, *options = rng.choice(choices).split(" ") if choices != ("IMAGES OF IT",) else ["gray.npy" if "swin" in slots[0] else "images.npy"]
+        seed, *options = rng.choice(choices).split(" ") if choices != ("IMAGES OF IT",) else [images_of(slots[0])]
         name, colon, group = seed.partition(":")
         top = name.split("/")[0]
         if not (seeds / top).exists():  # PyTorch files where there is no PyTorch
@@ -221,7 +230,7 @@ def change_path(rng: Random, path: Path, seeds: Path) -> str:
             return change_folder(rng, path, seeds)
         except OSError as error:
             return f"folder: {error.strerror or error}"  # half done is a change too
-    if not path.is_file():
+    if path.is_symlink() or not path.is_file():
         return "nothing there"
     chance = rng.random()
     if chance < 0.02:
@@ -237,7 +246,7 @@ def change_path(rng: Random, path: Path, seeds: Path) -> str:
 
 def change_folder(rng: Random, folder: Path, seeds: Path) -> str:
     """A file of the folder changed (mostly), gone, doubled, renamed, exchanged, or made into something else."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
     if not files:
         return "empty folder"
     if rng.random() < 0.4:  # few texts decide over many arrays

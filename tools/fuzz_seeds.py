@@ -18,6 +18,15 @@ VIT = {"num_heads": 2, "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.6, 0.7]}
 SWIN = {"num_heads": [2, 2], "img_size": 8}
 CHANNELS, SIDE, PATCH, DIM, HIDDEN, CLASSES, N_IMAGES = 3, 8, 4, 8, 16, 3, 4
 SITES = ("softmax", "gelu", "layernorm", "*.qkv", "*matmul_av", "blocks.0.add1", "logits")
+PARTS = {
+    "part_embed": ("pos_drop", "blocks.0.attn.qkv", "ibert"),
+    "part_attention": ("blocks.0.norm1", "blocks.0.attn.proj", "fqvit"),
+    "part_softmax": ("blocks.0.norm1", "blocks.0.attn.context", "ibert"),
+    "part_mlp": ("blocks.0.norm2", "blocks.0.mlp.fc2", "ivit"),
+    "part_gelu": ("blocks.0.norm2", "blocks.0.mlp.act", "ibert"),
+    "part_residual": ("blocks.0.add1", "blocks.0.add2", "ivit"),
+}
+"""Cut-out pieces of the ViT, quick to load: where they begin and end, and the method."""
 RECIPE = """\
 bits = 8
 residual_bits = 16
@@ -204,8 +213,18 @@ def write_seeds(folder: Path, command: Callable[..., None]) -> None:
     command("lower", at("vit.onnx"), "--recording", at("recording.h5"), "--recipe", at("recipe.toml"), "-o",
             at("mixed.h5"))  # fmt: skip
     command("lower", at("swin.onnx"), "--recording", at("swin_recording.h5"), "-o", at("swin.h5"))
-    command("run", at("fqvit.h5"), at("images.npy"), "-o", at("logits.npz"), "--trace", at("trace.h5"))
+    np.save(folder / "tokens.npy", rng.normal(size=(2, (SIDE // PATCH) ** 2 + 1, DIM)).astype(np.float32))
+    command("import", at("vit.onnx"), "--until", "blocks.0.norm1", "-o", at("head.onnx"))
+    command("lower", at("head.onnx"), "--images", at("images.npy"), "-o", at("head.h5"))
+    for name, (start, until, method) in PARTS.items():
+        command("import", at("vit.onnx"), "--from", start, "--until", until, "--mean", "0", "--std", "1", "-o",
+                at(f"{name}.onnx"))  # fmt: skip
+        command("lower", at(f"{name}.onnx"), "--images", at("tokens.npy"), "--method", method, "-o", at(f"{name}.h5"))
+    command("record", at("part_mlp.onnx"), at("tokens.npy"), "-o", at("part_recording.h5"), "--threads", "1")
+    command("run", at("part_mlp.h5"), at("tokens.npy"), "-o", at("logits.npz"), "--trace", at("trace.h5"))
     sites = [part for site in SITES for part in ("--site", site)]
     command("golden", "export", at("mixed.h5"), at("images.npy"), "-o", at("golden"), *sites)
     command("golden", "export", at("fqvit.h5"), at("images.npy"), "-o", at("golden_small"), "--site", "blocks.0.attn.*",
             "--no-hex")  # fmt: skip
+    command("golden", "export", at("part_mlp.h5"), at("tokens.npy"), "-o", at("golden_part"), "--site", "gelu", "--site",
+            "*.fc2")  # fmt: skip

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import json
 import os
+import pkgutil
 import re
 import resource
 import select
@@ -22,6 +24,7 @@ from random import Random
 
 from fuzz_cases import Case, draw_case
 from fuzz_oracles import ORACLES, Scene
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_OUTSIDE = Path("/tmp/intvit-fuzz-outside")
@@ -147,6 +150,7 @@ class Child:
 
     def call_real(self, case: Case) -> tuple[int | str, str, str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **case.environment}
+        environment.pop("ORT_DISABLE_TELEMETRY", None)  # as it is on anybody's machine
         words = [word.encode("utf-8", "surrogateescape") for word in case.arguments]
         command: list[str | bytes] = [sys.executable, "-m", "intvit", *words]
         try:
@@ -158,7 +162,6 @@ class Child:
 
     def judge(self, index: int) -> tuple[int | str, list[Finding], str]:
         case = self.prepare(index)
-        self.label = case.label
         places = {name: self.folder / name for name in ("in", "out", "outside", "tmp")}
         before = {name: snapshot(path) for name, path in places.items()}
         reset_peak()
@@ -254,11 +257,17 @@ def judge_text(status: int | str, out: str, err: str, case: Case) -> Iterator[tu
 
 def warm(work: Path) -> Main:
     """Import everything, compile or load every kernel, build the command tree once; returns the command line."""
+    import intvit
     import typer.main
     from intvit import cli, trace
     from intvit.errors import IntvitError
 
     typer.main.get_command = functools.cache(typer.main.get_command)
+    for module in pkgutil.walk_packages(intvit.__path__, "intvit."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    importlib.import_module("onnxruntime")
+    Image.init()
     with contextlib.suppress(ImportError):
         import torch  # noqa: F401
 
@@ -318,10 +327,12 @@ def serve(settings: Settings, main: Main, indices: range, folder: Path, writer: 
     os.fsync = lambda handle: None  # nothing here is about power failures
     for index in indices:
         os.write(writer, json.dumps({"start": index}).encode() + b"\n")
-        begin = time.process_time(), time.monotonic()
-        status, findings, text = child.judge(index)
-        if os.environ.get("TIMES"):
-            with open("/tmp/fuzz/times", "a") as f: f.write(f"{time.process_time()-begin[0]:.4f} {time.monotonic()-begin[1]:.4f} {child.label} {status}\n")
+        try:
+            status, findings, text = child.judge(index)
+        except Exception as error:  # the fuzzer's own fault
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            key = f"{type(error).__name__} {Path(where.filename).name}:{where.lineno}"
+            status, findings, text = "not run", [Finding(index, "fuzzer", key, str(error))], key
         line = {"done": index, "status": status, "findings": [asdict(finding) for finding in findings]}
         if settings.keep:
             line["text"] = text
@@ -332,7 +343,7 @@ def serve(settings: Settings, main: Main, indices: range, folder: Path, writer: 
 
 
 def run_cases(
-    settings: Settings, main: Main, start: int, stop: int, *, workers: int = 1, batch: int = 25,
+    settings: Settings, main: Main, start: int, stop: int, *, workers: int = 1, batch: int = 40,
     seen: Callable[[int, int | str, list[Finding], str], None],
 ) -> None:  # fmt: skip
     """Run the cases `start` to `stop`; `seen(index, status, findings, text)` after each, in any order."""
