@@ -32,59 +32,63 @@ def test_a_short_campaign_finds_nothing(tmp_path):
 
 
 FAULTY = """
-import json, sys
+import json, os, signal, sys, time
 import fuzz_environment
 from pathlib import Path
+import fuzz_cases
 from fuzz_child import Settings
 from fuzz_server import run_cases
-import fuzz_cases
 
-work = Path(sys.argv[1])
-(work / "seeds").mkdir(parents=True)
-(work / "secret").mkdir()
-fuzz_cases.COMMANDS.clear()
-fuzz_cases.COMMANDS["x"] = fuzz_cases.Command(1, "import -o m.onnx", (), ("m.onnx",))
+work, bodies = Path(sys.argv[1]), json.loads(sys.argv[2])
+for name in ("seeds", "secret"):
+    (work / name).mkdir(parents=True)
 
 def main(arguments):
-    import os, signal, sys, time, warnings
-    {body}
+    scope = globals()
+    exec("def run():\\n " + bodies[int(arguments[1])], scope)
+    return scope["run"]()
+
+def seen(index, status, findings, text):
+    found[-1].extend(finding.kind for finding in findings)
 
 found = []
-settings = Settings(1, work, seconds=1.5, real_share=0.0)
-run_cases(settings, main, 0, 1, lambda index, status, findings, text: found.extend(f.kind for f in findings))
+for i, body in enumerate(bodies):
+    found.append([])
+    fuzz_cases.COMMANDS.clear()
+    fuzz_cases.COMMANDS["x"] = fuzz_cases.Command(1, f"import {i} -o m.onnx", (), ("m.onnx",))
+    run_cases(Settings(1, work, seconds=1.5 if "sleep" in body else 60, real_share=0.0), main, 0, 1, seen)
 print(json.dumps(found))
 """
+WRITE, REFUSE = "open('m.onnx', 'w')", "print('intvit: x: must be y, not z', file=sys.stderr)"
+BODIES = {
+    f"{WRITE}; return 0": [],
+    f"{REFUSE}; return 2": [],
+    "raise KeyError('x')": ["traceback"],
+    "print('Traceback (most recent call last):', file=sys.stderr); return 70": ["traceback"],
+    "return 3": ["exit"],
+    "return 1": ["exit"],
+    "os._exit(0)": ["died"],
+    "os.kill(os.getpid(), signal.SIGSEGV)": ["killed by signal 11"],
+    "time.sleep(60)": ["hang"],
+    f"b'x' * (9 << 28); {REFUSE}; return 2": ["memory"],
+    "return 0": ["left"],
+    f"{WRITE}; open('m.onnx.partial', 'w'); return 0": ["left"],
+    f"{WRITE}; {REFUSE}; return 2": ["left"],
+    f"{WRITE}; open('../in/x', 'w'); return 0": ["outside"],
+    f"{WRITE}; open('../outside/x', 'w'); return 0": ["outside"],
+    f"{WRITE}; open('/tmp/intvit-fuzz-outside/x', 'w'); return 0": ["outside"],
+    f"{WRITE}; open('../tmp/x', 'w'); return 0": ["left"],
+    f"{REFUSE}; print('y', file=sys.stderr); return 2": ["message"],
+    "print('intvit: x\\x1b[31m', file=sys.stderr); return 2": ["message"],
+    f"{WRITE}; print('x.py:3: RuntimeWarning: y', file=sys.stderr); return 0": ["warning"],
+}
+"""What a command does -> the kinds of findings."""
 
 
-@pytest.mark.parametrize(
-    ("body", "kinds"),
-    [
-        ("open('m.onnx', 'w'); return 0", []),
-        ("print('intvit: x: must be y, not z', file=sys.stderr); return 2", []),
-        ("raise KeyError('x')", ["traceback"]),
-        ("print('Traceback (most recent call last):', file=sys.stderr); return 70", ["traceback"]),
-        ("return 3", ["exit"]),
-        ("return 1", ["exit"]),
-        ("os._exit(0)", ["died"]),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", ["killed by signal 11"]),
-        ("time.sleep(60)", ["hang"]),
-        ("bytes(range(256)) * (9 << 20); print('intvit: x', file=sys.stderr); return 2", ["memory"]),
-        ("return 0", ["left"]),
-        ("open('m.onnx', 'w'); open('m.onnx.partial', 'w'); return 0", ["left"]),
-        ("open('m.onnx', 'w'); print('intvit: x', file=sys.stderr); return 2", ["left"]),
-        ("open('m.onnx', 'w'); open('../in/x', 'w'); return 0", ["outside"]),
-        ("open('m.onnx', 'w'); open('../outside/x', 'w'); return 0", ["outside"]),
-        ("open('m.onnx', 'w'); open('/tmp/intvit-fuzz-outside/x', 'w'); return 0", ["outside"]),
-        ("open('m.onnx', 'w'); open('../tmp/x', 'w'); return 0", ["left"]),
-        ("print('intvit: x', file=sys.stderr); print('y', file=sys.stderr); return 2", ["message"]),
-        ("print('intvit: x\\x1b[31m', file=sys.stderr); return 2", ["message"]),
-        ("open('m.onnx', 'w'); print('x.py:3: RuntimeWarning: y', file=sys.stderr); return 0", ["warning"]),
-    ],
-)
-def test_sees(tmp_path, body, kinds):
-    done = python(FAULTY.replace("{body}", body), tmp_path / "work")
+def test_sees_what_it_is_there_to_see(tmp_path):
+    done = python(FAULTY, tmp_path / "work", json.dumps(list(BODIES)))
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == kinds
+    assert dict(zip(BODIES, json.loads(done.stdout), strict=True)) == BODIES
 
 
 def test_a_case_is_drawn_from_its_seed_and_index_alone(tmp_path):
@@ -101,8 +105,10 @@ from safetensors.numpy import save
 array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 picture = io.BytesIO()
 Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(picture, "png")
-seeds = {mutate_json: b'{"a": [1, {"b": null}], "c": "x"}', mutate_toml: b'a = 1\\n[b]\\nc = "x"\\n', mutate_bytes: bytes(100),
-         mutate_npy: npy_bytes(array), mutate_npz: zip_bytes([("a.npy", npy_bytes(array)), ("b.npy", npy_bytes(array))], 8),
+npy = npy_bytes(array)
+seeds = {mutate_json: b'{"a": [1, {"b": null}], "c": "x"}', mutate_bytes: bytes(100),
+         mutate_toml: b'a = 1\\n[b]\\nc = "x"\\n',
+         mutate_npy: npy, mutate_npz: zip_bytes([("a.npy", npy), ("b.npy", npy)], 8),
          mutate_png: picture.getvalue(), mutate_safetensors: save({"a": array, "b": array}, metadata={"intvit": "{}"})}
 digest, changed = hashlib.sha256(), 0
 for mutate, data in seeds.items():
@@ -119,6 +125,7 @@ print(digest.hexdigest(), changed)
 
 def test_the_hash_of_a_changed_graph_is_the_one_that_the_package_computes(tmp_path, mixed, mixed_path):
     from fuzz_graph import constants, content_hash
+
     from intvit.graph.ir import describe
 
     assert content_hash(describe(mixed), constants(mixed_path)) == mixed.content_hash

@@ -170,9 +170,7 @@ def described(settings: Settings, index: int, reason: str) -> Finding:
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
-    label, arguments, changes, real = (
-        json.loads(answer.read_text()) if answer.exists() else ("not drawn", [], [], False)
-    )
+    drawn = json.loads(answer.read_text()) if answer.exists() else ("not drawn", [], [], False)
     answer.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     return Finding(index, reason, drawn[0], f"{reason}: {drawn[2]}"[:400], *drawn)
