@@ -104,7 +104,7 @@ def _recipe(path: Path | None, mapping: Path | None, method: str | None, bits: i
     recipe = read_recipe(chosen) if chosen else build_recipe({})
     if path and mapping:
         recipe = read_recipe(path).model_copy(update={"sites": recipe.sites})
-    values = recipe.model_dump(exclude_none=True)
+    values = recipe.model_dump(exclude_none=True, exclude_unset=True)  # what was asked for, not what is the default
     if bits is not None:
         values["bits"] = bits
     if observer is not None:
@@ -164,7 +164,7 @@ def import_command(
 @app.command()
 def doctor(
     checkpoint: Annotated[Path, typer.Argument(help="I-ViT checkpoint: .safetensors, .npz or a PyTorch file.")],
-    bits: Annotated[int, typer.Option(help="Width of the weights.")] = 8,
+    bits: Annotated[int | None, typer.Option(help="Width that it must have; default: the checkpoint's own.")] = None,
     as_json: JsonOpt = False,
 ) -> None:
     """Audit an I-ViT checkpoint: scales at eps, missing or stale weight_integer, ranges lost on reload. Exit 1 if any.
@@ -268,13 +268,13 @@ def lower(
 
     Example: intvit lower vit.onnx --images images.h5 --limit 1000 -o vit_ivit.h5
     """
-    from intvit.calibrate import calibrate, trained
+    from intvit.calibrate import at_trained_widths, calibrate, trained
     from intvit.graph.store import save
     from intvit.importers.onnx import float_graph, load_model
     from intvit.lowering import lower as run
 
-    chosen = _recipe(recipe, mapping, method, bits, observer)
     graph = float_graph(load_model(model))
+    chosen = at_trained_widths(graph, _recipe(recipe, mapping, method, bits, observer))
     if recording is None and images is None:
         calibration = trained(graph)
     else:
@@ -411,12 +411,12 @@ def map_command(
     Example: intvit map vit.onnx --images images.h5 --limit 1000 -o mapping.json
     """
     from intvit.analysis.mapping import map_methods
-    from intvit.calibrate import calibrate
+    from intvit.calibrate import at_trained_widths, calibrate
     from intvit.importers.onnx import float_graph, load_model
     from intvit.report import mapping_table
 
-    chosen = _recipe(recipe, None, None, bits, observer)
     graph = float_graph(load_model(model))
+    chosen = at_trained_widths(graph, _recipe(recipe, None, None, bits, observer))
     source = _images(images, graph.tensors[graph.inputs[0]].shape, dict(graph.metadata))
     with _activations(model, graph, recording, images, limit) as activations, progress("map") as report:
         calibration = calibrate(graph, activations, chosen)
