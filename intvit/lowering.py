@@ -228,6 +228,9 @@ class _Lowering:
             params, scale = method.lower(float(np.asarray(x.scale)), **options)
         except IntvitError as error:
             raise IntvitError(f"{node.name}: {error}") from None
+        if method.id == "layernorm.ivit.v1" and "bias_integer" in node.arrays:
+            bias = self._trained_bias(node, np.array(params.bias, np.int64))
+            params = dataclasses.replace(params, bias=tuple(bias.tolist()))
         scalars: dict[str, int] = {}
         for key, value in dataclasses.asdict(params).items():
             if isinstance(value, tuple):
