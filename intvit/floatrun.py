@@ -24,14 +24,12 @@ class FloatModel:
     def __init__(self, model: str | Path | onnx.ModelProto, threads: int | None = None) -> None:
         self.where = "float model" if isinstance(model, onnx.ModelProto) else str(model)
         self.proto = model if isinstance(model, onnx.ModelProto) else load_model(model)
-        float_graph(self.proto)  # of the canonical form, or refused
+        graph = float_graph(self.proto)  # of the canonical form, or refused
         self.sha256 = model_sha256(self.proto)
         self.metadata = model_metadata(self.proto)
         self.threads = threads or 0
-        graph = self.proto.graph
-        self.input = graph.input[0].name
-        self.output = graph.output[0].name
-        self.input_shape = tuple(d.dim_value for d in graph.input[0].type.tensor_type.shape.dim)[1:]
+        self.input, self.output = graph.inputs[0], graph.outputs[0]
+        self.input_shape = graph.tensors[self.input].shape
         self._sessions: dict[tuple[str, ...], Any] = {}
 
     def sites(self) -> dict[str, onnx.NodeProto]:

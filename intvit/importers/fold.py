@@ -269,7 +269,10 @@ FILTERS = frozenset({"Compress", "NonZero", "Unique"})
 def _cut_before(folded: onnx.ModelProto, source: str, names: set[str]) -> None:
     """Make tensor `source` the input of a folded graph; IntvitError if the output needs more than it."""
     graph = folded.graph
-    kept = needed(graph.node, graph.output[0].name, source)
+    output = graph.output[0].name
+    if not any(source in node.input for node in needed(graph.node, output)):
+        raise IntvitError(f"--from {source}: the output {output} must depend on it")
+    kept = needed(graph.node, output, source)
     known = {tensor.name for tensor in graph.initializer} | {"", source}
     for node in kept:
         lacking = [name for name in node.input if name not in known]
@@ -280,8 +283,6 @@ def _cut_before(folded: onnx.ModelProto, source: str, names: set[str]) -> None:
                 f"--from {source}: what follows must depend on it alone, and {reader} also reads {lacking[0]}{hint}"
             )
         known.update(node.output)
-    if source == graph.output[0].name or not kept:
-        raise IntvitError(f"--from {source}: must come before the output")
     kinds = {value.name: value for value in [*graph.input, *graph.output]}
     shape = kinds[source].type.tensor_type.shape.dim
     if kinds[source].type.tensor_type.elem_type not in FLOATS or any(d.dim_value < 1 for d in shape):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -99,28 +99,34 @@ class _Reader:
                 self.producers[name] = node
 
     def read(self) -> None:
-        for node in self._needed():
+        output = self.model.graph.output[0].name
+        needed = self._depended_on(output, lambda node: node.input)
+        handled = self._depended_on(output, lambda node: node.input[:1] if node.op_type == "Expand" else node.input)
+        for node in self.model.graph.node:
+            name = next(iter(node.output), node.name)
+            if name not in needed:
+                raise IntvitError(f"{name}: the output must depend on every node, and not on this")
+            if name not in handled:
+                continue  # the shape of an Expand
             handler = _HANDLERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
             if handler is None:
                 operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-                raise IntvitError(f"{node.name}: ONNX operator {operator} has no integer form")
-            if len(node.output) != 1 or node.name not in ("", node.output[0]):
+                raise IntvitError(f"{name}: ONNX operator {operator} has no integer form")
+            if len(node.output) != 1 or node.name not in ("", name):
                 raise IntvitError(f"{node.name}: must have one output, of its own name, not {list(node.output)}")
             handler(self, node)
-        self.shape(self.model.graph.output[0].name)
+        self.shape(output)
 
-    def _needed(self) -> list[onnx.NodeProto]:
-        """The nodes that the output depends on, in file order; shapes of Expand do not count."""
+    def _depended_on(self, output: str, inputs: Callable[[onnx.NodeProto], Iterable[str]]) -> set[str]:
+        """The tensors that `output` is computed from, itself included."""
         seen: set[str] = set()
-        todo = [self.model.graph.output[0].name]
+        todo = [output]
         while todo:
             name = todo.pop()
-            node = self.producers.get(name)
-            if node is None or name in seen:
-                continue
-            seen.add(name)
-            todo += node.input[:1] if node.op_type == "Expand" else node.input
-        return [n for n in self.model.graph.node if n.output and n.output[0] in seen]
+            if name in self.producers and name not in seen:
+                seen.add(name)
+                todo += inputs(self.producers[name])
+        return seen
 
     # -- small parts used by the handlers
 

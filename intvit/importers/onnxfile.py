@@ -23,6 +23,8 @@ from intvit.files import inside
 METADATA_KEY = "intvit"
 MOST_BYTES = 2**31 - 1
 """Of a protobuf file, and of the data beside it."""
+NAMES, LONGEST_NAME = ("name", "input", "output", "op_type", "domain"), 1000
+"""Fields that later stand in messages and in other files."""
 _PACKED: dict[int, int] = {TensorProto.UINT4: 4, TensorProto.INT4: 4}
 _PACKED |= {getattr(TensorProto, name): 4 for name in ("FLOAT4E2M1",) if hasattr(TensorProto, name)}
 _PACKED |= {getattr(TensorProto, name): 2 for name in ("UINT2", "INT2") if hasattr(TensorProto, name)}
@@ -52,8 +54,10 @@ def load_model(path: str | Path, *, check: bool = True) -> onnx.ModelProto:
         _walk(model, tensor)
         if check:
             onnx.checker.check_model(model)
-    with reading(path, "a valid ONNX model"):
+    try:
         model_metadata(model)
+    except IntvitError as error:
+        raise IntvitError(f"{path}: {error}") from None
     return model
 
 
@@ -62,8 +66,7 @@ def _walk(message: Message, tensor: Callable[[TensorProto], None]) -> None:
     for field, value in message.ListFields():
         if field.type == FieldDescriptor.TYPE_STRING:
             for text in [value] if isinstance(value, (str, bytes)) else value:
-                if not isinstance(text, str):
-                    raise ValueError(f"{field.name} of bytes that are no UTF-8")
+                _check_text(field.name, text)
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
             for part in [value] if isinstance(value, Message) else value:
                 if isinstance(part, onnx.SparseTensorProto):
@@ -72,6 +75,13 @@ def _walk(message: Message, tensor: Callable[[TensorProto], None]) -> None:
                     tensor(part)
                 else:
                     _walk(part, tensor)
+
+
+def _check_text(field: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"{field} of bytes that are no UTF-8")
+    if field in NAMES and (not text.isprintable() or len(text) > LONGEST_NAME):
+        raise ValueError(f"the {field} {text[:40]!r}, as names must be printable, of {LONGEST_NAME} characters at most")
 
 
 def _n_bytes(tensor: TensorProto) -> int:
@@ -90,8 +100,9 @@ def _n_bytes(tensor: TensorProto) -> int:
 
 def _check_tensor(tensor: TensorProto) -> None:
     """ValueError unless the data are as many as the shape says."""
-    if not isinstance(tensor.name, str) or tensor.HasField("segment"):
-        raise ValueError("tensors in segments, or with names that are no UTF-8")
+    _check_text("name", tensor.name)
+    if tensor.HasField("segment"):
+        raise ValueError(f"{tensor.name}: a segment")
     expected, count = _n_bytes(tensor), math.prod(tensor.dims)
     where = onnx.helper.tensor_dtype_to_field(tensor.data_type)
     fields = {field.name: len(value) for field, value in tensor.ListFields() if field.name.endswith("_data")}
