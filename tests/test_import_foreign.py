@@ -462,7 +462,7 @@ def test_a_cut_inside_a_residual_block_is_told_with_the_place_to_cut(tmp_path):
         import_foreign(FOLDER / "dense_old13.onnx", start=start, until=softmax[1])
     advice = str(error.value).split("--from ")[-1].split(" ")[0]
     import_foreign(FOLDER / "dense_old13.onnx", start=advice, until=softmax[1])
-    with pytest.raises(IntvitError, match="the output .* must depend on it"):
+    with pytest.raises(IntvitError, match=r"the output .* must depend on it"):
         import_foreign(FOLDER / "dense_old13.onnx", start=start, until=until)
 
 

@@ -201,24 +201,27 @@ def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def _inferred(model: onnx.ModelProto) -> dict[str, int]:
-    """Elements of every tensor whose shape follows; not an error if none does."""
+def _inferred(model: onnx.ModelProto) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """(element type, shape) of every tensor whose shape follows; not an error if none does."""
     try:
         graph = shape_inference.infer_shapes(_skeleton(model), data_prop=True).graph
     except Exception:  # onnxruntime, which knows more operators, judges the graph
         return {}
-    shapes = {v.name: v.type.tensor_type.shape.dim for v in [*graph.value_info, *graph.output, *graph.input]
-              if v.type.tensor_type.HasField("shape")}  # fmt: skip
+    return _stated(graph)
+
+
+def _stated(graph: onnx.GraphProto) -> dict[str, tuple[int, tuple[int, ...]]]:
+    kinds = {value.name: value.type.tensor_type for value in [*graph.value_info, *graph.output, *graph.input]}
     return {
-        name: math.prod(d.dim_value for d in dims)
-        for name, dims in shapes.items()
-        if all(d.HasField("dim_value") for d in dims)
+        name: (kind.elem_type, tuple(d.dim_value for d in kind.shape.dim))
+        for name, kind in kinds.items()
+        if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim)
     }
 
 
 def _check_size(model: onnx.ModelProto) -> None:
     """Refuse what would take more memory than the file accounts for, before anything is computed."""
-    elements = _inferred(model)
+    elements = {name: math.prod(shape) for name, (_, shape) in _inferred(model).items()}
     held = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
     constants = {tensor.name for tensor in model.graph.initializer}
     active = {value.name for value in model.graph.input} - constants
@@ -251,7 +254,8 @@ def check_result(node: onnx.NodeProto, constants: Sequence[Array], opsets: Any) 
             kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
             graph.input.append(onnx.helper.make_tensor_value_info(name, kind, value.shape))
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.output if name)
-    elements = _inferred(onnx.ModelProto(ir_version=8, graph=graph, opset_import=opsets))
+    single = onnx.ModelProto(ir_version=8, graph=graph, opset_import=opsets)
+    elements = {name: math.prod(shape) for name, (_, shape) in _inferred(single).items()}
     held = sum(value.size for value in constants)
     if any(True for _ in _bodies(node)):
         raise ValueError("a constant must not be computed by a loop or a branch")
@@ -283,12 +287,11 @@ def _cut_before(folded: onnx.ModelProto, source: str, names: set[str]) -> None:
                 f"--from {source}: what follows must depend on it alone, and {reader} also reads {lacking[0]}{hint}"
             )
         known.update(node.output)
-    kinds = {value.name: value for value in [*graph.input, *graph.output]}
-    shape = kinds[source].type.tensor_type.shape.dim
-    if kinds[source].type.tensor_type.elem_type not in FLOATS or any(d.dim_value < 1 for d in shape):
+    kind, shape = {**_inferred(folded), **_stated(graph)}.get(source, (0, ()))
+    if kind not in FLOATS or min(shape, default=0) < 1:
         raise IntvitError(f"--from {source}: must be an activation of known size")
     del graph.input[:]
-    graph.input.append(kinds[source])
+    graph.input.append(onnx.helper.make_tensor_value_info(source, kind, shape))
 
 
 def _separator(graph: onnx.GraphProto, source: str, names: set[str]) -> list[str]:

@@ -159,9 +159,11 @@ def _ranges(graph: Graph, kind: str, tensors: Mapping[str, Array], recipe: Recip
     ranges = {}
     for name, bits in _quantizers(graph, recipe).items():
         try:
-            source = name if name in scales else source_tensor(graph, name, scales)
+            source = name if name in scales or name not in graph.tensors else source_tensor(graph, name, scales)
         except IntvitError:
-            raise IntvitError(f"{name}: its quantizer's act_scaling_factor is missing from the checkpoint") from None
+            source = name
+        if source not in scales:
+            raise IntvitError(f"{name}: its quantizer's act_scaling_factor is missing from the checkpoint")
         module, scale = scales[source]
         if not np.isfinite(scale) or scale <= LEAST_SCALE:
             raise IntvitError(f"{module}: act_scaling_factor must be above {LEAST_SCALE:.3g}, not {scale:.3g}")
