@@ -80,6 +80,8 @@ class _Lowering:
     # -- small parts
 
     def define(self, name: str, shape: tuple[int, ...], dtype: IntType, scale: Any, **values: Any) -> Tensor:
+        if name in self.tensors:
+            raise IntvitError(f"{name}: must be the name of one tensor, and a quantizer would be called so too")
         self.tensors[name] = Tensor(name, shape, dtype, np.asarray(scale, np.float64), **values)
         return self.tensors[name]
 

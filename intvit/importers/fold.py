@@ -62,6 +62,7 @@ def fold(model: onnx.ModelProto, until: str | None, start: str | None, img_size:
     source = _tensor(model, "--from", start) if start else None
     _check_deterministic(graph, depended_on(graph, [output], source), opsets[0])
     kept = depended_on(graph, [output, source or output])
+    _check_order(kept)
     del graph.node[:]
     graph.node.extend(kept)
     del graph.value_info[:]
@@ -111,6 +112,16 @@ def depended_on(graph: onnx.GraphProto, outputs: Sequence[str], given: str | Non
         todo += [name for node in _nodes([graph.node[at]]) for name in node.input if name != given]
         todo += [value.name for inner in _nodes([graph.node[at]]) for g in _bodies(inner) for value in g.output]
     return [node for i, node in enumerate(graph.node) if i in seen]
+
+
+def _check_order(nodes: Sequence[onnx.NodeProto]) -> None:
+    """What ONNX asks for, and onnxruntime does not."""
+    later = {name for node in nodes for name in node.output if name}
+    for node in nodes:
+        for name in node.input:
+            if name in later:
+                raise IntvitError(f"{node.name or name} ({node.op_type}): reads {name} before it is computed")
+        later.difference_update(node.output)
 
 
 def _check_functions(model: onnx.ModelProto) -> None:

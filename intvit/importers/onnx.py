@@ -204,6 +204,8 @@ class _Reader:
     def with_trained(self, node: Node) -> Node:
         """`node` with the integers that were trained for it."""
         found = {key: self.constants[f"{node.name}.{key}"] for key in TRAINED if f"{node.name}.{key}" in self.constants}
+        if node.op == "linear" and "weight_integer" not in found:
+            raise IntvitError(f"{node.name}: its trained weight_integer must be there")
         kinds = {"weight_integer": np.int8, "weight_scale": np.float32, "bias_integer": np.int64}
         for key, array in found.items():
             if array.dtype != kinds[key] or node.op not in ("linear", "layernorm"):
