@@ -165,8 +165,8 @@ class _Metadata(BaseModel):
     architecture: str | None = None
     img_size: Annotated[list[_Count], Field(min_length=2, max_length=2)] | None = None
     layer_norm_eps: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    mean: Annotated[list[_Number], Field(min_length=1)] | None = None
-    std: Annotated[list[_Positive], Field(min_length=1)] | None = None
+    mean: _Number | Annotated[list[_Number], Field(min_length=1)] | None = None
+    std: _Positive | Annotated[list[_Positive], Field(min_length=1)] | None = None
     resize: _Count | None = None
     ranges: dict[str, Annotated[list[_Number], Field(min_length=2, max_length=2)]] | None = None
     trained: _Trained | None = None
