@@ -434,6 +434,8 @@ def map_command(
             progress=report,
         )
     _write_whole(output, mapping.write)
+    for note in mapping.skipped:
+        err.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     if as_json:
         print(json.dumps(mapping.as_json(), sort_keys=True))
         return

@@ -268,7 +268,8 @@ class _Planner:
 
     def requantize(self, node: Node) -> Step | None:
         """Requantization with a constant residual: its term is computed once."""
-        if "residual" not in node.arrays:
+        x = self.tensor(node.inputs[0])
+        if "residual" not in node.arrays or x.dtype is None or storage(x.dtype) is np.int64:
             return None
         from intvit.kernels.requantize import prepare_constant
 

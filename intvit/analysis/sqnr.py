@@ -28,6 +28,8 @@ class Sqnr:
 
     def update(self, start: int, real: np.ndarray, quantized: np.ndarray) -> None:
         """Add images `start...`: float tensor and dequantized integers, both (B, ...)."""
+        if real.shape != quantized.shape:
+            raise IntvitError(f"SQNR: shapes must be equal, not {real.shape} and {quantized.shape}")
         x = real.astype(np.float64).reshape(len(real), -1)
         noise = np.mean((x - quantized.reshape(len(real), -1)) ** 2, axis=1)
         signal = np.mean(x**2, axis=1)

@@ -30,7 +30,7 @@ def border(check: Callable[..., None] | None = None, **arrays: str) -> Callable[
     Each array is described by its dtypes and sizes, `"int8|int16 R C"`. A name stands for one size of at least 1, the
     same wherever it occurs; `R|0` allows either, `M=C|1` names a size that is one of these, `*` is any size. Arrays are
     contiguous. With an empty `out` the call does nothing. Where sizes follow from other arguments there is a function
-    `check` instead, which gets all arguments and raises.
+    `check` instead, which gets all arguments and raises; what it leaves to the kernel, that answers with False.
     """
 
     def wrap(compiled: Any) -> Any:
@@ -47,7 +47,10 @@ def border(check: Callable[..., None] | None = None, **arrays: str) -> Callable[
 def _checked(compiled: Any, check: Callable[..., None]) -> Any:
     def call(*arguments: Any) -> Any:
         check(*arguments)
-        return compiled(*arguments)
+        result = compiled(*arguments)
+        if result is False:
+            raise IntvitError(f"{compiled.py_func.__module__}.{compiled.py_func.__name__}: an index leaves its array")
+        return result
 
     return call
 

@@ -376,14 +376,17 @@ def multiply_batch(
     right_signed, steps, columns, sums, correction, m, e, half, low, high, edge, out, tos,
     out_stride,
 ):  # fmt: skip
-    """One product of activations per entry of `starts`: pack the right operand, then as `multiply_packed`."""
+    """One product of activations per entry of `starts`: pack the right operand, then as `multiply_packed`.
+
+    False if a matrix lies outside its array.
+    """
     offset = np.zeros((columns + NR - 1) // NR * NR, np.int32)
     last = flat.shape[0] - 1 - (rows - 1) * row_stride - (depth - 1) * step_stride
     b_last = b.shape[0] - 1 - (depth - 1) * depth_stride - (columns - 1) * column_stride
     out_last = out.shape[0] - 1 - (rows - 1) * out_stride - (columns - 1)
     for n in range(starts.shape[0]):
         if min(starts[n], b_starts[n], tos[n]) < 0 or starts[n] > last or b_starts[n] > b_last or tos[n] > out_last:
-            raise IndexError("a matrix of a batch must lie inside its array")
+            return False
         pack_columns(b, b_starts[n], depth_stride, column_stride, depth, columns, steps, right_signed)
         if correction != 0:
             column_sums(b, b_starts[n], depth_stride, column_stride, depth, columns, offset)
@@ -393,6 +396,7 @@ def multiply_batch(
             flat, starts[n], row_stride, step_stride, rows, depth, shift, left, right, steps, columns, sums, offset, m,
             e, half, low, high, edge, out, tos[n], out_stride,
         )  # fmt: skip
+    return True
 
 
 # ---------------------------------------------------------------------------------------- borders
@@ -451,7 +455,7 @@ def _check_tiles(
         and _line(left, _NARROW)
         and left.nbytes >= ROW_BLOCK * steps * WORD
         and right.nbytes >= padded * steps * WORD
-        and right.flags.c_contiguous
+        and _line(right, right.dtype.char)
         and sums.dtype.char in _INT32
         and sums.shape == (MR, NR)
         and sums.flags.c_contiguous

@@ -362,6 +362,8 @@ def _fqvit_kernel(p: spec.FqvitLayerNorm) -> Any:
     *leading, room = _leading(p)
 
     def run(rows: np.ndarray, mask: np.ndarray | None = None, kind: Any = np.int64) -> np.ndarray:
+        if mask is not None:
+            raise IntvitError("layernorm fqvit: only a softmax has a mask")
         largest = max(-int(rows.min(initial=0)), int(rows.max(initial=0))) * max(p.factor)
         if rows.shape[1] ** 2 * largest**2 >= VARIANCE_MAX or rows.shape[1] * largest >= 2**31:
             raise IntvitError(
