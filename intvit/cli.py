@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
@@ -571,6 +572,7 @@ class _Stdout:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    warnings.formatwarning = lambda message, *rest, **options: f"intvit: warning: {message}\n"
     try:
         with redirect_stdout(cast(Any, _Stdout(sys.stdout or open(os.devnull, "w")))):
             status = app(arguments, standalone_mode=False)

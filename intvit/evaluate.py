@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from intvit import registry
 from intvit.errors import IntvitError
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, Array, Node, Tensor
+from intvit.graph.parameters import method_params, node_method
 from intvit.inttypes import IntType
-from intvit.method import Method
 
 BACKENDS = ("kernel", "spec")
 Evaluate = Callable[[Sequence[Array]], Array]
@@ -48,22 +47,9 @@ def prepare(node: Node, inputs: Sequence[Tensor], output: Tensor, backend: str =
     return stored
 
 
-def method_params(node: Node) -> Any:
-    """The parameter value of a Softmax, GELU or LayerNorm node, as its method's `lower` made it."""
-    method = node_method(node)
-    values = dict(node.attrs["params"])
-    values |= {key: tuple(array.tolist()) for key, array in node.arrays.items() if key != "mask"}
-    try:
-        return method.params(**values)
-    except TypeError as error:
-        raise IntvitError(f"{node.name}: parameters must be those of {method.id}: {error}") from None
-
-
-def node_method(node: Node) -> Method:
-    method = registry.get(node.op, node.attrs["method"])
-    if method.version != node.attrs["version"]:
-        raise IntvitError(f"{node.name}: {method.id} must be version {node.attrs['version']}, not {method.version}")
-    return method
+def signed(node: Node, key: str) -> Array:
+    """Constants as int64: a file may store them in any width that holds them."""
+    return np.ascontiguousarray(node.arrays[key], np.int64)
 
 
 def _rows(array: Array) -> Array:
@@ -112,16 +98,15 @@ def _kernel_log2_matmul(node: Node, inputs: Sequence[Tensor], output: Tensor) ->
 def _kernel_requantize(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
     from intvit.kernels.requantize import apply_requantize
 
-    arrays, bits, kind = node.arrays, node.attrs["bits"], storage(IntType(node.attrs["bits"]))
+    bits, kind = node.attrs["bits"], storage(IntType(node.attrs["bits"]))
+    m, e = signed(node, "m"), signed(node, "e")
+    if "residual_m" not in node.arrays:
+        return lambda values: apply_requantize(values[0], m, e, bits, out_dtype=kind)
+    extra = {"residual_m": signed(node, "residual_m"), "residual_e": signed(node, "residual_e")}
 
     def run(values: Sequence[Array]) -> Array:
         residual = _residual(node, values)
-        if residual is None:
-            return apply_requantize(values[0], arrays["m"], arrays["e"], bits, out_dtype=kind)
-        m, e = arrays["residual_m"], arrays["residual_e"]
-        return apply_requantize(
-            values[0], arrays["m"], arrays["e"], bits, residual=residual, residual_m=m, residual_e=e, out_dtype=kind
-        )
+        return apply_requantize(values[0], m, e, bits, residual=residual, out_dtype=kind, **extra)
 
     return run
 
@@ -129,7 +114,7 @@ def _kernel_requantize(node: Node, inputs: Sequence[Tensor], output: Tensor) -> 
 def _residual(node: Node, values: Sequence[Array]) -> Array | None:
     if "residual_m" not in node.arrays:
         return None
-    residual = node.arrays["residual"] if "residual" in node.arrays else values[1]
+    residual = signed(node, "residual") if "residual" in node.arrays else values[1]
     return np.broadcast_to(residual, values[0].shape)
 
 

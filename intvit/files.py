@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from intvit.errors import IntvitError, reason
+from intvit.errors import IntvitError, reading, reason
 
 try:
     import fcntl
@@ -169,6 +170,31 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
                 _publish(partial, path)
             finally:
                 _remove(partial)
+
+
+def regular(path: str | Path) -> Path:
+    """`path` if it is a file with content of its own; no folder, pipe, socket or device, on which a read may hang."""
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise IntvitError(f"{path}: no such file" if missing else f"{path}: cannot be read: {reason(error)}") from None
+    if not stat.S_ISREG(mode):
+        raise IntvitError(f"{path}: must be a regular file, not a folder, pipe or device")
+    return path
+
+
+MOST_TEXT = 64 * 2**20
+
+
+def read_text(path: str | Path) -> str:
+    """A text file of at most 64 MiB, UTF-8."""
+    path = regular(path)
+    with reading(path, "readable UTF-8 text"):
+        if path.stat().st_size > MOST_TEXT:
+            raise IntvitError(f"{path}: must be at most {MOST_TEXT} bytes of text, not {path.stat().st_size}")
+        return path.read_text(encoding="utf-8")
 
 
 def inside(folder: Path, path: Path) -> Path:

@@ -10,12 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.graph.ir import Tensor
 from intvit.kernels.border import SIGNED, border
+from intvit.kernels.cache import compiled
 
 PAPER_FACTOR, USUAL_FACTOR = 20.0, 10.0
 
@@ -52,7 +52,7 @@ LANES = 256
 @border(
     real="float32 B N", q=f"{SIGNED}|float32 B N", scale="float64 L", signal="float64 B", noise="float64 B"
 )  # fmt: skip
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _powers(real, q, scale, signal, noise):
     """Per image sums of x**2 and of (x - scale*q)**2 over (B, N); one partial sum per entry of `scale`, in turn."""
     lanes = len(scale)
@@ -69,7 +69,7 @@ def _powers(real, q, scale, signal, noise):
 
 
 @border(codes="int8 B N", out="float32 B N")
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _fractions(codes, out):
     """FQ-ViT codes to what they stand for: 2**-q, or 0 for -1."""
     table = np.zeros(256, np.float32)

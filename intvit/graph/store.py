@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from intvit import hdf5
-from intvit.errors import IntvitError
+from intvit.errors import IntvitError, reading
 from intvit.graph.check import check
-from intvit.graph.ir import Array, Graph, describe, rebuild
+from intvit.graph.ir import Array, Graph, describe
+from intvit.graph.text import GraphText, rebuild
+from intvit.spec import SPEC_VERSION
 
 KIND, VERSION = "intvit.graph", 1
 
@@ -28,19 +30,24 @@ def save(graph: Graph, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> Graph:
-    """Read and verify a graph: hash, names, shapes. IntvitError if one bit differs from what was saved."""
+    """Read and verify a graph: hash, names, shapes, every constant's range. IntvitError names what does not hold."""
     with hdf5.read(path, KIND, VERSION) as file:
-        try:
-            text = json.loads(file["graph.json"][()])
-        except ValueError as error:
-            raise IntvitError(f"{path}: is damaged: {error}") from None
-        arrays: dict[str, dict[str, Array]] = {
-            node["name"]: {key: np.asarray(file[f"arrays/{node['name']}/{key}"]) for key in node["arrays"]}
-            for node in text["nodes"]
-        }
-        expected = str(file.attrs["content_hash"])
-    graph = rebuild(text, arrays)
-    if graph.content_hash != expected:
-        raise IntvitError(f"{path}: content hash must be {expected[:16]}, not {graph.content_hash[:16]}")
-    check(graph)
+        with reading(path, "a graph"):
+            text = GraphText.model_validate_json(file["graph.json"][()])
+            expected = str(file.attrs["content_hash"])
+        with reading(path, "a graph with all its arrays"):
+            arrays: dict[str, dict[str, Array]] = {
+                node.name: {key: np.asarray(file[f"arrays/{node.name}/{key}"]) for key in node.arrays}
+                for node in text.nodes
+            }
+    try:
+        graph = rebuild(text, arrays)
+        if graph.content_hash != expected:
+            raise IntvitError(f"content hash must be {expected[:16]!r}, not {graph.content_hash[:16]}")
+        if graph.metadata.get("spec_version") != SPEC_VERSION:
+            found = graph.metadata.get("spec_version")
+            raise IntvitError(f"spec version must be {SPEC_VERSION}, not {found!r:.40}: the graph is stale")
+        check(graph)
+    except IntvitError as error:
+        raise IntvitError(f"{path}: {error}") from None
     return graph

@@ -5,15 +5,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -21,6 +15,7 @@ from numba.extending import intrinsic
 
 from intvit.errors import IntvitError
 from intvit.kernels.border import constants as checked
+from intvit.kernels.cache import compiled
 
 INT64_MAX = 2**63 - 1
 INT64_MIN = -(2**63)
@@ -29,39 +24,11 @@ KERNELS: list[Any] = []
 """Every compiled kernel, in order of definition."""
 
 
-@cache
-def cache_folder() -> str:
-    """Where compiled kernels are kept: a folder named after the text of all of them.
-
-    Numba looks at the file of a function only, not at those of the functions it calls: an edited callee in another file
-    would leave stale machine code in use. One digest over all kernel files makes that impossible.
-    """
-    here = Path(__file__).parent
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))).hexdigest()[:16]
-    if os.environ.get("NUMBA_CACHE_DIR"):
-        return os.path.join(os.environ["NUMBA_CACHE_DIR"], digest)
-    if os.access(here, os.W_OK):
-        return str(here / "__pycache__" / digest)
-    return str(Path.home() / ".cache" / "intvit" / digest)
-
-
-@contextmanager
-def _caching() -> Iterator[None]:
-    """Numba picks the cache folder when a function is decorated: ours for that moment, the user's after it."""
-    before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
-    numba.config.CACHE_DIR = cache_folder()  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
-
-
 def kernel(function: Callable[..., Any]) -> Any:
-    """njit, cached on disk, without the GIL: the engine runs kernels on threads, they never start their own."""
-    with _caching():
-        compiled = numba.njit(cache=True, nogil=True)(function)
-    KERNELS.append(compiled)
-    return compiled
+    """A compiled function of the integer path, remembered in KERNELS."""
+    result = compiled(function)
+    KERNELS.append(result)
+    return result
 
 
 def as_rows(x: np.ndarray) -> np.ndarray:
