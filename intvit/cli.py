@@ -465,6 +465,8 @@ def map_command(
         )
     _write_whole(output, mapping.write)
     _applied(source.preprocessing)
+    for note in mapping.skipped:
+        err.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     if as_json:
         print(json.dumps(mapping.as_json(), sort_keys=True))
         return
