@@ -41,7 +41,7 @@ def parse_memh(data: bytes, dtype: IntType, shape: tuple[int, ...], header: str,
     first = f"// {header}\n".encode("ascii")
     if not data.startswith(first):
         actual = data[: len(first) + 1].partition(b"\n")[0].decode("ascii", "replace")
-        raise IntvitError(f"{where}: line 1 must be '// {header}' and LF, not {ascii(actual)}")
+        raise IntvitError(f"{where}: line 1 must be '// {header}' and LF, not {actual!a}")
     n_words, n_digits = math.prod(shape), digits(dtype)
     body = data[len(first) :]
     if len(body) != n_words * (n_digits + 1):

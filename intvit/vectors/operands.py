@@ -65,10 +65,10 @@ def _check_method(node: Node, shape: tuple[int, ...]) -> None:
     """Parameters are the fields of the method's own class: numbers in `attrs`, vectors over the channels in arrays."""
     fields = {field.name for field in dataclasses.fields(node_method(node).params)}
     params = node.attrs["params"]
-    _check_attrs("attrs.params", params, {key: int for key in fields - set(node.arrays)})
+    _check_attrs("attrs.params", params, dict.fromkeys(fields - set(node.arrays), int))
     lengths = [shape[-1:]] if node.op == "layernorm" else [(1,), shape[-1:]]
     masks = {"mask": [shape]} if node.op == "softmax" else {}
-    _check_arrays(node, {key: lengths for key in fields - set(params)}, masks)
+    _check_arrays(node, dict.fromkeys(fields - set(params), lengths), masks)
 
 
 def _check_requantize(node: Node, inputs: Sequence[Tensor]) -> None:
