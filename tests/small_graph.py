@@ -1,4 +1,4 @@
-"""A hand-made integer graph of a few hundred elements in which every operator occurs, for tests of what is around it."""
+"""A hand-made integer graph in which every operator occurs, for tests of what is around it."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ from intvit.vectors.manifest import (
     ARRAYS,
     INDEX,
     MANIFEST,
-    MOST_TEXT,
+    MOST_INDEX,
+    MOST_MANIFEST,
     Entry,
     Index,
     Manifest,
@@ -47,7 +48,7 @@ def read_index(folder: Path) -> Index:
     """The index, its digest not compared; the folders that it lists and no others must be there."""
     if not folder.is_dir():
         raise IntvitError(f"{folder}: must be a folder of golden vectors")
-    index = parse_text(Index, read_bytes(folder, folder / INDEX, MOST_TEXT), folder / INDEX)
+    index = parse_text(Index, read_bytes(folder, folder / INDEX, MOST_INDEX), folder / INDEX)
     if index.spec_version != SPEC_VERSION:
         raise _stale(folder / INDEX, index.spec_version)
     images: dict[str, set[str]] = {}
@@ -68,7 +69,7 @@ def read_manifest(folder: Path, index: Index, entry: Entry) -> tuple[Manifest, l
     """The manifest of a case, which must agree with the index, and whether its digest does."""
     case = folder / entry.folder
     path = case / MANIFEST
-    data = read_bytes(folder, path, MOST_TEXT)
+    data = read_bytes(folder, path, MOST_MANIFEST)
     manifest = parse_text(Manifest, data, path)
     if manifest.spec_version != SPEC_VERSION:
         raise _stale(path, manifest.spec_version)

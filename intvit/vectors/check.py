@@ -16,7 +16,7 @@ from intvit.graph.ir import Array, Node, Tensor
 from intvit.inttypes import IntType
 from intvit.vectors.bundle import read_case, read_index, read_manifest, shown
 from intvit.vectors.compare import Mismatch, first_difference
-from intvit.vectors.manifest import INDEX, MANIFEST, Entry, Index, Manifest, Signal, json_text, sha256
+from intvit.vectors.manifest import INDEX, MANIFEST, SHA256, Entry, Index, Manifest, Signal, json_text, sha256
 
 BACKENDS = ("spec", "kernel")
 FAULTS = (ValueError, TypeError, ArithmeticError, LookupError, AssertionError, MemoryError)
@@ -48,7 +48,7 @@ def check(
     for backend in backends:
         if backend not in BACKENDS:
             raise IntvitError(f"backend: must be one of {', '.join(BACKENDS)}, not {backend!r}")
-    if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
+    if digest is not None and not re.fullmatch(SHA256, digest):
         raise IntvitError(f"digest: must be 64 lower-case hex digits, not {digest!r}")
     index = read_index(root)
     actual = index.content_digest

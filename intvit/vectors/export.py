@@ -70,22 +70,32 @@ def export(
     nodes = select_nodes(graph, sites)
     wanted = sorted({name for node in nodes for name in (*node.inputs, node.output)})
     q_images = quantize_images(graph, images)
-    entries: list[Entry] = []
+    entries = [
+        Entry(folder=case_folder(node.name, image), site=node.name, image=image, sha256="0" * 64)
+        for image in range(first_image, first_image + len(q_images))
+        for node in nodes
+    ]
+    _index(origin, entries)
     with whole_folder(folder) as partial:
         engine = Engine(graph)
         for i in range(len(q_images)):
             tensors = engine.evaluate(q_images[i : i + 1], wanted)
-            for node in nodes:
-                image = first_image + i
-                name = case_folder(node.name, image)
+            for at, node in enumerate(nodes, i * len(nodes)):
+                name, image = entries[at].folder, entries[at].image
                 text = write_case(graph, node, tensors, {**origin, "image": image}, partial / name, hex_files)
-                entries.append(Entry(folder=name, site=node.name, image=image, sha256=sha256(text)))
+                entries[at] = entries[at].model_copy(update={"sha256": sha256(text)})
                 if progress:
-                    progress(len(entries), len(nodes) * len(q_images))
-        index = build(Index, {**origin, "cases": entries}, "graph")
-        index = index.model_copy(update={"digest": index.content_digest})
+                    progress(at + 1, len(entries))
+        index = _index(origin, entries)
         (partial / INDEX).write_bytes(written(index, "graph"))
     return index
+
+
+def _index(origin: Mapping[str, Any], entries: Sequence[Entry]) -> Index:
+    """IntvitError if there is none of these cases."""
+    index = build(Index, {**origin, "cases": entries}, "graph")
+    written(index, "graph")
+    return index.model_copy(update={"digest": index.content_digest})
 
 
 def _origin(graph: Graph) -> dict[str, Any]:

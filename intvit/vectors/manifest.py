@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+import re
+import reprlib
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -23,18 +25,26 @@ from intvit.vectors.npz import Layout, size_npz, stored_type
 FORMAT: Final = "intvit.golden"
 VERSION: Final = 2
 INDEX, MANIFEST, ARRAYS = "index.json", "case.json", "case.npz"
-MOST_TEXT = 1 << 25
-"""Bytes of a JSON file, so that reading it takes no more than some hundred times as many."""
+MOST_INDEX, MOST_MANIFEST = 1 << 24, 1 << 23
+"""Bytes of JSON, which takes up to thirty times as many when parsed; pydantic's errors more, so it stops at the first."""
 MOST_ELEMENTS = 1 << 28
 MOST_AXES = 32
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+SHA256 = "[0-9a-f]{64}"
+Sha256 = Annotated[str, Field(pattern=f"^{SHA256}$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.keys() <= cls.model_fields.keys():
+            raise ValueError(f"key {min(values.keys() - cls.model_fields.keys())!r} must not be there")
+        return values
 
 
 class Signal(_Strict):
@@ -45,9 +55,9 @@ class Signal(_Strict):
     role: Literal["stimulus", "parameter", "expected"]
     tensor: str | None = None
     """Name in the graph; a parameter has none, nor the three facts below."""
-    shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(max_length=MOST_AXES)]
+    shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(max_length=MOST_AXES, fail_fast=True)]
     dtype: Annotated[str, Field(pattern=r"^[su]([1-9]|[1-5][0-9]|6[0-4])$")]
-    scale: Number | list[Number] | None = None
+    scale: Number | Annotated[list[Number], Field(fail_fast=True)] | None = None
     encoding: Literal["linear", "log2"] = "linear"
     bound: Count | None = None
     sha256: Sha256
@@ -96,8 +106,8 @@ class Manifest(_Strict):
     graph_hash: Sha256
     spec_version: int
     recipe: dict[str, Any]
-    signals: list[Signal]
-    files: dict[str, Sha256]
+    signals: Annotated[list[Signal], Field(fail_fast=True)]
+    files: dict[str, Any]
     """File name -> sha256 of its bytes, `case.json` left out."""
 
     @model_validator(mode="after")
@@ -109,12 +119,14 @@ class Manifest(_Strict):
         if not inputs or roles != wanted or self.signals[-1].key != "output":
             raise ValueError("signals must be stimuli, parameters and 'output' in this order")
         if inputs != [f"input{i}" for i in range(len(inputs))]:
-            raise ValueError(f"stimuli must be input0, input1 and so on, not {inputs}")
+            raise ValueError(f"stimuli must be input0, input1 and so on, not {_few(inputs)}")
         if parameters != sorted(set(parameters) - {*inputs, "output"}):
-            raise ValueError(f"parameters must be sorted, each once and no stimulus or output, not {parameters}")
+            raise ValueError(f"parameters must be sorted, each once and no stimulus or output, not {_few(parameters)}")
         hex_files = {s.hex_name for s in self.signals}
         if set(self.files) not in ({ARRAYS}, {ARRAYS, *hex_files}):
-            raise ValueError(f"files must be {ARRAYS}, and a .hex for every array or none, not {sorted(self.files)}")
+            raise ValueError(f"files must be {ARRAYS}, and a .hex for every array or none, not {_few(self.files)}")
+        if not all(isinstance(value, str) and re.fullmatch(SHA256, value) for value in self.files.values()):
+            raise ValueError("files must have a sha256 each")
         if (self.method, self.method_version) != (self.attrs.get("method"), self.attrs.get("version")):
             raise ValueError("method and method_version must be those of attrs")
         return self
@@ -160,7 +172,7 @@ class Index(_Strict):
     graph_hash: Sha256
     spec_version: int
     recipe: dict[str, Any]
-    cases: Annotated[list[Entry], Field(min_length=1)]
+    cases: Annotated[list[Entry], Field(min_length=1, fail_fast=True)]
     digest: Sha256 | Literal[""] = ""
     """sha256 of this text with nothing between these two quotes: of the whole bundle, as each text holds the next's."""
 
@@ -180,6 +192,10 @@ class Index(_Strict):
     def content_digest(self) -> str:
         """What `digest` must be."""
         return sha256(format_text(self.model_copy(update={"digest": ""})))
+
+
+def _few(names: Iterable[str]) -> str:
+    return reprlib.repr(sorted(names))
 
 
 def sha256(data: bytes) -> str:
@@ -208,7 +224,7 @@ def build(kind: type[Model], values: Any, where: object) -> Model:
         key = ".".join(str(part) for part in first["loc"])
         rule = first["msg"].removeprefix("Value error, ")
         if first["type"] != "value_error":
-            rule = f"{rule[:1].lower()}{rule[1:]}, not {first['input']!r}"
+            rule = f"{rule[:1].lower()}{rule[1:]}, not {reprlib.repr(first['input'])}"
         text = reason(ValueError(f"{key}: {rule}" if key else rule))
         raise IntvitError(f"{where}: {text}") from None
 
@@ -217,8 +233,9 @@ def written(model: Model, where: object) -> bytes:
     """`format_text` of facts that come from outside."""
     with reading(where, "plain JSON values"):
         text = format_text(model)
-        if len(text) > MOST_TEXT:
-            raise IntvitError(f"{where}: must not pass {MOST_TEXT} bytes of JSON, and has {len(text)}")
+        most = MOST_INDEX if isinstance(model, Index) else MOST_MANIFEST
+        if len(text) > most:
+            raise IntvitError(f"{where}: must not pass {most} bytes of JSON, and has {len(text)}")
     return text
 
 
