@@ -26,7 +26,7 @@ FORMAT: Final = "intvit.golden"
 VERSION: Final = 2
 INDEX, MANIFEST, ARRAYS = "index.json", "case.json", "case.npz"
 MOST_INDEX, MOST_MANIFEST = 1 << 24, 1 << 23
-"""Bytes of JSON, which takes up to thirty times as many when parsed; pydantic's errors more, so it stops at the first."""
+"""Bytes of JSON, which takes up to thirty times as many when parsed; pydantic stops at its first error therefore."""
 MOST_ELEMENTS = 1 << 28
 MOST_AXES = 32
 
