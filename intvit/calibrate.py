@@ -14,6 +14,7 @@ from intvit.errors import IntvitError
 from intvit.graph.ir import LAYOUT_OPS, Graph
 from intvit.graph.widths import quantizer_bits
 from intvit.observers import build_observer
+from intvit.preprocessing import Preprocessing
 from intvit.recipe import Recipe
 
 
@@ -24,6 +25,7 @@ class Activations(Protocol):
     names: list[str]
     model_sha256: str
     images_sha256: str
+    preprocessing: Preprocessing
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray: ...
 
@@ -34,15 +36,18 @@ class Calibration:
 
     `variances`: the largest sum of squared deviations of a LayerNorm row, real units squared; it fixes I-BERT's shift.
     `shifts` and `exp_range_max` override what the lowering would derive, for networks that come with them.
+    `preprocessing` of the images that were calibrated on, where there were any; the graph states it from then on.
     """
 
     ranges: dict[str, tuple[float, float]]
     variances: dict[str, float] = field(default_factory=dict)
     shifts: dict[str, int] = field(default_factory=dict)
     exp_range_max: dict[str, float] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
 
     def write(self, path: str | Path) -> None:
-        Path(path).write_text(json.dumps(self.__dict__, indent=1, sort_keys=True))
+        applied = self.preprocessing and self.preprocessing.as_json()
+        Path(path).write_text(json.dumps({**self.__dict__, "preprocessing": applied}, indent=1, sort_keys=True))
 
 
 def source_tensor(graph: Graph, name: str, known: Container[str]) -> str:
@@ -99,7 +104,8 @@ def calibrate(
             variances[node.name] = max(variances[node.name], float(rows.var(axis=1).max()) * rows.shape[1])
         if progress:
             progress(stop, n_images)
-    return Calibration({name: observer.range() for name, observer in observers.items()}, variances)
+    ranges = {name: observer.range() for name, observer in observers.items()}
+    return Calibration(ranges, variances, preprocessing=recording.preprocessing)
 
 
 def trained(graph: Graph) -> Calibration:

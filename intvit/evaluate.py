@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from intvit import registry
 from intvit.errors import IntvitError
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, Array, Node, Tensor
+from intvit.graph.parameters import method_params, node_method
 from intvit.inttypes import IntType
-from intvit.method import Method
 
 BACKENDS = ("kernel", "spec")
 Evaluate = Callable[[Sequence[Array]], Array]
@@ -46,24 +45,6 @@ def prepare(node: Node, inputs: Sequence[Tensor], output: Tensor, backend: str =
         return result.astype(kind, copy=False)
 
     return stored
-
-
-def method_params(node: Node) -> Any:
-    """The parameter value of a Softmax, GELU or LayerNorm node, as its method's `lower` made it."""
-    method = node_method(node)
-    values = dict(node.attrs["params"])
-    values |= {key: tuple(array.tolist()) for key, array in node.arrays.items() if key != "mask"}
-    try:
-        return method.params(**values)
-    except TypeError as error:
-        raise IntvitError(f"{node.name}: parameters must be those of {method.id}: {error}") from None
-
-
-def node_method(node: Node) -> Method:
-    method = registry.get(node.op, node.attrs["method"])
-    if method.version != node.attrs["version"]:
-        raise IntvitError(f"{node.name}: {method.id} must be version {node.attrs['version']}, not {method.version}")
-    return method
 
 
 def _rows(array: Array) -> Array:

@@ -286,8 +286,9 @@ class _Lowering:
         scales = np.broadcast_to(np.abs(raw.scale), raw.shape[-1:])
         common = max(float(scales.min()), float(scales.max()) * raw.max_abs / (2**31 - 1))
         self.requantize(LOGITS, raw, 32, float(np.float32(common)))
+        applied = self.calibration.preprocessing
         metadata = {
-            **self.graph.metadata,
+            **(self.graph.metadata if applied is None else applied.restate(self.graph.metadata)),
             "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
             "spec_version": SPEC_VERSION,
         }

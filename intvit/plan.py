@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from intvit.evaluate import Evaluate, mask_rows, method_params, node_method, prepare, storage
+from intvit.evaluate import Evaluate, mask_rows, prepare, storage
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, Array, Graph, Node, Tensor
+from intvit.graph.parameters import method_params, node_method
 from intvit.kernels import gemm, tables
 from intvit.kernels.matmul import LOG2_LIFT, log2_weights
 

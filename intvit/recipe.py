@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from intvit.errors import IntvitError
+from intvit.errors import IntvitError, reading
+from intvit.files import read_text
 
 OPERATORS = ("softmax", "gelu", "layernorm")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Choice(_Strict):
@@ -100,17 +101,15 @@ def build_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
         key = ".".join(str(part) for part in first["loc"])
         rule = first["msg"].removeprefix("Input should be ").rstrip(".")
         rule = "must be a known key" if first["type"] == "extra_forbidden" else f"must be {rule}"
-        raise IntvitError(f"{where}: {key}: {rule}, not {first['input']!r}") from None
+        raise IntvitError(f"{where}: {key}: {rule}, not {first['input']!r:.100}") from None
 
 
 def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe: `.toml`, or the JSON mapping that `intvit map` writes."""
     path = Path(path)
-    try:
-        text = path.read_text()
+    text = read_text(path)
+    with reading(path, "a TOML recipe or a JSON mapping"):
         values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise IntvitError(f"{path}: must be a readable TOML recipe or JSON mapping, not: {error}") from None
     if isinstance(values, dict) and "recipe" in values:
         values = values["recipe"]
     if not isinstance(values, dict):

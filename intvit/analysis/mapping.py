@@ -20,6 +20,7 @@ from intvit.engine import Engine
 from intvit.errors import IntvitError
 from intvit.graph.ir import Array, Graph
 from intvit.lowering import lower
+from intvit.memory import fitting
 from intvit.recipe import OPERATORS, Choice, Recipe
 
 RULES: dict[str, Callable[[SiteScore], float]] = {}
@@ -135,6 +136,7 @@ def map_methods(
     if len(images) < recording.n_images or images.sha256(recording.n_images) != recording.images_sha256:
         raise IntvitError(f"images: must be the {recording.n_images} images that were recorded, and are others")
     n_images = min(limit or recording.n_images, recording.n_images)
+    batch = fitting(batch, 4 * sum(math.prod(tensor.shape) for tensor in graph.tensors.values()))
     runs = {method: SqnrRun.of(graph, lower(graph, calibration, recipe.with_method(method))) for method in methods}
     known = set(recording.names)
     for start in range(0, n_images, batch):  # all models on one batch: the float side is computed or read once

@@ -10,10 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 
 from intvit.graph.ir import Tensor
+from intvit.kernels.cache import compiled
 
 PAPER_FACTOR, USUAL_FACTOR = 20.0, 10.0
 
@@ -45,7 +45,7 @@ LANES = 256
 """Partial sums of a tensor with one scale: the order of the additions is the same on every machine."""
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _powers(real, q, scale, signal, noise):
     """Per image sums of x**2 and of (x - scale*q)**2 over (B, N); one partial sum per entry of `scale`, in turn."""
     lanes = len(scale)
@@ -61,7 +61,7 @@ def _powers(real, q, scale, signal, noise):
         signal[b], noise[b] = s.sum(), n.sum()
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _fractions(codes, out):
     """FQ-ViT codes to what they stand for: 2**-q, or 0 for -1."""
     table = np.zeros(256, np.float32)

@@ -157,34 +157,3 @@ def describe(graph: Graph) -> dict[str, Any]:
             for t in graph.tensors.values()
         ],
     }
-
-
-def rebuild(text: Mapping[str, Any], arrays: Mapping[str, Mapping[str, Array]]) -> Graph:
-    """The inverse of `describe`; `arrays[node name][key]` brings the constants back."""
-    return Graph(
-        inputs=tuple(text["inputs"]),
-        outputs=tuple(text["outputs"]),
-        nodes=tuple(
-            Node(
-                n["op"],
-                n["name"],
-                tuple(n["inputs"]),
-                n["output"],
-                n["attrs"],
-                {key: arrays[n["name"]][key] for key in n["arrays"]},
-            )
-            for n in text["nodes"]
-        ),
-        tensors={
-            t["name"]: Tensor(
-                t["name"],
-                tuple(t["shape"]),
-                None if t["dtype"] is None else IntType.parse(t["dtype"]),
-                None if t["scale"] is None else np.array(t["scale"], np.float64),
-                t["encoding"],
-                t["bound"],
-            )
-            for t in text["tensors"]
-        },
-        metadata=text["metadata"],
-    )

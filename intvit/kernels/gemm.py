@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, codegen, config
 from numba.extending import intrinsic
 
 from intvit.errors import IntvitError
@@ -35,19 +36,53 @@ WORD = 4
 ROW_BLOCK = 8 * MR
 """Rows that are packed at a time."""
 INT32_MAX = 2**31 - 1
+VNNI, PMADDWD = "llvm.x86.avx512", "llvm.x86.avx2.pmadd.wd"
 EVERY_TOP_BIT = np.int32(-0x7F7F7F80)
 """0x80 in each of four bytes: adds 128 to signed bytes, making them unsigned."""
 
 
+def target_features() -> dict[str, bool]:
+    """Processor features that Numba compiles for: the host's, unless NUMBA_CPU_NAME and its kin say otherwise."""
+    found = {}
+    wanted = getattr(config, "CPU_FEATURES", None)
+    wanted = codegen.get_host_cpu_features() if wanted is None else wanted
+    for feature in filter(None, wanted.split(",")):
+        found[feature[1:]] = feature[0] == "+"
+    return found
+
+
+def known_to_llvm(intrinsic_name: str, operand: str, result: str, n_operands: int) -> bool:
+    """True if this LLVM has the intrinsic with these types."""
+    types_ = ", ".join([result] * (n_operands > 2) + [operand] * 2)
+    try:
+        llvm.parse_assembly(f"declare {result} @{intrinsic_name}({types_})").verify()
+    except RuntimeError:
+        return False
+    return True
+
+
+NEEDS = {
+    "vnni": (("avx512f", "avx512bw", "avx512vnni"), (f"{VNNI}.vpdpbusd.512", "<16 x i32>", "<16 x i32>", 3)),
+    "avx2": (("avx2",), (PMADDWD, "<16 x i16>", "<8 x i32>", 2)),
+}
+"""Path -> processor features, and an intrinsic as `known_to_llvm` takes it."""
+
+
+@cache
+def path_notes() -> dict[str, str]:
+    """Every path, fastest first, and why it cannot be taken ("" if it can)."""
+    features, notes = target_features(), {}
+    for path, (wanted, form) in NEEDS.items():
+        missing = [name for name in wanted if not features.get(name)]
+        notes[path] = f"the processor that Numba compiles for lacks {', '.join(missing)}" if missing else ""
+        if not missing and not known_to_llvm(*form):
+            notes[path] = f"this LLVM lacks {form[0]}({form[1]})"
+    return {**notes, "blas": ""}
+
+
 def available_paths() -> tuple[str, ...]:
-    """The paths that this processor can take, fastest first; `blas` is the float carrier of `kernels/matmul.py`."""
-    features = llvm.get_host_cpu_features()
-    found = []
-    if all(features.get(name) for name in ("avx512f", "avx512bw", "avx512vnni")):
-        found.append("vnni")
-    if features.get("avx2"):
-        found.append("avx2")
-    return (*found, "blas")
+    """The paths that can be taken here, fastest first; `blas` is the float carrier of `kernels/matmul.py`."""
+    return tuple(path for path, note in path_notes().items() if not note)
 
 
 def chosen_path() -> str:
@@ -121,14 +156,14 @@ def _emit_tile(builder: Any, kind: Any, a: Any, b: Any, c: Any, steps: Any) -> N
     wide = kind in (types.uint8, types.uint16)
     lanes, rows = (16, MR) if wide else (8, MR // 2)
     vector = ir.VectorType(_I32, lanes)
-    operand = ir.VectorType(_I8, 4 * lanes) if kind == types.uint8 else ir.VectorType(_I16, 2 * lanes)
-    if wide:
+    operand = vector if wide else ir.VectorType(_I16, 2 * lanes)
+    if wide:  # with words as operands: older LLVMs have no other form, newer ones read it as their own
         name = "vpdpbusd" if kind == types.uint8 else "vpdpwssd"
         shape = ir.FunctionType(vector, [vector, operand, operand])
-        function = cgutils.get_or_insert_function(builder.module, shape, f"llvm.x86.avx512.{name}.512")
+        function = cgutils.get_or_insert_function(builder.module, shape, f"{VNNI}.{name}.512")
     else:
         shape = ir.FunctionType(vector, [operand, operand])
-        function = cgutils.get_or_insert_function(builder.module, shape, "llvm.x86.avx2.pmadd.wd")
+        function = cgutils.get_or_insert_function(builder.module, shape, PMADDWD)
 
     def multiply_add(total: Any, x: Any, y: Any) -> Any:
         return builder.call(function, [total, x, y]) if wide else builder.add(total, builder.call(function, [x, y]))

@@ -68,7 +68,7 @@ def matmul(a: Array, b: Array, *, a_max: int | None = None, b_max: int | None = 
     if kind is None:
         if bound >= 2**63:
             raise IntvitError(f"matmul: sums must stay below 2**63, not {bound}")
-        part = (FLOAT64_EXACT - 1) // max(a_max * b_max, 1)
+        part = (FLOAT64_EXACT - 1) // (a_max * b_max)
         if part < 1:
             return _slow(a, b)
         kind = np.float64

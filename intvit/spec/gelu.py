@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from intvit.spec.arith import floor_shift, truncated_div, wrap
-from intvit.spec.softmax import SUM_MAX, shift_exp, shift_exp_tvm
+from intvit.spec.ranges import require, require_lengths
+from intvit.spec.softmax import SUM_MAX, X0_LEAST, shift_exp, shift_exp_tvm
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,11 @@ class IvitGelu:
     x0: int
     n: int
     out_bits: int
+
+    def __post_init__(self) -> None:
+        require("gelu ivit: x0", X0_LEAST, -1, self.x0)
+        require("gelu ivit: n", 0, 23, self.n)
+        require("gelu ivit: out_bits", 1, 8, self.out_bits)
 
 
 def ivit(row: Sequence[int], p: IvitGelu) -> list[int]:
@@ -39,6 +45,13 @@ class IbertGelu:
     shift: tuple[int, ...]
     n: int
 
+    def __post_init__(self) -> None:
+        require_lengths("gelu ibert: b, c and shift", self.b, self.c, self.shift)
+        require("gelu ibert: b", 1 - 2**30, -1, self.b)
+        require("gelu ibert: c", 1 - 2**62, 0, self.c)
+        require("gelu ibert: shift", 1 - 2**62, 0, self.shift)
+        require("gelu ibert: n", 0, 30, self.n)
+
 
 def ibert(row: Sequence[int], p: IbertGelu) -> list[int]:
     """y = x * ((sign(x) * ((min(|x|, -b) + b)**2 + c) >> n) + shift); the scale of y is negative."""
@@ -57,6 +70,10 @@ class IvitTvmGelu:
 
     x0: int
     n: int
+
+    def __post_init__(self) -> None:
+        require("gelu ivit_tvm: x0", X0_LEAST, -1, self.x0)
+        require("gelu ivit_tvm: n", 0, 23, self.n)
 
 
 def ivit_tvm(row: Sequence[int], p: IvitTvmGelu) -> list[int]:

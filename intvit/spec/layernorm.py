@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from intvit.errors import IntvitError
 from intvit.spec.arith import clamp, floor_shift, isqrt, rhe, rhe_shift, truncated_div, wrap
+from intvit.spec.ranges import require, require_lengths
+
+BIAS_MAX = 2**61
 
 
 def centre(row: Sequence[int]) -> list[int]:
@@ -22,6 +26,9 @@ class IvitLayerNorm:
     """I-LayerNorm (arXiv 2207.01405): `bias[j] = floor((beta/gamma) / (sqrt(C) / 2**30))`."""
 
     bias: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        require("layernorm ivit: bias", -BIAS_MAX, BIAS_MAX, self.bias)
 
 
 def newton_sqrt(var: int) -> int:
@@ -48,6 +55,10 @@ class IbertLayerNorm:
 
     bias: tuple[int, ...]
     shift: int
+
+    def __post_init__(self) -> None:
+        require("layernorm ibert: bias", -BIAS_MAX, BIAS_MAX, self.bias)
+        require("layernorm ibert: shift", 0, 31, self.shift)
 
 
 def ibert(row: Sequence[int], p: IbertLayerNorm) -> list[int]:
@@ -82,6 +93,34 @@ class FqvitLayerNorm:
     gain_exp: tuple[int, ...]
     bias: tuple[int, ...]
     bias_exp: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        where = "layernorm fqvit"
+        require_lengths(f"{where}: constants", *vars(self).values())
+        require(f"{where}: factor", 1, 256, self.factor)
+        require(f"{where}: sign", -1, 1, self.sign)
+        for key in ("slope", "gain", "bias"):
+            require_mantissa(f"{where}: {key}", getattr(self, key), getattr(self, f"{key}_exp"))
+        for sign, slope, at, gain, exp in zip(
+            self.sign, self.slope, self.slope_exp, self.gain, self.gain_exp, strict=True
+        ):
+            # slope / 2**at = C * gain / 2**exp, but for the rounding of doubles
+            low = min(at, exp)
+            whole, part = slope << (exp - low), len(self.slope) * gain << (at - low)
+            if slope < 0 or gain < 0 or (sign == 0) != (slope == 0) or abs(whole - part) > whole >> 50:
+                raise IntvitError(
+                    f"{where}: slope must be C times gain, both 0 where sign is and positive elsewhere, not "
+                    f"{slope} / 2**{at}, {gain} / 2**{exp}, sign {sign}"
+                )
+
+
+def require_mantissa(where: str, mantissas: Sequence[int], exponents: Sequence[int]) -> None:
+    """Doubles as m / 2**exp with 2**60 <= |m| <= 2**61, or m = 0."""
+    require(f"{where}_exp", -1000, 1200, exponents)
+    require(where, -(2**61), 2**61, mantissas)
+    for m in mantissas:
+        if m and abs(m) < 2**60:
+            raise IntvitError(f"{where} must be 0 or have 61 bits, not {m}")
 
 
 GUARD_BITS = 24
@@ -121,7 +160,7 @@ def fqvit_constants(total: int, inverse: int, exponent: int, j: int, p: FqvitLay
     """M, N, B of channel j: the published multiplier, exponent and offset."""
     product = floor_shift(p.slope[j] * inverse, 62)
     product_exp = p.slope_exp[j] + exponent - 62
-    n = 31 if product == 0 else clamp(7 - (product.bit_length() - 1 - product_exp), 0, 31)
+    n = clamp(7 - (product.bit_length() - 1 - product_exp), 0, 31)  # 31 for a gamma of 0, whose slope_exp is 61
     m = min(floor_shift(product, product_exp - n), 255)
     guard = clamp(p.bias_exp[j] - n, 0, GUARD_BITS)
     bias = clamp(rhe_shift(p.bias[j], p.bias_exp[j] - n - guard), -OFFSET_MAX, OFFSET_MAX)
@@ -138,6 +177,9 @@ class IvitTvmLayerNorm:
     """The 32-bit wrap-around form of I-LayerNorm (conformance README, section 9; informative)."""
 
     bias: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        require("layernorm ivit_tvm: bias", -BIAS_MAX, BIAS_MAX, self.bias)
 
 
 def ivit_tvm(row: Sequence[int], p: IvitTvmLayerNorm) -> list[int]:

@@ -10,16 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from intvit.spec.arith import floor_shift, rhe, rhe_shift, saturate, truncated_div, wrap
+from intvit.spec.ranges import require
 
 Mask = Sequence[bool] | None
 SUM_MAX = 2**31 - 1
+X0_LEAST = 1 - 2**30
+EXPONENT_LEAST, EXPONENT_MOST = -1100, 1200
+"""Shifts e of a dyadic ratio of two finite doubles."""
 
 
 def deltas(row: Sequence[int], mask: Mask) -> list[int | None]:
     """`x_j - max(row)`; None where the position is masked."""
     hidden = [False] * len(row) if mask is None else mask
     seen = [x for x, h in zip(row, hidden, strict=True) if not h]
-    top = max(seen) if seen else 0
+    top = max(seen or row)  # of a row that is masked whole nobody reads it
     return [None if h else x - top for x, h in zip(row, hidden, strict=True)]
 
 
@@ -34,13 +38,18 @@ class IvitSoftmax:
     n: int
     out_bits: int
 
+    def __post_init__(self) -> None:
+        require("softmax ivit: x0", X0_LEAST, -1, self.x0)
+        require("softmax ivit: n", 0, 23, self.n)
+        require("softmax ivit: out_bits", 1, 32, self.out_bits)
+
 
 def shift_exp(d: int | None, x0: int, n: int) -> int:
-    """About exp(d * scale) * |x0| * 2**n; d > 0 is allowed (ShiftGELU). None is a masked position."""
+    """About exp(d * scale) * |x0| * 2**n, at least 1; d > 0 is allowed (ShiftGELU). None is a masked position."""
     t = n * x0 if d is None else max(d + d // 2 - d // 16, n * x0)
     q = t // x0
     r = t - x0 * q
-    return max(floor_shift(floor_shift(r - 2 * x0, q - n), 1), 0)
+    return floor_shift(floor_shift(r - 2 * x0, q - n), 1)
 
 
 def ivit(row: Sequence[int], p: IvitSoftmax, mask: Mask = None) -> list[int]:
@@ -67,6 +76,20 @@ class IbertSoftmax:
     m: int
     e: int
     out_bits: int
+
+    def __post_init__(self) -> None:
+        require_polynomial("softmax ibert", self.x0, self.b, self.c, self.n)
+        require("softmax ibert: m", 0, 2**31, self.m)
+        require("softmax ibert: e", EXPONENT_LEAST, EXPONENT_MOST, self.e)
+        require("softmax ibert: out_bits", 1, 32, self.out_bits)
+
+
+def require_polynomial(where: str, x0: int, b: int, c: int, n: int) -> None:
+    """r*(r + b) + c must rise over x0 < r <= 0, so that no exponent is above c."""
+    require(f"{where}: x0", X0_LEAST, -1, x0)
+    require(f"{where}: b", -2 * (x0 + 1), 2**32, b)
+    require(f"{where}: c", 0, 2**62 - 1, c)
+    require(f"{where}: n", 0, 30, n)
 
 
 def int_exp(d: int | None, x0: int, b: int, c: int, n: int) -> int:
@@ -98,6 +121,10 @@ class FqvitSoftmax:
     n: int
     bits: int
 
+    def __post_init__(self) -> None:
+        require_polynomial("softmax fqvit", self.x0, self.b, self.c, self.n)
+        require("softmax fqvit: bits", 1, 8, self.bits)
+
 
 def fqvit(row: Sequence[int], p: FqvitSoftmax, mask: Mask = None) -> list[int]:
     """Codes q: probability 2**-q; -1 stands for zero."""
@@ -123,6 +150,10 @@ class IvitTvmSoftmax:
 
     x0: int
     n: int
+
+    def __post_init__(self) -> None:
+        require("softmax ivit_tvm: x0", X0_LEAST, -1, self.x0)
+        require("softmax ivit_tvm: n", 0, 23, self.n)
 
 
 def shift_exp_tvm(d: int, x0: int, n: int) -> int:

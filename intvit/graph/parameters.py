@@ -1,0 +1,30 @@
+"""The method of a Softmax, GELU or LayerNorm node, and its parameter value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from intvit import registry
+from intvit.errors import IntvitError
+from intvit.graph.ir import Node
+from intvit.method import Method
+
+
+def node_method(node: Node) -> Method:
+    method = registry.get(node.op, node.attrs["method"])
+    if method.version != node.attrs["version"]:
+        raise IntvitError(f"{node.name}: {method.id} must be version {node.attrs['version']}, not {method.version}")
+    return method
+
+
+def method_params(node: Node) -> Any:
+    """The parameter value that the method's `lower` made; IntvitError outside the ranges of the parameter class."""
+    method = node_method(node)
+    values = dict(node.attrs["params"])
+    values |= {key: tuple(array.tolist()) for key, array in node.arrays.items() if key != "mask"}
+    try:
+        return method.params(**values)
+    except TypeError as error:
+        raise IntvitError(f"{node.name}: parameters must be those of {method.id}: {error}") from None
+    except IntvitError as error:
+        raise IntvitError(f"{node.name}: {error}") from None

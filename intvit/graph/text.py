@@ -1,0 +1,74 @@
+"""The JSON of an integer graph's file: its schema, and the way back to a Graph (`ir.describe` is the way there)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from intvit.errors import IntvitError
+from intvit.graph.ir import Array, Graph, Node, Tensor
+from intvit.inttypes import IntType
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class NodeText(_Strict):
+    """One node; `arrays` are the keys of its constants, which stand beside the JSON."""
+
+    op: str
+    name: str
+    inputs: list[str]
+    output: str
+    attrs: dict[str, Any]
+    arrays: list[str]
+
+
+class TensorText(_Strict):
+    name: str
+    shape: list[int]
+    dtype: str | None
+    scale: float | list[float] | None
+    encoding: str
+    bound: int | None
+
+
+class GraphText(_Strict):
+    """A graph without its constants."""
+
+    inputs: list[str]
+    outputs: list[str]
+    metadata: dict[str, Any]
+    nodes: list[NodeText]
+    tensors: list[TensorText]
+
+
+def rebuild(text: GraphText, arrays: Mapping[str, Mapping[str, Array]]) -> Graph:
+    """The Graph of `text`, `arrays[node name][key]` its constants; IntvitError where names are not unique."""
+    for names in ([t.name for t in text.tensors], [n.name for n in text.nodes], *(n.arrays for n in text.nodes)):
+        if len(set(names)) < len(names):
+            raise IntvitError("graph: names of tensors, nodes and arrays must be unique")
+    return Graph(
+        inputs=tuple(text.inputs),
+        outputs=tuple(text.outputs),
+        nodes=tuple(
+            Node(n.op, n.name, tuple(n.inputs), n.output, n.attrs, {key: arrays[n.name][key] for key in n.arrays})
+            for n in text.nodes
+        ),
+        tensors={
+            t.name: Tensor(
+                t.name,
+                tuple(t.shape),
+                None if t.dtype is None else IntType.parse(t.dtype),
+                None if t.scale is None else np.array(t.scale, np.float64),
+                t.encoding,
+                t.bound,
+            )
+            for t in text.tensors
+        },
+        metadata=text.metadata,
+    )
