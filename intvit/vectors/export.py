@@ -12,6 +12,7 @@ import numpy as np
 from intvit.engine import Engine, quantize_images
 from intvit.errors import IntvitError
 from intvit.files import whole_folder
+from intvit.graph.check import check_operator
 from intvit.graph.ir import LAYOUT_OPS, Array, Graph, Node, Tensor
 from intvit.spec import SPEC_VERSION
 from intvit.vectors.bundle import array_hash, check_values, declared_type
@@ -32,7 +33,6 @@ from intvit.vectors.manifest import (
 )
 from intvit.vectors.memh import format_memh
 from intvit.vectors.npz import format_npz
-from intvit.vectors.operands import check_operands
 
 
 def select_nodes(graph: Graph, patterns: Sequence[str]) -> list[Node]:
@@ -120,7 +120,7 @@ def write_case(
     """
     inputs = [graph.tensors[name] for name in node.inputs]
     output = graph.tensors[node.output]
-    check_operands(node, inputs, output)
+    check_operator(node, inputs, output)
     arrays: dict[str, Array] = {}
     signals: list[Signal] = []
 
