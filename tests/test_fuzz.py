@@ -130,3 +130,16 @@ def test_the_hash_of_a_changed_graph_is_the_one_that_the_package_computes(tmp_pa
 
     assert content_hash(describe(mixed), constants(mixed_path)) == mixed.content_hash
     assert all(array.dtype.kind in "iub" and np.size(array) for array in constants(mixed_path).values())
+
+
+def test_onnxruntime_does_not_report_on_anybody(tmp_path, vit):
+    """Its telemetry leaves a file in the temporary folder, and starts a thread, as soon as it is imported."""
+    for name in ("tmp", "out"):
+        (tmp_path / name).mkdir()
+    environment = {k: v for k, v in os.environ.items()
+                   if k != "ORT_DISABLE_TELEMETRY"} | {"TMPDIR": str(tmp_path / "tmp")}  # fmt: skip
+    command = [sys.executable, "-m", "intvit", "record", vit.onnx_path, "fashion-mnist:test", "-o", "r.h5", "--limit",
+               "1"]  # fmt: skip
+    environment["PYTHONPATH"] = str(ROOT)
+    subprocess.run(command, env=environment, cwd=tmp_path / "out", check=True, capture_output=True)
+    assert not list((tmp_path / "tmp").iterdir())

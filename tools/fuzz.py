@@ -120,7 +120,7 @@ def report(classes: dict[tuple[str, str], list[Finding]], seed: int) -> str:
         lines.append(f"    intvit {' '.join(first.arguments)!a}"[:200])
         lines += [f"    {change!a}"[:160] for change in first.changes[:4]]
         lines.append(f"    python tools/fuzz.py --replay {seed}:{first.index}")
-    return "\n".join(lines)
+    return "\n".join(lines).encode("ascii", "backslashreplace").decode()
 
 
 class Tally:

@@ -103,6 +103,8 @@ class Child:
         status: int | str
         try:
             status = self.real(case) if case.real else self.main(case.arguments)
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException as error:
             traceback.print_exception(error)
             status = type(error).__name__
@@ -157,4 +159,5 @@ class Child:
         self.printed()
         if answer:
             kind = "differs" if case.oracle in ("backends agree", "same function") else "accepted"
-            yield kind, f"{case.label}: {re.sub(r'[0-9.e+-]+', '#', answer)[:60]}", answer
+            key = re.sub(r"\b[\w./ -]*/", "", answer.split(",")[0])
+            yield kind, f"{case.label}: {re.sub(r'[0-9.e+-]*[0-9][0-9.e+-]*', '#', key)[:60]}", answer

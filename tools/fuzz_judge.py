@@ -48,7 +48,7 @@ def judge_text(status: int | str, out: str, err: str, case: Case) -> Iterator[Fo
         yield "traceback", f"printed {innermost}", last
     elif warning and "PYTHONWARNINGS" not in case.environment:
         yield "warning", f"{warning[1]} {lines[0].rpartition('/')[2][:40]}", lines[0]
-    elif status == 2 and "Usage: " not in err + out:
+    elif status == 2 and "Usage: " not in err + out and not err.startswith("Error: "):  # click's, of options
         if len(lines) != 1 or not lines[0].startswith("intvit: "):
             yield "message", f"{case.label}: not one line", f"{len(lines)} lines: {lines[:2]}"
         elif not all(c.isprintable() for c in lines[0]):

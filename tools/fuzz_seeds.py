@@ -105,7 +105,8 @@ def ivit_checkpoint(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     found = dict(weights)
     modules = [*MODEL_RANGES["vit"], *(f"blocks.0.{name}" for name in BLOCK_RANGES["vit"])]
     for i, module in enumerate(modules):
-        found[f"{module}.act_scaling_factor"] = np.array([0.02 + 0.001 * i], np.float32)
+        scale = float(np.abs(weights["pos_embed"]).max()) / 32767 if module == "qact_pos" else 0.02 + 0.001 * i
+        found[f"{module}.act_scaling_factor"] = np.array([scale], np.float32)
     for name, weight in weights.items():
         if name.endswith(".weight") and weight.ndim in (2, 4):
             flat = weight.reshape(len(weight), -1)
