@@ -465,6 +465,8 @@ def map_command(
         )
     _write_whole(output, mapping.write)
     _applied(source.preprocessing)
+    for note in mapping.skipped:
+        err.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     if as_json:
         print(json.dumps(mapping.as_json(), sort_keys=True))
         return
@@ -518,33 +520,38 @@ def golden_export(
     if first + count > len(source):
         raise IntvitError(f"--first/--count: must lie within {len(source)} images, not {first}..{first + count - 1}")
     with progress("export") as report:
-        cases = export(integer, source.read(first, first + count), output, sites=site or ["*"], first_image=first,
+        index = export(integer, source.read(first, first + count), output, sites=site or ["*"], first_image=first,
                        hex_files=hex_files, progress=report)  # fmt: skip
     _applied(source.preprocessing)
-    err.print(f"wrote {len(cases)} cases to {output}")
+    err.print(f"wrote {len(index.cases)} cases to {output}, digest {index.digest}", soft_wrap=True, highlight=False)
 
 
 @golden.command("check")
 def golden_check(
     folder: Annotated[Path, typer.Argument(help="Folder of golden vectors.")],
     backend: Annotated[list[str] | None, typer.Option(help="spec, kernel; default both.")] = None,
+    digest: Annotated[str | None, typer.Option(help="The bundle's digest, as `golden export` printed it.")] = None,
     as_json: JsonOpt = False,
 ) -> None:
     """Recompute every case with both backends; exit 1 with the first differing element if any bit changed.
 
+    --digest ties the whole folder, names and scales too, to what was exported.
+
     Example: intvit golden check vectors
     """
-    from intvit.vectors.check import check
+    from intvit.vectors.check import BACKENDS, check
 
     with progress("check") as report:
-        n_cases, mismatches = check(folder, backends=tuple(backend or ("spec", "kernel")), progress=report)
+        found = check(folder, backends=backend or BACKENDS, digest=digest, progress=report)
+    mismatches = [str(mismatch) for mismatch in found.mismatches]
     if as_json:
-        print(json.dumps({"cases": n_cases, "mismatches": [str(m) for m in mismatches]}))
+        print(json.dumps({"cases": found.n_cases, "digest": found.digest, "mismatches": mismatches}))
     else:
-        for mismatch in mismatches[:20]:
-            out.print(str(mismatch), soft_wrap=True, highlight=False, markup=False)
+        for line in mismatches[:20]:
+            out.print(line, soft_wrap=True, highlight=False, markup=False)
         verdict = "every bit equal" if not mismatches else f"{len(mismatches)} comparisons differ"
-        out.print(f"{n_cases} cases: {verdict}", highlight=False)
+        out.print(f"{found.n_cases} cases: {verdict}", highlight=False)
+        out.print(f"digest {found.digest}", highlight=False)
     if mismatches:
         raise typer.Exit(1)
 

@@ -30,11 +30,19 @@ from intvit.spec import SPEC_VERSION
 LOG2_FRACTION_BITS = 15
 
 
+class Infeasible(IntvitError):
+    """A method that is not defined at a site, as at its scale."""
+
+    def __init__(self, site: str, why: str) -> None:
+        super().__init__(f"{site}: {why}")
+        self.site, self.why = site, why
+
+
 def lower(graph: Graph, calibration: Calibration, recipe: Recipe) -> Graph:
     """The integer Graph of a float Graph.
 
-    Raises IntvitError for a recipe that names an unknown site or method, a site without a range, or a scale at which
-    a method is undefined.
+    Raises IntvitError for a recipe that names an unknown site or method, or a site without a range, and Infeasible for
+    a site at whose scale a method is undefined.
     """
     recipe = at_trained_widths(graph, recipe)
     _check_sites(graph, recipe)
@@ -229,7 +237,7 @@ class _Lowering:
         try:
             params, scale = method.lower(float(np.asarray(x.scale)), **options)
         except IntvitError as error:
-            raise IntvitError(f"{node.name}: {error}") from None
+            raise Infeasible(node.name, str(error)) from None
         if method.id == "layernorm.ivit.v1" and "bias_integer" in node.arrays:
             bias = self._trained_bias(node, np.array(params.bias, np.int64))
             params = dataclasses.replace(params, bias=tuple(bias.tolist()))

@@ -61,7 +61,7 @@ class Recorded(BaseModel):
     def attributes(self) -> dict[str, str]:
         """What the dataset says for other readers."""
         lists = {"inputs": json.dumps(self.inputs), "axes": json.dumps(self.axes)}
-        return {"site": self.name, "op": self.op, **lists}
+        return {"site": hdf5.held_text(self.name), "op": hdf5.held_text(self.op), **lists}
 
 
 class Description(BaseModel):

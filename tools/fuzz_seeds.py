@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -188,6 +189,27 @@ def write_weights(folder: Path, rng: np.random.Generator) -> None:
     torch.save({key: torch.from_numpy(value) for key, value in vit.items()}, folder / "vit.bin")
 
 
+def interrupted(folder: Path, command: Callable[..., None], *arguments: str) -> None:
+    """What a recording leaves in `folder` when its process dies after two images."""
+    folder.mkdir()
+    pid = os.fork()
+    if pid == 0:
+        from intvit.floatrun import FloatModel
+
+        calls, run = iter(range(3)), FloatModel.run
+
+        def dying(*values: Any) -> Any:
+            if next(calls, None) is None:
+                os._exit(0)
+            return run(*values)
+
+        FloatModel.run = dying  # type: ignore[method-assign]
+        command("record", *arguments, "-o", str(folder / "r.h5"), "--batch", "1", "--threads", "1")
+        os._exit(1)
+    if os.waitpid(pid, 0)[1] or not any(folder.iterdir()):
+        raise AssertionError("the recording ended before it could be interrupted")
+
+
 def write_seeds(folder: Path, command: Callable[..., None]) -> None:
     """Fill `folder`; `command` runs the command line and raises where it fails."""
     rng = np.random.default_rng(10)
@@ -203,6 +225,7 @@ def write_seeds(folder: Path, command: Callable[..., None]) -> None:
     command("import", at("vit.safetensors"), "-o", at("vit.onnx"))
     command("import", at("swin.safetensors"), "-o", at("swin.onnx"))
     command("import", at("ivit.safetensors"), "--num-heads", "2", "-o", at("ivit.onnx"))
+    interrupted(folder / "interrupted", command, at("vit.onnx"), at("images.npy"))
     command("record", at("vit.onnx"), at("images.npy"), "-o", at("recording.h5"), "--threads", "1")
     command("record", at("swin.onnx"), at("gray.npy"), "-o", at("swin_recording.h5"), "--threads", "1")
     command("map", at("vit.onnx"), "--recording", at("recording.h5"), "--images", at("images.npy"), "-o",
@@ -226,5 +249,6 @@ def write_seeds(folder: Path, command: Callable[..., None]) -> None:
     command("golden", "export", at("mixed.h5"), at("images.npy"), "-o", at("golden"), *sites)
     command("golden", "export", at("fqvit.h5"), at("images.npy"), "-o", at("golden_small"), "--site", "blocks.0.attn.*",
             "--no-hex")  # fmt: skip
-    command("golden", "export", at("part_mlp.h5"), at("tokens.npy"), "-o", at("golden_part"), "--site", "gelu", "--site",
+    command("golden", "export", at("part_mlp.h5"), at("tokens.npy"), "-o", at("golden_part"), "--site", "gelu",
+            "--site",
             "*.fc2")  # fmt: skip
