@@ -68,7 +68,9 @@ def matmul(a: Array, b: Array, *, a_max: int | None = None, b_max: int | None = 
 
     Leading axes are broadcast.
     """
-    check_shapes("matmul", a, b)
+    lead = check_shapes("matmul", a, b)
+    if not (a.size and b.size):  # the sum of nothing is 0
+        return np.zeros((*lead, a.shape[-2], b.shape[-1]), np.int32)
     a_max = _max_abs(a) if a_max is None else a_max
     b_max = _max_abs(b) if b_max is None else b_max
     depth = a.shape[-1]
