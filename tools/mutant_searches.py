@@ -427,24 +427,6 @@ def gelu_rows(rng: Rng) -> Outcomes:
     yield "gelu(ibert, per channel)", (method.kernel(params)(row), [method.spec(r, params) for r in row.tolist()])
 
 
-@search
-def gelu_by_table(rng: Rng) -> Outcomes:
-    """Every 8-bit input, with every row maximum, through the tables."""
-    from intvit import registry
-    from intvit.kernels import tables
-    from intvit.kernels.arith import as_rows
-
-    x = np.arange(-128, 128)
-    pairs = np.stack(np.meshgrid(x, x), axis=-1).reshape(-1, 2).astype(np.int8)
-    for name, scale in itertools.product(("ivit", "ibert"), (0.5, 0.05, 0.011)):
-        method = registry.get("gelu", name)
-        kernel = method.kernel(method.lower(scale, n=6)[0])
-        for low, high in ((-128, 127), (-8, 7)):
-            run = tables.prepare(method.depends, lambda rows, k=kernel: k(as_rows(rows)), low, high)
-            inside = pairs[(pairs >= low).all(axis=1) & (pairs <= high).all(axis=1)]
-            yield f"table({name}, {scale}, {low}, {high})", run(inside)
-
-
 # --------------------------------------------------------------------------------------- LayerNorm
 
 
