@@ -35,6 +35,7 @@ class LiveActivations:
         self.n_images = min(self.limit or len(self.images), len(self.images))
         self.model_sha256 = self.model.sha256
         self.images_sha256 = self.images.sha256(self.n_images)
+        self.preprocessing = self.images.preprocessing
         first = self.model.run(self.images.read(0, 1), self.names)
         self._sizes = {name: tensor.nbytes for name, tensor in first.items()}
 

@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from intvit import hdf5
+from intvit import hdf5, preprocessing
 from intvit.errors import IntvitError, reading
 from intvit.files import locked, publish, remove, safe_key, sync, writing
 from intvit.floatrun import FloatModel
@@ -70,6 +70,7 @@ class Description(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     model_sha256: str
     images_sha256: str
+    preprocessing: str
     n_images: int = Field(ge=1)
     onnxruntime: str
     tensors: list[Recorded]
@@ -163,6 +164,7 @@ def _describe(model: FloatModel, images: ImageSource, n_images: int) -> Descript
     return Description(
         model_sha256=model.sha256,
         images_sha256=images.sha256(n_images),
+        preprocessing=preprocessing.write(images.preprocessing),
         n_images=n_images,
         onnxruntime=onnxruntime.__version__,
         tensors=tensors,
@@ -285,6 +287,7 @@ class Recording:
             self.about = self._describe()
             self._index = {tensor.name: k for k, tensor in enumerate(self.about.tensors)}
             self._datasets = [self._open(tensor) for tensor in self.about.tensors]
+            self.preprocessing = preprocessing.read(f"{path}: preprocessing", self.about.preprocessing)
         except BaseException:
             self.close()
             raise

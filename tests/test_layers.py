@@ -15,7 +15,7 @@ LAYERS = [
     {"method"},
     {"kernels"},
     {"registry"},
-    {"ops", "graph", "recipe", "hdf5"},
+    {"ops", "graph", "recipe", "hdf5", "preprocessing"},
     {
         "importers",
         "images",

@@ -5,19 +5,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from intvit.errors import IntvitError
+from intvit.kernels.border import constants as checked
+from intvit.kernels.cache import compiled
 
 INT64_MAX = 2**63 - 1
 INT64_MIN = -(2**63)
@@ -26,39 +24,11 @@ KERNELS: list[Any] = []
 """Every compiled kernel, in order of definition."""
 
 
-@cache
-def cache_folder() -> str:
-    """Where compiled kernels are kept: a folder named after the text of all of them.
-
-    Numba looks at the file of a function only, not at those of the functions it calls: an edited callee in another file
-    would leave stale machine code in use. One digest over all kernel files makes that impossible.
-    """
-    here = Path(__file__).parent
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))).hexdigest()[:16]
-    if os.environ.get("NUMBA_CACHE_DIR"):
-        return os.path.join(os.environ["NUMBA_CACHE_DIR"], digest)
-    if os.access(here, os.W_OK):
-        return str(here / "__pycache__" / digest)
-    return str(Path.home() / ".cache" / "intvit" / digest)
-
-
-@contextmanager
-def _caching() -> Iterator[None]:
-    """Numba picks the cache folder when a function is decorated: ours for that moment, the user's after it."""
-    before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
-    numba.config.CACHE_DIR = cache_folder()  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
-
-
 def kernel(function: Callable[..., Any]) -> Any:
-    """njit, cached on disk, without the GIL: the engine runs kernels on threads, they never start their own."""
-    with _caching():
-        compiled = numba.njit(cache=True, nogil=True)(function)
-    KERNELS.append(compiled)
-    return compiled
+    """A compiled function of the integer path, remembered in KERNELS."""
+    result = compiled(function)
+    KERNELS.append(result)
+    return result
 
 
 def as_rows(x: np.ndarray) -> np.ndarray:
@@ -68,8 +38,11 @@ def as_rows(x: np.ndarray) -> np.ndarray:
 
 def row_runner(check: Callable[[np.ndarray], None], compiled: Any, *constants: Any) -> Callable[..., np.ndarray]:
     """A function of integer rows (R, C): `check` them, then `compiled(rows, *constants, out)`; out (R, C) of `kind`."""
+    constants = checked(compiled.__name__, *constants)
 
     def run(rows: np.ndarray, mask: np.ndarray | None = None, kind: Any = np.int64) -> np.ndarray:
+        if mask is not None:
+            raise IntvitError(f"{compiled.__module__}: only a softmax has a mask")
         check(rows)
         out = np.empty(rows.shape, kind)
         compiled(rows, *constants, out)
@@ -80,10 +53,8 @@ def row_runner(check: Callable[[np.ndarray], None], compiled: Any, *constants: A
 
 @kernel
 def saturate(value, bits):
-    """Clamp to the signed range of `bits` (1..63; 64 is the identity)."""
-    if bits >= 64:
-        return value
-    top = (1 << (bits - 1)) - 1
+    """Clamp to the signed range of `bits` (1..64; 64 is the identity)."""
+    top = INT64_MAX >> (64 - bits)
     return min(max(value, -top - 1), top)
 
 
@@ -93,7 +64,7 @@ def shift_left(value, shift):
     if value == 0:
         return value
     if shift > 62 or value > (INT64_MAX >> shift) or value < (INT64_MIN >> shift):
-        return INT64_MAX if value > 0 else INT64_MIN
+        return INT64_MAX ^ (value >> 63)  # the limit on the side of value
     return value << shift
 
 
@@ -140,11 +111,11 @@ def rhe_product(x, m, e):
         # floor = (high << (32 - e)) + (low >> e), or everything shifted left
         if e <= 0:
             if high > 0x7FFFFFFF or high < -0x80000000:
-                return INT64_MAX if high > 0 else INT64_MIN
+                return INT64_MAX ^ (high >> 63)
             return shift_left((high << 32) + low, -e)
         room = 32 - e
         if high > (INT64_MAX >> room) or high < (INT64_MIN >> room):
-            return INT64_MAX if high > 0 else INT64_MIN
+            return INT64_MAX ^ (high >> 63)
         floor = (high << room) + (low >> e)
         rest = low & ((1 << e) - 1)
         half = (1 << e) >> 1
@@ -177,7 +148,7 @@ def leading_zeros(typingctx, value):
     """Zero bits above the highest one of an int64; 64 for 0."""
 
     def codegen(context, builder, signature, args):
-        return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 0))
+        return builder.ctlz(args[0], ir.Constant(ir.IntType(1), False))
 
     return types.int64(types.int64), codegen
 

@@ -23,6 +23,7 @@ from intvit.kernels.arith import (
     truncated_div,
     wrap32,
 )
+from intvit.kernels.border import SIGNED, border, integer, real, reals, shown
 from intvit.kernels.softmax import check_rows, check_scale
 from intvit.method import Method
 from intvit.spec import layernorm as spec
@@ -39,8 +40,8 @@ LEAST_GAMMA = 2.0**-23
 
 
 def _affine(operator: str, gamma: Any, beta: Any) -> tuple[np.ndarray, np.ndarray]:
-    g, b = (np.atleast_1d(np.asarray(v, np.float64)) for v in (gamma, beta))
-    if g.shape != b.shape or g.ndim != 1:
+    g, b = (np.atleast_1d(reals(f"{operator}: {name}", v)) for name, v in (("gamma", gamma), ("beta", beta)))
+    if g.shape != b.shape or g.ndim != 1 or not g.size:
         raise IntvitError(f"{operator}: gamma and beta must be equal vectors, not {g.shape} and {b.shape}")
     if not (np.isfinite(g).all() and np.isfinite(b).all()):
         raise IntvitError(f"{operator}: gamma and beta must be finite")
@@ -58,7 +59,8 @@ def integer_bias(gamma: Any, beta: Any) -> tuple[tuple[int, ...], np.ndarray]:
     with np.errstate(divide="ignore", invalid="ignore"):
         raw = (b / g) / unit
     lost = ~np.isfinite(raw) | (np.abs(raw) >= BIAS_LIMIT) | (g == 0)
-    step = np.where(b == 0, LEAST_GAMMA, np.abs(b) / (unit * REPLACED_BIAS))
+    step = np.abs(b) / (unit * REPLACED_BIAS)
+    step = np.where(step == 0, LEAST_GAMMA, step)
     g = np.where(lost, np.where(g < 0, -step, step), g)
     bias = np.floor((b / g) / unit)
     return tuple(int(v) for v in bias), unit * g
@@ -74,11 +76,6 @@ def check_variance(operator: str, rows: np.ndarray) -> None:
         )
 
 
-def _lower_options(beta: Any, gamma: Any, shift: int) -> None:
-    if not 0 <= shift <= 31:
-        raise IntvitError(f"layernorm: shift must lie in 0..31, not {shift}")
-
-
 # ------------------------------------------------------------------------------------------- I-ViT
 
 
@@ -90,6 +87,7 @@ def row_mean(rows, i):
     return rhe_div(total, rows.shape[1])
 
 
+@border(rows=f"{SIGNED} R C", bias="int64 C", out=f"{SIGNED} R C")
 @kernel
 def _ivit(rows, bias, out):
     for i in range(rows.shape[0]):
@@ -111,7 +109,7 @@ def _bias_lower(params: Any) -> Any:
         in_scale: float, *, gamma: Any, beta: Any, shift: int = 0, factor: Any = None, out_scale: float | None = None
     ) -> tuple[Any, np.ndarray]:
         check_scale("layernorm", in_scale)
-        _lower_options(gamma, beta, shift)
+        shift = integer("layernorm: shift", shift, 0, 31)
         bias, scale = integer_bias(gamma, beta)
         return (params(bias, shift) if params is spec.IbertLayerNorm else params(bias)), scale
 
@@ -130,6 +128,7 @@ def _bias_bound(p: Any, x_max: int, n_channels: int) -> int:
 # ------------------------------------------------------------------------------------------ I-BERT
 
 
+@border(rows=f"{SIGNED} R C", bias="int64 C", out=f"{SIGNED} R C")
 @kernel
 def _ibert(rows, bias, shift, out):
     for i in range(rows.shape[0]):
@@ -257,9 +256,13 @@ def _fqvit_leading_row(rows, i, factor, total, inverse, exponent, words, longs, 
     return True
 
 
+@border(
+    rows=f"{SIGNED} R C", factor="int16 C", constants="int64 7 C", words="int32 5 C", longs="int64 2 C",
+    out=f"{SIGNED} R C",
+)  # fmt: skip
 @kernel
 def _fqvit(rows, factor, constants, words, longs, gap, least, most, room, out):
-    """`room`: the least bias_exp - power of a channel; 0 if the leading bits of the constants must not be used."""
+    """`room`: the least bias_exp - power of a channel, or NO_ROOM."""
     n = rows.shape[1]
     m, offset = np.empty(n, np.int32), np.empty(n, np.int32)
     for i in range(rows.shape[0]):
@@ -293,14 +296,24 @@ def _fqvit_lower(
 ) -> tuple[Any, float]:
     """`out_scale` is the next quantizer's scale (required); `factor` the power-of-two factors of the input scale."""
     g, b = _affine("layernorm fqvit", gamma, beta)
+    check_scale("layernorm fqvit", in_scale)
+    integer("layernorm: shift", shift, 0, 31)
+    out_scale = None if out_scale is None else real("layernorm fqvit: out_scale", out_scale)
     if out_scale is None or not (math.isfinite(out_scale) and out_scale > 0):
         raise IntvitError(f"layernorm fqvit: out_scale must be the next quantizer's scale, not {out_scale}")
-    factors = np.ones(len(g), np.int64) if factor is None else np.asarray(factor, np.int64).reshape(-1)
-    if factors.shape != g.shape or factors.min() < 1 or factors.max() > 2**8:
-        raise IntvitError(f"layernorm fqvit: factor must be {len(g)} integers in 1..256")
-    offset, offset_exp = _mantissa(b / out_scale)
-    slope, slope_exp = _mantissa(np.abs(g) * len(g) / out_scale)
-    gain, gain_exp = _mantissa(np.abs(g) / out_scale)
+    factors = np.ones(len(g), np.int64) if factor is None else np.asarray(factor)
+    if factors.dtype.kind not in "iu" or factors.shape != g.shape or factors.min() < 1 or factors.max() > 2**8:
+        raise IntvitError(f"layernorm fqvit: factor must be {len(g)} integers in 1..256, not {shown(factor)}")
+    with np.errstate(over="ignore", under="ignore"):
+        offsets, gains = b / out_scale, np.abs(g) / out_scale
+        slopes = np.abs(g) * len(g) / out_scale
+    if not (np.isfinite(offsets).all() and np.isfinite(slopes).all()):
+        raise IntvitError(
+            f"layernorm fqvit: out_scale must keep gamma and beta over it finite, and {out_scale} does not"
+        )
+    offset, offset_exp = _mantissa(offsets)
+    slope, slope_exp = _mantissa(slopes)
+    gain, gain_exp = _mantissa(gains)
     return (
         spec.FqvitLayerNorm(
             factor=tuple(int(v) for v in factors),
@@ -317,6 +330,8 @@ def _fqvit_lower(
 
 
 LEADING_INPUT = 2**20
+NO_ROOM = 0
+"""In place of a room where the leading bits of the constants must not be used: less than every exponent needs."""
 MOST_ROOM = 144
 """A tiny bias has more and is cut to it: its shift in `_fqvit_leading_row` stays below 63 (exponents are 61..91)."""
 
@@ -330,12 +345,12 @@ def _leading(p: spec.FqvitLayerNorm) -> tuple[Any, ...]:
     """
     sign, slope, slope_exp, gain, gain_exp, bias, bias_exp = _constants(p)
     power, between = slope_exp - 113, gain_exp - slope_exp  # slope = C * gain, so that between is log2(C), up or down
-    gain = gain >> np.minimum(between - between.min(), 62)
+    gain = gain >> (between - between.min())
     room = bias_exp - power
     beyond = np.maximum(room - MOST_ROOM, 0)
     words = np.array([sign, slope >> 30, power, gain >> 30, gain & (2**30 - 1)])
-    longs = np.array([sign * bias >> np.minimum(beyond, 62), room - beyond - 22])
-    least_room = int(room.min()) if sign.all() else 0
+    longs = np.array([sign * bias >> beyond, room - beyond - 22])
+    least_room = int(room.min()) if sign.all() else NO_ROOM
     return words.astype(np.int32), longs, int(between.min()) - 1, int(power.min()), int(power.max()), least_room
 
 
@@ -349,14 +364,18 @@ def _fqvit_kernel(p: spec.FqvitLayerNorm) -> Any:
     *leading, room = _leading(p)
 
     def run(rows: np.ndarray, mask: np.ndarray | None = None, kind: Any = np.int64) -> np.ndarray:
-        largest = max(-int(rows.min(initial=0)), int(rows.max(initial=0))) * max(p.factor)
+        if mask is not None:
+            raise IntvitError("layernorm fqvit: only a softmax has a mask")
+        out = np.empty(rows.shape, kind)
+        if not rows.size:
+            return out
+        largest = max(-int(rows.min()), int(rows.max())) * max(p.factor)
         if rows.shape[1] ** 2 * largest**2 >= VARIANCE_MAX or rows.shape[1] * largest >= 2**31:
             raise IntvitError(
                 f"layernorm fqvit: inputs must keep C * |x| * factor below 2**31, and C {rows.shape[1]}, "
                 f"|x| * factor {largest} do not"
             )
-        out = np.empty(rows.shape, kind)
-        _fqvit(rows, factor, constants, *leading, room if largest < LEADING_INPUT else 0, out)
+        _fqvit(rows, factor, constants, *leading, room if largest < LEADING_INPUT else NO_ROOM, out)
         return out
 
     return run
@@ -365,6 +384,7 @@ def _fqvit_kernel(p: spec.FqvitLayerNorm) -> Any:
 # ------------------------------------------------------------------- I-ViT, deployed in 32 bits
 
 
+@border(rows=f"{SIGNED} R C", bias="int64 C", out=f"{SIGNED} R C")
 @kernel
 def _ivit_tvm(rows, bias, out):
     for i in range(rows.shape[0]):
