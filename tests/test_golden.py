@@ -238,7 +238,7 @@ def test_metadata_that_no_bundle_holds_are_refused_before_anything_is_written(tm
 def test_sites_of_one_name_are_refused(tmp_path):
     graph = small_graph()
     twins = tuple(dataclasses.replace(node, name="fc") if node.name == "fc.quant" else node for node in graph.nodes)
-    with pytest.raises(IntvitError, match="fc: site must be the name of one node"):
+    with pytest.raises(IntvitError, match="fc: name must be of one node only"):
         export(dataclasses.replace(graph, nodes=twins), small_images(), tmp_path / "v")
 
 

@@ -19,8 +19,6 @@ from intvit.vectors.compare import Mismatch, first_difference
 from intvit.vectors.manifest import INDEX, MANIFEST, SHA256, Entry, Index, Manifest, Signal, json_text, sha256
 
 BACKENDS = ("spec", "kernel")
-FAULTS = (ValueError, TypeError, ArithmeticError, LookupError, AssertionError, MemoryError)
-"""What an operator may raise on constants that no lowering gives; anything else is a bug."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def _recompute(
     folder: Path, manifest: Manifest, arrays: Mapping[str, Array], backends: Sequence[str]
 ) -> Iterator[Mismatch]:
     from intvit.evaluate import prepare
-    from intvit.vectors.operands import check_operands
+    from intvit.graph.check import check_node
 
     *inputs, expected = [s for s in manifest.signals if s.role != "parameter"]
     params = {s.key: arrays[s.key].astype(np.int64) for s in manifest.signals if s.role == "parameter"}
@@ -89,7 +87,7 @@ def _recompute(
     node = Node(manifest.op, manifest.site, names, str(expected.tensor), manifest.attrs, params)
     stimuli, output = [_tensor(s) for s in inputs], _tensor(expected)
     with _only(folder, "a case of one operator"):
-        check_operands(node, stimuli, output)
+        check_node(node, stimuli, output)
     unbounded = dataclasses.replace(output, dtype=IntType(64))  # a result that its type does not hold must not wrap
     for backend in backends:
         with _only(folder, f"a case that the {backend} computes"):
@@ -102,10 +100,10 @@ def _recompute(
 
 @contextmanager
 def _only(folder: Path, what: str) -> Iterator[None]:
-    """The border around operators, whose constants here come from a file."""
+    """The border around operators, whose constants here come from a file: what they refuse, said of the case."""
     try:
         yield
-    except FAULTS as error:
+    except IntvitError as error:
         raise IntvitError(f"{folder}: must be {what}, not: {reason(error)}") from None
 
 
