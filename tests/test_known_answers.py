@@ -376,12 +376,12 @@ def test_deployed_softmax_exponents_are_32_bit_words():
 
 
 def test_softmax_polynomial_below_zero_is_clamped():
-    """x0 = -10, b = 12, c = 3: at -5 it is -5 * 7 + 3 = -32, clamped; at 0 it is 3 << 30, which 16 bits saturate."""
+    """x0 = -10, b = 18, c = 3: at -5 it is -5 * 13 + 3 = -62, clamped; at 0 it is 3 << 30, which 16 bits saturate."""
     ibert, fqvit = registry.get("softmax", "ibert"), registry.get("softmax", "fqvit")
     rows = np.array([[0, -5]])
-    params = ibert.params(-10, 12, 3, 30, 2**30, 30, 8)
+    params = ibert.params(-10, 18, 3, 30, 2**30, 30, 8)
     assert ibert.kernel(params)(rows).tolist() == [ibert.spec([0, -5], params)] == [[255, 0]]
-    codes = fqvit.params(-10, 12, 3, 30, 4)
+    codes = fqvit.params(-10, 18, 3, 30, 4)
     assert fqvit.kernel(codes)(rows).tolist() == [fqvit.spec([0, -5], codes)] == [[0, -1]]
 
 

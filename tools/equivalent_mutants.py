@@ -318,8 +318,8 @@ EQUIVALENT = (
         "last = 0",
         ("0 -> 1", "0 -> -1"),
         "softmax_rows",
-        "quotients are at least 0; a 1 doubles every exponent and their sum, for which the border leaves room, and the "
-        "ratio is the same",
+        "quotients are at least 0; a 1 doubles every exponent and their sum, which the border keeps below 2**62, and "
+        "leaves the ratio as it is",
     ),
     Equivalent(
         "kernels/softmax.py",

@@ -77,7 +77,7 @@ def _recompute(
     folder: Path, manifest: Manifest, arrays: Mapping[str, Array], backends: Sequence[str]
 ) -> Iterator[Mismatch]:
     from intvit.evaluate import prepare
-    from intvit.graph.check import check_node
+    from intvit.graph.check import check_operator
 
     *inputs, expected = [s for s in manifest.signals if s.role != "parameter"]
     params = {s.key: arrays[s.key].astype(np.int64) for s in manifest.signals if s.role == "parameter"}
@@ -85,7 +85,7 @@ def _recompute(
     node = Node(manifest.op, manifest.site, names, str(expected.tensor), manifest.attrs, params)
     stimuli, output = [_tensor(s) for s in inputs], _tensor(expected)
     with _only(folder, "a case of one operator"):
-        check_node(node, stimuli, output)
+        check_operator(node, stimuli, output)
     unbounded = dataclasses.replace(output, dtype=IntType(64))  # a result that its type does not hold must not wrap
     for backend in backends:
         with _only(folder, f"a case that the {backend} computes"):
