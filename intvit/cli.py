@@ -108,7 +108,7 @@ def _recipe(path: Path | None, mapping: Path | None, method: str | None, bits: i
     recipe = read_recipe(chosen) if chosen else build_recipe({})
     if path and mapping:
         recipe = read_recipe(path).model_copy(update={"sites": recipe.sites})
-    values = recipe.model_dump(exclude_none=True)
+    values = recipe.model_dump(exclude_none=True, exclude_unset=True)  # what was asked for, not what is the default
     if bits is not None:
         values["bits"] = bits
     if observer is not None:
@@ -173,7 +173,7 @@ def import_command(
 @app.command()
 def doctor(
     checkpoint: Annotated[Path, typer.Argument(help="I-ViT checkpoint: .safetensors, .npz or a PyTorch file.")],
-    bits: Annotated[int, typer.Option(help="Width of the weights.")] = 8,
+    bits: Annotated[int | None, typer.Option(help="Width that it must have; default: the checkpoint's own.")] = None,
     as_json: JsonOpt = False,
 ) -> None:
     """Audit an I-ViT checkpoint: scales at eps, missing or stale weight_integer, ranges lost on reload. Exit 1 if any.
@@ -268,7 +268,7 @@ def lower(
 
     Example: intvit lower vit.onnx --images images.h5 --limit 1000 -o vit_ivit.h5
     """
-    from intvit.calibrate import calibrate, trained
+    from intvit.calibrate import at_trained_widths, calibrate, trained
     from intvit.floatrun import FloatModel
     from intvit.graph.store import save
     from intvit.importers.onnx import float_graph, load_model
@@ -277,8 +277,8 @@ def lower(
     from intvit.preprocessing import resolve
     from intvit.recording import Recording
 
-    chosen = _recipe(recipe, mapping, method, bits, observer)
     graph, applied = float_graph(load_model(model)), None
+    chosen = at_trained_widths(graph, _recipe(recipe, mapping, method, bits, observer))
     options = {"mean": mean or None, "std": std or None, "resize": resize}
     if recording is not None:
         if images is not None:
@@ -433,15 +433,15 @@ def map_command(
     Example: intvit map vit.onnx --images images.h5 --limit 1000 -o mapping.json
     """
     from intvit.analysis.mapping import map_methods
-    from intvit.calibrate import calibrate
+    from intvit.calibrate import at_trained_widths, calibrate
     from intvit.floatrun import FloatModel
     from intvit.importers.onnx import float_graph, load_model
     from intvit.live import LiveActivations
     from intvit.recording import Recording
     from intvit.report import mapping_table
 
-    chosen = _recipe(recipe, None, None, bits, observer)
     graph = float_graph(load_model(model))
+    chosen = at_trained_widths(graph, _recipe(recipe, None, None, bits, observer))
     options = {"mean": mean, "std": std, "resize": resize}
     with ExitStack() as stack:
         recorded = stack.enter_context(Recording(recording)) if recording is not None else None
@@ -465,6 +465,8 @@ def map_command(
         )
     _write_whole(output, mapping.write)
     _applied(source.preprocessing)
+    for note in mapping.skipped:
+        err.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     if as_json:
         print(json.dumps(mapping.as_json(), sort_keys=True))
         return
@@ -518,33 +520,38 @@ def golden_export(
     if first + count > len(source):
         raise IntvitError(f"--first/--count: must lie within {len(source)} images, not {first}..{first + count - 1}")
     with progress("export") as report:
-        cases = export(integer, source.read(first, first + count), output, sites=site or ["*"], first_image=first,
+        index = export(integer, source.read(first, first + count), output, sites=site or ["*"], first_image=first,
                        hex_files=hex_files, progress=report)  # fmt: skip
     _applied(source.preprocessing)
-    err.print(f"wrote {len(cases)} cases to {output}")
+    err.print(f"wrote {len(index.cases)} cases to {output}, digest {index.digest}", soft_wrap=True, highlight=False)
 
 
 @golden.command("check")
 def golden_check(
     folder: Annotated[Path, typer.Argument(help="Folder of golden vectors.")],
     backend: Annotated[list[str] | None, typer.Option(help="spec, kernel; default both.")] = None,
+    digest: Annotated[str | None, typer.Option(help="The bundle's digest, as `golden export` printed it.")] = None,
     as_json: JsonOpt = False,
 ) -> None:
     """Recompute every case with both backends; exit 1 with the first differing element if any bit changed.
 
+    --digest ties the whole folder, names and scales too, to what was exported.
+
     Example: intvit golden check vectors
     """
-    from intvit.vectors.check import check
+    from intvit.vectors.check import BACKENDS, check
 
     with progress("check") as report:
-        n_cases, mismatches = check(folder, backends=tuple(backend or ("spec", "kernel")), progress=report)
+        found = check(folder, backends=backend or BACKENDS, digest=digest, progress=report)
+    mismatches = [str(mismatch) for mismatch in found.mismatches]
     if as_json:
-        print(json.dumps({"cases": n_cases, "mismatches": [str(m) for m in mismatches]}))
+        print(json.dumps({"cases": found.n_cases, "digest": found.digest, "mismatches": mismatches}))
     else:
-        for mismatch in mismatches[:20]:
-            out.print(str(mismatch), soft_wrap=True, highlight=False, markup=False)
+        for line in mismatches[:20]:
+            out.print(line, soft_wrap=True, highlight=False, markup=False)
         verdict = "every bit equal" if not mismatches else f"{len(mismatches)} comparisons differ"
-        out.print(f"{n_cases} cases: {verdict}", highlight=False)
+        out.print(f"{found.n_cases} cases: {verdict}", highlight=False)
+        out.print(f"digest {found.digest}", highlight=False)
     if mismatches:
         raise typer.Exit(1)
 

@@ -97,10 +97,10 @@ def run_demo(
     with progress("golden export") as report:
         export(integer, test.read(0, 1), output / "vectors", sites=VECTOR_SITES, progress=report)
     with progress("golden check") as report:
-        n_cases, mismatches = check(output / "vectors", progress=report)
-    if mismatches:
-        raise AssertionError(f"spec and kernel disagree: {mismatches[0]}")
-    say(f"golden     {n_cases} cases exported, recomputed by spec and kernel: every bit equal")
+        checked = check(output / "vectors", progress=report)
+    if checked.mismatches:
+        raise AssertionError(f"spec and kernel disagree: {checked.mismatches[0]}")
+    say(f"golden     {checked.n_cases} cases exported, recomputed by spec and kernel: every bit equal")
     assert mapping is not None
     out.print(mapping_table(mapping))
     out.print(accuracy_table(top1, rows, n_test))

@@ -47,6 +47,11 @@ def prepare(node: Node, inputs: Sequence[Tensor], output: Tensor, backend: str =
     return stored
 
 
+def signed(node: Node, key: str) -> Array:
+    """Constants as int64: a file may store them in any width that holds them."""
+    return np.ascontiguousarray(node.arrays[key], np.int64)
+
+
 def _rows(array: Array) -> Array:
     return array.reshape(-1, array.shape[-1])
 
@@ -93,16 +98,15 @@ def _kernel_log2_matmul(node: Node, inputs: Sequence[Tensor], output: Tensor) ->
 def _kernel_requantize(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
     from intvit.kernels.requantize import apply_requantize
 
-    arrays, bits, kind = node.arrays, node.attrs["bits"], storage(IntType(node.attrs["bits"]))
+    bits, kind = node.attrs["bits"], storage(IntType(node.attrs["bits"]))
+    m, e = signed(node, "m"), signed(node, "e")
+    if "residual_m" not in node.arrays:
+        return lambda values: apply_requantize(values[0], m, e, bits, out_dtype=kind)
+    extra = {"residual_m": signed(node, "residual_m"), "residual_e": signed(node, "residual_e")}
 
     def run(values: Sequence[Array]) -> Array:
         residual = _residual(node, values)
-        if residual is None:
-            return apply_requantize(values[0], arrays["m"], arrays["e"], bits, out_dtype=kind)
-        m, e = arrays["residual_m"], arrays["residual_e"]
-        return apply_requantize(
-            values[0], arrays["m"], arrays["e"], bits, residual=residual, residual_m=m, residual_e=e, out_dtype=kind
-        )
+        return apply_requantize(values[0], m, e, bits, residual=residual, out_dtype=kind, **extra)
 
     return run
 
@@ -110,7 +114,7 @@ def _kernel_requantize(node: Node, inputs: Sequence[Tensor], output: Tensor) -> 
 def _residual(node: Node, values: Sequence[Array]) -> Array | None:
     if "residual_m" not in node.arrays:
         return None
-    residual = node.arrays["residual"] if "residual" in node.arrays else values[1]
+    residual = signed(node, "residual") if "residual" in node.arrays else values[1]
     return np.broadcast_to(residual, values[0].shape)
 
 

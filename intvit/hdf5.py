@@ -241,6 +241,11 @@ def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type) -> Any:
         raise _refused(node, place, f"be of type {kind.__name__}, not {type(value).__name__}")
 
 
+def held_text(name: str) -> str:
+    """`name` as an attribute can hold it: NUL and halves of surrogate pairs as escapes."""
+    return "".join(c if c != "\0" and not "\ud800" <= c <= "\udfff" else f"\\u{ord(c):04x}" for c in name)
+
+
 def _place(node: h5py.Group | h5py.Dataset, name: str) -> str:
     path = "/".join(part for part in (str(node.name or "").strip("/"), name) if part)
     return ": ".join(part for part in (node.file.filename, path) if part)

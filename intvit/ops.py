@@ -1,8 +1,11 @@
 """Integer operators: the public functions, one signature for both backends.
 
 Each is a method's `lower` (scales to integer constants, the only floats) followed by its integer kernel, or by its
-scalar spec with `backend="spec"`. Inputs may have any integer dtype and any leading shape, reductions run over the last
-axis; outputs are int64. `real = y_int * out_scale`; out_scale is a float, or float64 (C,) per channel.
+scalar spec with `backend="spec"`. Inputs may have any integer dtype, byte order, strides and leading shape; uint64 must
+fit int64, and bools are no integers. Reductions run over the last axis. Outputs are int64; an input without elements
+gives an output without elements. `real = y_int * out_scale`; out_scale is a float, or float64 (C,) per channel.
+
+What is outside a limit is refused by an IntvitError. A kernel has limits that its spec does not have.
 """
 
 from __future__ import annotations
@@ -13,11 +16,14 @@ from typing import Any
 import numpy as np
 
 from intvit import registry
-from intvit.errors import IntvitError
-from intvit.kernels.arith import as_rows
+from intvit.errors import IntvitError, reading
+from intvit.kernels.arith import INT64_MAX, as_rows
+from intvit.kernels.border import integer, real, reals, shown
+from intvit.kernels.matmul import check_codes, check_shapes, log2_matmul_codes
 from intvit.kernels.quantize import quantize_activation, quantize_bias, quantize_weight
 from intvit.kernels.requantize import PUBLISHED_SATURATING_WIDTHS, apply_requantize, dyadic
 from intvit.method import Method
+from intvit.spec.matmul import log2_matmul as _spec_log2_matmul
 
 Array = np.ndarray[Any, Any]
 BACKENDS = ("kernel", "spec")
@@ -40,10 +46,10 @@ def softmax(
     range of the exponent in its own integers, natural by default. `mask` (broadcast against x): True takes no part.
     """
     x = _integers("softmax", x_int)
-    m = registry.get("softmax", method)
-    params, out_scale = m.lower(_scalar("softmax", in_scale), out_bits=out_bits, exp_range_max=exp_range_max)
-    hidden = None if mask is None else np.broadcast_to(np.asarray(mask, np.bool_), x.shape)
-    return _apply(m, params, x, backend, hidden), out_scale
+    m = _method("softmax", method)
+    scale = real("softmax: input scale", in_scale)
+    params, out_scale = m.lower(scale, out_bits=out_bits, exp_range_max=exp_range_max)
+    return _apply(m, params, x, backend, None if mask is None else _mask(mask, x.shape)), out_scale
 
 
 def gelu(x_int: Any, in_scale: Any, *, method: str, n: int | None = None, backend: str = "kernel") -> tuple[Array, Any]:
@@ -52,8 +58,11 @@ def gelu(x_int: Any, in_scale: Any, *, method: str, n: int | None = None, backen
     I-ViT's outputs depend on the other channels of the token. `n` is I-BERT's exponent, 14 (published) by default.
     """
     x = _integers("gelu", x_int)
-    m = registry.get("gelu", method)
-    params, out_scale = m.lower(in_scale, n=n)
+    m = _method("gelu", method)
+    scales = reals("gelu: input scale", in_scale)
+    if scales.size != 1 and scales.shape != x.shape[-1:]:
+        raise IntvitError(f"gelu: input scale must be one or {x.shape[-1:]}, not {scales.shape}")
+    params, out_scale = m.lower(scales if scales.ndim else float(scales), n=n)
     return _apply(m, params, x, backend), out_scale
 
 
@@ -75,11 +84,17 @@ def layernorm(
     power-of-two factors of the input scale, `out_scale` the next quantizer's scale, which is also returned.
     """
     x = _integers("layernorm", x_int)
-    m = registry.get("layernorm", method)
-    scale = float(np.min(np.asarray(in_scale, np.float64)))
+    m = _method("layernorm", method)
+    scales = reals("layernorm: input scale", in_scale)
+    if scales.size != 1 and scales.shape != x.shape[-1:]:
+        raise IntvitError(f"layernorm: input scale must be one or {x.shape[-1:]}, not {scales.shape}")
+    scale = float(scales.min()) if scales.size else math.nan
     params, result = m.lower(scale, gamma=gamma, beta=beta, shift=shift, factor=factor, out_scale=out_scale)
-    if x.shape[-1] != np.size(gamma):
-        raise IntvitError(f"layernorm: gamma must have {x.shape[-1]} channels, not {np.size(gamma)}")
+    if x.shape[-1:] != (np.size(gamma),):
+        raise IntvitError(f"layernorm: gamma must have {x.shape[-1:]} channels, not {np.size(gamma)}")
+    expected = scale if factor is None else scale * np.asarray(factor)
+    if scales.size > 1 and not np.array_equal(scales, np.broadcast_to(expected, scales.shape)):
+        raise IntvitError("layernorm: input scales must be equal, or the least of them times `factor`, and are not")
     return _apply(m, params, x, backend), result
 
 
@@ -100,19 +115,20 @@ def requantize(
     width; `clamp=False` never saturates (beyond s64). Products are exact.
     """
     x = _integers("requantize", x_int)
+    bits = integer("requantize: bits", bits, 2, 64)
     m, e = dyadic(in_scale, out_scale)
     extra: dict[str, Any] = {}
     if residual is not None:
         if residual_scale is None:
             raise IntvitError("requantize: residual must come with residual_scale")
         rm, re = dyadic(residual_scale, out_scale)
-        others = np.broadcast_to(_integers("requantize", residual), x.shape)
+        others = _broadcast("requantize: residual", _integers("requantize: residual", residual), x.shape)
         extra = {"residual": others, "residual_m": rm, "residual_e": re}
     for constants in (m, extra.get("residual_m", m)):
         if len(constants) not in (1, x.shape[-1] if x.ndim else 1):
-            raise IntvitError(f"requantize: scale must be one or {x.shape[-1]}, not {len(constants)}")
+            raise IntvitError(f"requantize: scale must be one or {x.shape[-1:]}, not {len(constants)}")
     width = bits if clamp and bits in PUBLISHED_SATURATING_WIDTHS else None
-    if _backend(backend) == "kernel":
+    if _backend(backend) == "kernel" and x.size:
         return apply_requantize(x, m, e, width, **extra)
     return _spec_requantize(x, m, e, width, **extra)
 
@@ -131,25 +147,31 @@ def _spec_requantize(x: Array, m: Array, e: Array, bits: int | None, **extra: Ar
         result = [spec(a, b, c, bits, residual=r, residual_m=rm, residual_e=re) for a, b, c, r, rm, re in zip(*columns, strict=True)]  # fmt: skip  # noqa: E501
     else:
         result = [spec(a, b, c, bits) for a, b, c in zip(*columns, strict=True)]
-    return np.array(result, np.int64).reshape(x.shape)
+    return _stored("requantize", result).reshape(x.shape)
 
 
 def log2_matmul(q: Any, v_int: Any, v_scale: float, *, backend: str = "kernel") -> tuple[Array, float]:
-    """FQ-ViT attention times V: codes q (..., R, K), values v (..., K, C) -> (y int64, v_scale * 2**-15)."""
-    codes, values = _integers("log2_matmul", q), _integers("log2_matmul", v_int)
+    """FQ-ViT attention times V: codes q (..., R, K), values v (..., K, C) -> (y int64, v_scale * 2**-15).
+
+    Leading axes are broadcast. The kernel refuses values whose sums might leave int64: K * max|v| * 2**15 >= 2**63.
+    """
+    codes, values = _integers("log2_matmul: codes", q), _integers("log2_matmul: values", v_int)
+    scale = real("log2_matmul: v_scale", v_scale)
+    if not (math.isfinite(scale) and scale * 2.0**-15 > 0):
+        raise IntvitError(f"log2_matmul: v_scale must be positive and finite, not {scale}")
+    lead = check_shapes("log2_matmul", codes, values)
+    check_codes(codes)
+    shape = (*lead, codes.shape[-2], values.shape[-1])
     if _backend(backend) == "kernel":
-        from intvit.kernels.matmul import log2_matmul_codes
-
         y = log2_matmul_codes(codes, values).astype(np.int64)
+    elif not (math.prod(shape) and values.size):  # the sum of nothing is 0
+        y = np.zeros(shape, np.int64)
     else:
-        from intvit.spec.matmul import log2_matmul as spec
-
-        lead = np.broadcast_shapes(codes.shape[:-2], values.shape[:-2])
         left = np.broadcast_to(codes, (*lead, *codes.shape[-2:])).reshape(-1, *codes.shape[-2:])
         right = np.broadcast_to(values, (*lead, *values.shape[-2:])).reshape(-1, *values.shape[-2:])
-        rows = [spec(a.tolist(), b.tolist()) for a, b in zip(left, right, strict=True)]
-        y = np.array(rows, np.int64).reshape(*lead, codes.shape[-2], values.shape[-1])
-    return y, v_scale * 2.0**-15
+        rows = [_spec_log2_matmul(a.tolist(), b.tolist()) for a, b in zip(left, right, strict=True)]
+        y = _stored("log2_matmul", rows).reshape(shape)
+    return y, scale * 2.0**-15
 
 
 def layernorm_shift(x_int: Any, shift: int = 0) -> int:
@@ -158,9 +180,9 @@ def layernorm_shift(x_int: Any, shift: int = 0) -> int:
     If the largest sum of squared deviations, after `shift`, reaches 2**32: max over rows of
     ceil(log2 sqrt(unshifted sum / 2**32)).
     """
-    rows = as_rows(_integers("layernorm_shift", x_int))
+    x, shift = _integers("layernorm_shift", x_int), integer("layernorm_shift: shift", shift, 0, 31)
     largest = largest_shifted = 0
-    for row in rows.tolist():
+    for row in _rows("layernorm_shift", x).tolist() if x.size else []:
         n = len(row)
         total = sum(row)
         mean, rest = divmod(total, n)
@@ -180,31 +202,71 @@ def variance_shift(variance: float) -> int:
 # ------------------------------------------------------------------------------------------ borders
 
 
+_SIGNED = {1: np.int16, 2: np.int32, 4: np.int64, 8: np.int64}
+"""Bytes of an unsigned type -> the signed one that holds it, or as much of it as we take."""
+
+
 def _integers(name: str, x: Any) -> Array:
-    array = np.asarray(x)
+    """Any integers as a signed array of this machine's byte order that compiled code may read."""
+    with reading(f"{name}: input", "integers"):
+        array = np.asarray(x)
     if array.dtype.kind not in "iu":
         raise IntvitError(f"{name}: input must be integers, not {array.dtype}")
-    if array.dtype == np.uint64:
-        raise IntvitError(f"{name}: input must fit int64, not uint64")
-    return array
+    if array.dtype.kind == "u":
+        if array.dtype.itemsize == 8 and array.size and int(array.max()) > INT64_MAX:
+            raise IntvitError(f"{name}: input must fit int64, and {array.max()} does not")
+        return array.astype(_SIGNED[array.dtype.itemsize])
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array if array.flags.behaved else array.copy()
 
 
-def _scalar(name: str, scale: Any) -> float:
-    if np.size(scale) != 1:
-        raise IntvitError(f"{name}: input scale must be one number, not {np.size(scale)}")
-    return float(np.asarray(scale, np.float64).reshape(()))
+def _broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise IntvitError(f"{name} must broadcast to {shape}, and {array.shape} does not") from None
+
+
+def _mask(mask: Any, shape: tuple[int, ...]) -> Array:
+    with reading("softmax: mask", "bools"):
+        array = np.asarray(mask)
+    flags = array.dtype == np.bool_ or (array.dtype.kind in "iu" and bool(((array == 0) | (array == 1)).all()))
+    if not flags:
+        raise IntvitError(f"softmax: mask must be bools or 0 and 1, not {shown(mask)}")
+    return _broadcast("softmax: mask", array.astype(np.bool_), shape)
+
+
+def _rows(name: str, x: Array) -> Array:
+    if not x.ndim:
+        raise IntvitError(f"{name}: input must have an axis to run over, and is one number")
+    return as_rows(x)
+
+
+def _stored(name: str, result: list[Any]) -> Array:
+    """What a spec computed, as int64."""
+    try:
+        return np.array(result, np.int64)
+    except OverflowError:
+        raise IntvitError(f"{name}: output must fit int64, and does not") from None
+
+
+def _method(operator: str, name: Any) -> Method:
+    return registry.get(operator, name if isinstance(name, str) else shown(name))
 
 
 def _backend(backend: str) -> str:
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise IntvitError(f"backend: must be one of {', '.join(BACKENDS)}, not {backend!r}")
     return backend
 
 
 def _apply(m: Method, params: Any, x: Array, backend: str, mask: Array | None = None) -> Array:
-    rows = as_rows(x)
-    hidden = None if mask is None else np.ascontiguousarray(mask.reshape(rows.shape))
-    if _backend(backend) == "kernel":
+    kernel = _backend(backend) == "kernel"
+    if x.ndim and not x.size:
+        return np.zeros(x.shape, np.int64)
+    rows = _rows(m.operator, x)
+    hidden = None if mask is None else np.array(mask.reshape(rows.shape), order="C")
+    if kernel:
         run = m.kernel(params)
         y = run(rows) if hidden is None else run(rows, hidden)
         return y.reshape(x.shape)
@@ -213,7 +275,7 @@ def _apply(m: Method, params: Any, x: Array, backend: str, mask: Array | None = 
         result = [m.spec(row, params) for row in lists]
     else:
         result = [m.spec(row, params, h) for row, h in zip(lists, hidden.tolist(), strict=True)]
-    return np.array(result, np.int64).reshape(x.shape)
+    return _stored(f"{m.operator} {m.name}", result).reshape(x.shape)
 
 
 __all__ = [

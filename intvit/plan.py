@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from intvit.evaluate import Evaluate, mask_rows, prepare, storage
+from intvit.evaluate import Evaluate, mask_rows, prepare, signed, storage
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, Array, Graph, Node, Tensor
 from intvit.graph.parameters import method_params, node_method
@@ -269,21 +269,21 @@ class _Planner:
 
     def requantize(self, node: Node) -> Step | None:
         """Requantization with a constant residual: its term is computed once."""
-        if "residual" not in node.arrays:
+        x = self.tensor(node.inputs[0])
+        if "residual" not in node.arrays or x.dtype is None or storage(x.dtype) is np.int64:
             return None
         from intvit.kernels.requantize import prepare_constant
 
         shape = self.tensor(node.output).shape
-        constant = node.arrays["residual"]
+        constant = signed(node, "residual")
         lead = next((i for i, n in enumerate(constant.shape) if n != 1), constant.ndim)
         aligned = (1,) * (len(shape) - constant.ndim) + constant.shape
         lead += len(shape) - constant.ndim
         if aligned[lead:] != shape[lead:] or lead > len(shape) - 1:
             return None
-        arrays = node.arrays
         prepared = prepare_constant(
-            arrays["m"], arrays["e"], node.attrs["bits"], constant.reshape(shape[lead:]), arrays["residual_m"],
-            arrays["residual_e"], self.kind(node),
+            signed(node, "m"), signed(node, "e"), node.attrs["bits"], constant.reshape(shape[lead:]),
+            signed(node, "residual_m"), signed(node, "residual_e"), self.kind(node),
         )  # fmt: skip
         if prepared is None or len(shape[lead:]) < 1:
             return None

@@ -61,7 +61,7 @@ class Recorded(BaseModel):
     def attributes(self) -> dict[str, str]:
         """What the dataset says for other readers."""
         lists = {"inputs": json.dumps(self.inputs), "axes": json.dumps(self.axes)}
-        return {"site": self.name, "op": self.op, **lists}
+        return {"site": hdf5.held_text(self.name), "op": hdf5.held_text(self.op), **lists}
 
 
 class Description(BaseModel):
@@ -118,7 +118,7 @@ def record(
             writer = _Writer(file, about)
             done = _resume(writer, old, journal, batch)
             if notice and begun:
-                anew = "started anew: what an earlier run left is of other images or another model, or damaged"
+                anew = "started anew: an earlier run left no whole batch of these images and this model"
                 notice(f"{path}: {f'resumed after image {done} of {about.n_images}' if done else anew}")
             names = [tensor.name for tensor in about.tensors]
             for start in range(done, about.n_images, batch):

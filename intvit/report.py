@@ -29,13 +29,15 @@ def mapping_table(mapping: Mapping) -> Table:
     table = Table(title=title, title_justify="left")
     for header in ("site", *methods, "chosen"):
         table.add_column(header, justify="left" if header in ("site", "chosen") else "right")
+    skipped = {(s.site, s.method) for s in mapping.skipped}
     for site, scores in mapping.by_site().items():
         chosen = mapping.recipe.sites[site].method
         found = {s.choice.method: s for s in scores}
         cells = []
         for method in methods:
             s = found.get(method)
-            text = "-" if s is None else f"{s.asqnr_in:.1f} > {s.asqnr_out:.1f} ({s.sqnr_diff:+.1f})"
+            missing = "undefined here" if (site, method) in skipped else "-"
+            text = missing if s is None else f"{s.asqnr_in:.1f} > {s.asqnr_out:.1f} ({s.sqnr_diff:+.1f})"
             cells.append(f"[bold]{text}[/bold]" if method == chosen else text)
         table.add_row(site, *cells, chosen)
     return table

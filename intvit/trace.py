@@ -69,7 +69,7 @@ def _create(file: h5py.File, tensor: Tensor, op: str, n_images: int) -> h5py.Dat
         compression_opts=1,
         shuffle=True,
     )
-    data.attrs["site"] = tensor.name.removesuffix(".quant")
+    data.attrs["site"] = hdf5.held_text(tensor.name.removesuffix(".quant"))
     data.attrs["op"], data.attrs["dtype"] = op, str(tensor.dtype)
     data.attrs["scale"], data.attrs["encoding"] = tensor.scale, tensor.encoding
     return data

@@ -18,20 +18,23 @@ from intvit.importers.onnx import float_graph
 SHORT = 400
 DEEP = "[" * 5000
 VALUES = [
-    None, True, False, -1, 0, 1, 2, 3, 7, 1.5, -0.0, 1e308, 2**31, 2**63, 10**40, float("nan"), float("inf"), "", "x", "3",
-    "gelu", "\ud800", "a\nb", [], [1], [0], [4, 4], [-1, 3], ["x"], [[1]], [None], {}, {"a": 1}, {"height": 4}, [1] * 50,
+    None, True, False, -1, 0, 1, 2, 3, 7, 1.5, -0.0, 1e308, 2**31, 2**63, 10**40, float("nan"), float("inf"), "", "x",
+    "3", "gelu", "\ud800", "a\nb", [], [1], [0], [4, 4], [-1, 3], ["x"], [[1]], [None], {}, {"a": 1}, {"height": 4},
+    [1] * 50,
 ]  # fmt: skip
 KEYS = [
     "num_heads", "img_size", "layer_norm_eps", "mean", "std", "resize", "architecture", "model_args", "pretrained_cfg",
     "global_pool", "num_classes", "model_type", "hidden_act", "image_size", "patch_size", "num_channels", "qkv_bias",
     "mlp_ratio", "head_dim", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "depths",
-    "num_register_tokens", "embed_dim", "window_size", "architectures", "out_features", "weight_map", "size", "crop_size",
-    "image_mean", "image_std", "do_rescale", "rescale_factor", "input_size", "crop_pct", "act_layer", "norm_layer", "depth",
-    "quantization_config", "use_swiglu_ffn", "no_embed_class", "model_config", "", "\u0000", "x" * 5000,
+    "num_register_tokens", "embed_dim", "window_size", "architectures", "out_features", "weight_map", "size",
+    "crop_size", "image_mean", "image_std", "do_rescale", "rescale_factor", "input_size", "crop_pct", "act_layer",
+    "norm_layer", "depth", "quantization_config", "use_swiglu_ffn", "no_embed_class", "model_config", "",
+    "\u0000", "x" * 5000,
 ]  # fmt: skip
 NAMES = [
-    "", "head.weight", "layers.x.downsample.norm.weight", "layers.1.downsample.reduction.weight", "blocks.007.norm1.weight",
-    "blocks.1.norm1.weight", "a\nb.weight", "\u202e.weight", "x" * 4000, "attn_pool.q", "pos_embed", "reg_token",
+    "", "head.weight", "layers.x.downsample.norm.weight", "layers.1.downsample.reduction.weight",
+    "blocks.007.norm1.weight", "blocks.1.norm1.weight", "a\nb.weight", "\u202e.weight", "x" * 4000,
+    "attn_pool.q", "pos_embed", "reg_token",
     "register_tokens", "fc_norm.weight", "norm_pre.weight", "head_dist.weight", "dist_token", "blocks.0.ls1.gamma",
     "blocks.0.gamma_1", "encoder.layer.0.x", "vit.classifier.weight", "classifier.bias", "relative_position_bias_table",
     "layers.0.blocks.0.attn.relative_position_bias_table", "blocks.0.attn.qact1.act_scaling_factor",
@@ -130,7 +133,9 @@ def damage_json(choose, file):
         elif isinstance(at, dict) or key < len(at):
             at[key] = choose.choice(VALUES)
     text = json.dumps(value)
-    text = choose.choice([text] * 6 + [text[:-3], DEEP, f'{{"a": {DEEP}', text.replace(":", ": NaN,", 1), "[]", "null", ""])
+    text = choose.choice(
+        [text] * 6 + [text[:-3], DEEP, f'{{"a": {DEEP}', text.replace(":", ": NaN,", 1), "[]", "null", ""]
+    )
     file.write_text(text)
 
 
@@ -139,7 +144,9 @@ def damage_bytes(choose, file):
     for _ in range(choose.choice([1, 1, 3, 20])):
         at = choose.randrange(min(len(data), choose.choice([16, 400, len(data)])))
         data[at] = choose.choice([0, 255, data[at] ^ 1 << choose.randrange(8)])
-    file.write_bytes(data[: choose.choice([len(data)] * 3 + [choose.randrange(len(data)), 8])] + choose.choice([b"", b"x"]))
+    file.write_bytes(
+        data[: choose.choice([len(data)] * 3 + [choose.randrange(len(data)), 8])] + choose.choice([b"", b"x"])
+    )
 
 
 def damage_tensors(choose, file):
@@ -151,15 +158,26 @@ def damage_tensors(choose, file):
         if action == 0:
             del tensors[name]
         elif action == 1:
-            shapes = [(0,), (), tensor.shape[:-1], (*tensor.shape, 1), tensor.shape[::-1], (1,) * 5, (0, *tensor.shape[1:])]
-            shapes += [tensor.shape[:axis] + (length,) + tensor.shape[axis + 1 :] for axis in range(tensor.ndim)
+            shapes = [
+                (0,),
+                (),
+                tensor.shape[:-1],
+                (*tensor.shape, 1),
+                tensor.shape[::-1],
+                (1,) * 5,
+                (0, *tensor.shape[1:]),
+            ]
+            shapes += [(*tensor.shape[:axis], length, *tensor.shape[axis + 1 :]) for axis in range(tensor.ndim)
                        for length in (1, 2, 3, 5, tensor.shape[axis] * 2)]  # fmt: skip
             tensors[name] = np.zeros(choose.choice(shapes), np.float32)
-        elif action == 2:
+        elif action == 2 and tensor.dtype == np.float32:
             dtype = choose.choice(DTYPES)
-            tensors[name] = tensor.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+            with np.errstate(all="ignore"):
+                tensors[name] = tensor.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
         elif action == 3:
-            tensors[name] = np.full_like(tensor, choose.choice([0, 1, -1, 3e38, -3e38, 1e-40, np.nan, np.inf]))
+            tensors[name] = np.full(
+                tensor.shape, choose.choice([0, 1, -1, 3e38, -3e38, 1e-40, np.nan, np.inf]), np.float32
+            )
         elif action == 4:
             tensors[choose.choice(NAMES)] = tensor
         else:
@@ -168,7 +186,9 @@ def damage_tensors(choose, file):
             break
     if file.suffix == ".safetensors":
         kept = {n: t for n, t in tensors.items() if t.dtype.kind not in "cU"}
-        metadata = {"intvit": choose.choice(['{"num_heads": 2, "img_size": 8}', "[", "[1]", "{}", '{"num_heads": "x"}'])}
+        metadata = {
+            "intvit": choose.choice(['{"num_heads": 2, "img_size": 8}', "[", "[1]", "{}", '{"num_heads": "x"}'])
+        }
         save_file(kept, file, metadata=metadata)
     else:
         with zipfile.ZipFile(file, "w", choose.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])) as archive:
@@ -241,6 +261,54 @@ def test_damaged_inputs(tmp_path):
         if wrong:
             found[i] = wrong
     assert found == {}
+
+
+def refusal(path):
+    with pytest.raises(IntvitError) as error:
+        import_model(path, num_heads=2)
+    assert str(error.value).isprintable()
+    return str(error.value).replace(str(path), path.name)
+
+
+def test_archives_that_grow_are_refused_before_they_are_read(tmp_path):
+    header = {"descr": "<f4", "fortran_order": False, "shape": (75 * 2**20,)}
+    with (
+        zipfile.ZipFile(tmp_path / "w.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x.weight.npy", "w", force_zip64=True) as stream,
+    ):
+        np.lib.format.write_array_header_1_0(stream, header)
+        for _ in range(300):
+            stream.write(bytes(2**20))
+    assert "must be a whole npz file of plain arrays, not: 314572928 bytes in" in refusal(tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda torch: torch.zeros(1).expand(2**20, 2**20), "less than 2 GiB of weights"),
+        (lambda torch: torch.empty(3, 16, device="meta"), "plain tensors, not: can't convert meta"),
+        (lambda torch: torch.zeros(3, 16).to_sparse(), "plain tensors, not: can't convert Sparse"),
+        (lambda torch: torch.zeros(3, 16, dtype=torch.complex64), "not complex64"),
+        (lambda torch: torch.zeros(3, 16, dtype=torch.int8), "not int8"),
+        (lambda torch: torch.zeros(3, 16).to(torch.float8_e4m3fn), "not: torch.float8_e4m3fn"),
+        (lambda torch: torch.full((3, 16), 1e300, dtype=torch.float64), "must be finite float32"),
+    ],
+)
+def test_tensors_of_pytorch_that_are_no_plain_floats(change, message, tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = {name: torch.from_numpy(t) for name, t in vit_tensors(np.random.default_rng(1)).items()}
+    torch.save(tensors, tmp_path / "w.pth")
+    import_model(tmp_path / "w.pth", num_heads=2)
+    torch.save({**tensors, "head.weight": change(torch)}, tmp_path / "w.pth")
+    assert message in refusal(tmp_path / "w.pth")
+
+
+def test_weights_that_overflow_where_they_are_folded(tmp_path):
+    tensors = vit_tensors(np.random.default_rng(1))
+    tensors |= {"blocks.0.ls1.gamma": np.full(16, 1e38, np.float32)}
+    tensors["blocks.0.attn.proj.weight"][:] = 1e3
+    save_file(tensors, tmp_path / "w.safetensors")
+    assert "blocks.0.attn.proj.weight.T: weights must stay finite" in refusal(tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("kind", ["vit", "swin"])

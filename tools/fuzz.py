@@ -5,12 +5,12 @@
     python tools/fuzz.py --replay 1:4711
 
 Every command gets every kind of file that it reads, made by the package from tiny networks and then changed: at the
-level of bytes, of the container, of the structure, and of the meaning with digests made to fit again. A case is
-drawn from SEED:INDEX alone. Most run in process, in forked children of one warmed parent; some through the real command.
+level of bytes, of the container, of the structure, and of the meaning with digests made to fit again. A case is drawn
+from SEED:INDEX alone. Most run in process, in forked children of one warmed parent; some through the real command.
 
-A finding is: a traceback or an exit status other than 0, 1, 2; a killed process; more than 20 s; more than 2 GiB; something
-left behind after a refusal; a file outside touched; more than one line of reason; damaged content accepted; kernel and
-specification, or onnxruntime and the imported network, that differ. Exit status 1 if there is any.
+A finding is: a traceback or an exit status other than 0, 1, 2; a killed process; more than 20 s; more than 2 GiB; what
+is left behind after a refusal; a file outside touched; a refusal that is not one line; damaged content accepted; kernel
+and specification that differ, or the imported network and onnxruntime. Exit status 1 if there is any.
 """
 
 from __future__ import annotations
@@ -19,21 +19,19 @@ import argparse
 import gc
 import os
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")  # before NumPy is imported
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or else it starts a thread on import, and nothing can fork
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
-
-from fuzz_hdf5 import constants
+import fuzz_environment  # noqa: F401
+import numpy as np
+from fuzz_child import Main, Settings
+from fuzz_graph import constants
+from fuzz_judge import Finding
 from fuzz_seeds import write_seeds
-from fuzz_server import Finding, Main, Settings, run_cases, warm
-
-import numpy as np  # isort: skip
+from fuzz_server import run_cases, warm
 
 
 def make_seeds(settings: Settings, main: Main) -> None:
@@ -77,13 +75,33 @@ def load_kernels(settings: Settings, main: Main) -> None:
         for name in ("ivit.h5", "ibert.h5", "fqvit.h5", "mixed.h5"):
             constants(seeds / name)
             for backend in ("kernel", "spec"):
-                main(["run", str(seeds / name), str(seeds / "images.npy"), "-o", str(settings.work / "warm.npz"), "--threads", "1",
-                      "--backend", backend])  # fmt: skip
+                main(["run", str(seeds / name), str(seeds / "images.npy"), "-o", str(settings.work / "warm.npz"),
+                      "--threads", "1", "--backend", backend])  # fmt: skip
         for path in sorted(seeds.glob("part_*.h5")):
             constants(path)
             if "recording" not in path.name:
-                main(["run", str(path), str(seeds / "tokens.npy"), "-o", str(settings.work / "warm.npz"), "--threads", "1"])
-        main(["run", str(seeds / "swin.h5"), str(seeds / "gray.npy"), "-o", str(settings.work / "warm.npz"), "--threads", "1"])
+                main(
+                    [
+                        "run",
+                        str(path),
+                        str(seeds / "tokens.npy"),
+                        "-o",
+                        str(settings.work / "warm.npz"),
+                        "--threads",
+                        "1",
+                    ]
+                )
+        main(
+            [
+                "run",
+                str(seeds / "swin.h5"),
+                str(seeds / "gray.npy"),
+                "-o",
+                str(settings.work / "warm.npz"),
+                "--threads",
+                "1",
+            ]
+        )
         constants(seeds / "swin.h5")
         main(["golden", "check", str(seeds / "golden")])
         main(["doctor", str(seeds / "ivit.safetensors")])
@@ -94,27 +112,53 @@ def load_kernels(settings: Settings, main: Main) -> None:
 
 
 def report(classes: dict[tuple[str, str], list[Finding]], seed: int) -> str:
-    """One paragraph a class of findings, the most frequent first."""
+    """One paragraph a class of findings: the simplest case, and how to see it again."""
     lines = []
     for (kind, key), found in sorted(classes.items(), key=lambda item: (item[0][0], -len(item[1]))):
         first = min(found, key=lambda finding: (finding.real, len(finding.changes), finding.index))
-        lines.append(f"{kind}: {key}  ({len(found)} times)")
-        lines.append(f"    {first.text!a}"[:300])
+        lines += [f"{kind}: {key}  ({len(found)} times)", f"    {first.text!a}"[:300]]
         lines.append(f"    intvit {' '.join(first.arguments)!a}"[:200])
         lines += [f"    {change!a}"[:160] for change in first.changes[:4]]
         lines.append(f"    python tools/fuzz.py --replay {seed}:{first.index}")
-    return "\n".join(lines)
+    return "\n".join(lines).encode("ascii", "backslashreplace").decode()
+
+
+class Tally:
+    """What was seen so far."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.begin, self.said = count, time.monotonic(), time.monotonic()
+        self.statuses = Counter[str]()
+        self.classes: dict[tuple[str, str], list[Finding]] = {}
+
+    def seen(self, index: int, status: int | str, findings: list[Finding], text: str) -> None:
+        self.statuses[str(status)] += 1
+        for finding in findings:
+            self.classes.setdefault((finding.kind, finding.key), []).append(finding)
+        if text:
+            print(text)
+        if time.monotonic() - self.said > 60:
+            self.said = time.monotonic()
+            print(self.line(), flush=True)
+
+    def line(self) -> str:
+        done, seconds = sum(self.statuses.values()), time.monotonic() - self.begin
+        n_findings = sum(map(len, self.classes.values()))
+        return (
+            f"{done} of {self.count} inputs, {seconds:.0f} s, {done / seconds:.0f} a second; exit statuses "
+            f"{dict(sorted(self.statuses.items()))}; {n_findings} findings in {len(self.classes)} classes"
+        )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    memory = Path("/dev/shm")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--replay", help="SEED:INDEX of one case; its files stay in the work folder")
     parser.add_argument("--real", type=float, default=1 / 200, help="share that goes through the real command")
-    memory = Path("/dev/shm")
     parser.add_argument("--work", type=Path, default=(memory if memory.is_dir() else Path("/tmp")) / "intvit-fuzz")
     parser.add_argument("--seconds", type=float, default=20.0, help="more than this is a hang")
     parser.add_argument("--report", type=Path, help="write the classes of findings here too")
@@ -124,41 +168,30 @@ def main() -> int:
     if args.replay:
         seed, start = (int(part) for part in args.replay.split(":"))
         count = 1
-    settings = Settings(seed, args.work.resolve() / f"seed{seed}-{start}", args.seconds, args.real, bool(args.replay))
-    command = warm(settings.work)
+    work = args.work.resolve() / f"seed{seed}-{start}"
+    settings = Settings(seed, work, args.seconds, args.real, bool(args.replay))
+    command = warm()
     make_seeds(settings, command)
     load_kernels(settings, command)
     gc.collect()
     gc.freeze()  # what the parent holds is never looked at again, nor copied for it
-    begin, statuses = time.monotonic(), Counter[str]()
-    classes: dict[tuple[str, str], list[Finding]] = {}
-
-    def seen(index: int, status: int | str, findings: list[Finding], text: str) -> None:
-        statuses[str(status)] += 1
-        for finding in findings:
-            classes.setdefault((finding.kind, finding.key), []).append(finding)
-        if text:
-            print(text)
-        done = sum(statuses.values())
-        if done % 2000 == 0:
-            n_findings = sum(map(len, classes.values()))
-            rate = done / (time.monotonic() - begin)
-            print(f"{done} of {count}, {rate:.0f} a second, {n_findings} findings in {len(classes)} classes", flush=True)
-
-    run_cases(settings, command, start, start + count, workers=args.workers, seen=seen)
-    text = report(classes, seed)
+    tally = Tally(count)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        run_cases(settings, command, start, start + count, tally.seen, workers=args.workers)
+    except KeyboardInterrupt:
+        print("interrupted")
+    text = report(tally.classes, seed)
     if text:
         print(text)
     if args.report:
         args.report.write_text(text + "\n")
-    seconds, n_findings = time.monotonic() - begin, sum(map(len, classes.values()))
-    print(
-        f"{count} inputs from seed {seed}, {seconds:.0f} s, {count / seconds:.0f} a second; exit statuses "
-        f"{dict(sorted(statuses.items()))}; {n_findings} findings in {len(classes)} classes"
-    )
-    if not args.replay:
+    print(f"seed {seed}: {tally.line()}")
+    if args.replay:
+        print(f"files: {settings.work / 'slot0'}")
+    else:
         shutil.rmtree(settings.work, ignore_errors=True)
-    return 1 if classes else 0
+    return 1 if tally.classes or sum(tally.statuses.values()) < count else 0
 
 
 if __name__ == "__main__":

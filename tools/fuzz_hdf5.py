@@ -1,10 +1,7 @@
-"""Changes of HDF5 files through h5py: objects, attributes, types, filters, links, storage; and of integer graphs."""
+"""Changes of HDF5 files through h5py: objects, attributes, types, filters, links, storage."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -12,8 +9,8 @@ from typing import Any
 
 import h5py
 import numpy as np
-from fuzz_containers import other_array
-from fuzz_text import FLOATS, NUMBERS, STRINGS, change_value, mutate_json, number
+from fuzz_arrays import other_array
+from fuzz_text import FLOATS, NUMBERS, STRINGS, mutate_json, number
 
 OUTSIDE = "../outside/secret.h5"
 """Seen from the folder of the inputs: an HDF5 file of images that no input file may lead to."""
@@ -129,14 +126,21 @@ def _layout(rng: Random, file: h5py.File, place: str) -> str:
     """A dataset of the same or a huge shape, stored otherwise: filters, external files, virtual, unallocated."""
     place = _dataset(file, place, rng)
     data = np.asarray(file[place]) if file[place].size and file[place].size < 1_000_000 else np.zeros(3, np.float32)
-    shape, kind = data.shape, rng.choice(["external", "virtual", "virtual self", "huge", "huge", "lzf", "fletcher", "scale", "unknown filter",
-                                          "compact", "resizable", "big chunk", "fill", "no chunk", "garbage chunk"])  # fmt: skip
+    shape, kind = data.shape, rng.choice(["external", "virtual", "virtual self", "huge", "huge", "lzf", "fletcher",
+                                          "scale", "unknown filter",
+                                          "compact", "resizable", "big chunk", "fill", "no chunk",
+                                          "garbage chunk"])  # fmt: skip
     plain = data if data.dtype.kind in "iuf" and data.ndim else np.zeros((2, *shape), np.float32)
     here = Path(file.filename)
 
     def make() -> None:
         if kind == "external":
-            file.create_dataset(place, shape or (1,), plain.dtype, external=[(rng.choice([OUTSIDE, "/proc/self/environ", "x.raw"]), 0, h5py.h5f.UNLIMITED)])
+            file.create_dataset(
+                place,
+                shape or (1,),
+                plain.dtype,
+                external=[(rng.choice([OUTSIDE, "/proc/self/environ", "x.raw"]), 0, h5py.h5f.UNLIMITED)],
+            )
         elif kind.startswith("virtual"):
             layout = h5py.VirtualLayout(plain.shape, plain.dtype)
             source = "." if kind == "virtual self" else rng.choice([OUTSIDE, here.name, "missing.h5"])
@@ -145,7 +149,13 @@ def _layout(rng: Random, file: h5py.File, place: str) -> str:
         elif kind == "huge":
             rest = plain.shape[1:]
             n = rng.choice([10**6, 10**9, 2**40, 5 * 10**8 // max(1, int(np.prod(rest)))])
-            file.create_dataset(place, (n, *rest), plain.dtype, chunks=(1, *rest) if rest else (1000,), compression=rng.choice([None, "gzip"]))
+            file.create_dataset(
+                place,
+                (n, *rest),
+                plain.dtype,
+                chunks=(1, *rest) if rest else (1000,),
+                compression=rng.choice([None, "gzip"]),
+            )
         elif kind == "lzf":
             file.create_dataset(place, data=plain, compression="lzf")
         elif kind == "fletcher":
@@ -160,7 +170,14 @@ def _layout(rng: Random, file: h5py.File, place: str) -> str:
         elif kind == "resizable":
             file.create_dataset(place, data=plain, maxshape=(None,) * plain.ndim)
         elif kind == "big chunk":
-            file.create_dataset(place, plain.shape, plain.dtype, chunks=tuple(max(1, n) for n in plain.shape), compression="gzip", shuffle=True)
+            file.create_dataset(
+                place,
+                plain.shape,
+                plain.dtype,
+                chunks=tuple(max(1, n) for n in plain.shape),
+                compression="gzip",
+                shuffle=True,
+            )
         elif kind == "fill":
             file.create_dataset(place, plain.shape, plain.dtype, fillvalue=rng.choice([0, 1, 7]), chunks=plain.shape)
         elif kind == "unknown filter":
@@ -170,10 +187,14 @@ def _layout(rng: Random, file: h5py.File, place: str) -> str:
             space = h5py.h5s.create_simple(plain.shape)
             h5py.h5d.create(file.id, place.encode(), h5py.h5t.py_create(plain.dtype), space, creation)
         else:
-            file.create_dataset(place, plain.shape, plain.dtype, chunks=tuple(max(1, n) for n in plain.shape), compression="gzip")
+            file.create_dataset(
+                place, plain.shape, plain.dtype, chunks=tuple(max(1, n) for n in plain.shape), compression="gzip"
+            )
             if kind == "garbage chunk" and plain.size:
                 mask = rng.choice([0, 1, 2, 0xFFFFFFFF])
-                file[place].id.write_direct_chunk((0,) * plain.ndim, rng.randbytes(rng.choice([0, 3, 100, plain.nbytes])), mask)
+                file[place].id.write_direct_chunk(
+                    (0,) * plain.ndim, rng.randbytes(rng.choice([0, 3, 100, plain.nbytes])), mask
+                )
 
     _replace(file, place, make)
     return f"{place} {kind}"
@@ -182,7 +203,8 @@ def _layout(rng: Random, file: h5py.File, place: str) -> str:
 def _type(rng: Random, file: h5py.File, place: str) -> str:
     """A dataset of a type that NumPy has no or another word for."""
     place = _dataset(file, place, rng)
-    kind = rng.choice(["vlen", "strings", "bytes", "enum", "compound", "reference", "opaque", "empty", "array", "bool", "half", "long double", "named type",
+    kind = rng.choice(["vlen", "strings", "bytes", "enum", "compound", "reference", "opaque", "empty", "array", "bool",
+                       "half", "long double", "named type",
                        "group", "null string", "time"])  # fmt: skip
     ref = file["/"].ref
 
@@ -238,14 +260,34 @@ def _attribute(rng: Random, file: h5py.File, place: str) -> str:
     old = at.attrs.get(key)
     if key in at.attrs:
         del at.attrs[key]
-    kind = rng.choice(["gone", "number", "number", "text", "text", "array", "empty", "bytes", "floats", "reference", "json", "near", "near"])
+    kind = rng.choice(
+        [
+            "gone",
+            "number",
+            "number",
+            "text",
+            "text",
+            "array",
+            "empty",
+            "bytes",
+            "floats",
+            "reference",
+            "json",
+            "near",
+            "near",
+        ]
+    )
     value: Any = None
     if kind == "number":
         value = rng.choice([n for n in NUMBERS if -(2**63) <= n < 2**64])
     elif kind == "text":
         value = rng.choice([s for s in STRINGS if "\0" not in s])
     elif kind == "array":
-        value = other_array(rng, np.asarray(old)) if old is not None and np.asarray(old).dtype.kind in "iuf" else np.arange(6).reshape(2, 3)
+        value = (
+            other_array(rng, np.asarray(old))
+            if old is not None and np.asarray(old).dtype.kind in "iuf"
+            else np.arange(6).reshape(2, 3)
+        )
         value = value if value.dtype.kind in "iufb" and value.size < 5000 else np.zeros(2)
     elif kind == "empty":
         value = h5py.Empty(rng.choice(["f4", "S10"]))
@@ -288,7 +330,11 @@ def _deep(rng: Random, file: h5py.File, place: str) -> None:
 
 def _text_dataset(rng: Random, file: h5py.File, place: str) -> str:
     """The JSON that a dataset holds."""
-    names = [name for name in objects(file) if isinstance(file[name], h5py.Dataset) and file[name].dtype.kind == "O" and file[name].shape == ()]
+    names = [
+        name
+        for name in objects(file)
+        if isinstance(file[name], h5py.Dataset) and file[name].dtype.kind == "O" and file[name].shape == ()
+    ]
     if not names:
         return _attribute(rng, file, place)
     name = rng.choice(names)
@@ -312,140 +358,3 @@ _CHANGES: dict[str, Callable[[Random, h5py.File, str], str | None]] = {
     "type": _type,
     "values": _values,
 }
-
-# ------------------------------------------------------------------- integer graphs, consistent again
-
-
-_ARRAYS: dict[str, dict[str, np.ndarray]] = {}
-"""Constants of each seed graph, read once."""
-
-
-def constants(path: Path) -> dict[str, np.ndarray]:
-    """Every array of an unchanged seed graph by its place."""
-    if path.name not in _ARRAYS:
-        with h5py.File(path, "r") as file:
-            places = [name for name in objects(file) if name.startswith("arrays/")]
-            _ARRAYS[path.name] = {name: np.asarray(file[name]) for name in places if isinstance(file[name], h5py.Dataset)}
-    return _ARRAYS[path.name]
-
-
-def mutate_graph(rng: Random, path: Path) -> str:
-    """Change constants, attributes or types of a seed graph, then write the content hash that fits."""
-    arrays = dict(constants(path))
-    with h5py.File(path, "r+") as file:
-        text = json.loads(file["graph.json"][()])
-        changed: dict[str, np.ndarray] = {}
-        what = ", ".join(_graph_change(rng, {**arrays, **changed}, changed, text) for _ in range(rng.choice([1, 1, 1, 2])))
-        for place, array in changed.items():
-            if place in file:
-                del file[place]
-            file.create_dataset(place, data=array)
-        del file["graph.json"]
-        file.create_dataset("graph.json", data=json.dumps(text, sort_keys=True))
-        file.attrs["content_hash"] = content_hash(text, {**arrays, **changed})
-    return f"graph {what}"
-
-
-def content_hash(text: Any, arrays: dict[str, np.ndarray]) -> str:
-    """The hash that an integer graph of this text and these constants must have, written down once more."""
-    digest = hashlib.sha256(json.dumps(text, sort_keys=True).encode())
-    with contextlib.suppress(TypeError, KeyError):  # what is no graph has no hash
-        for node in text["nodes"]:
-            for key in sorted(node["arrays"]):
-                array = arrays[f"arrays/{node['name']}/{key}"]
-                kind = "<i8" if array.dtype.kind in "iub" else "<f8"
-                values = hashlib.sha256(f"{kind}{list(array.shape)}".encode() + np.ascontiguousarray(array, kind).tobytes())
-                digest.update(f"{node['name']}/{key} {values.hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-EDGES = (0, 1, -1, 2, 30, 31, 32, 62, 63, 64, 2**15, 2**31 - 1, 2**31, 2**32, 2**40, 2**53, 2**61, 2**62, 2**63 - 1, -(2**31), -(2**62), -(2**63))
-
-
-def _graph_change(rng: Random, arrays: dict[str, np.ndarray], changed: dict[str, np.ndarray], text: dict[str, Any]) -> str:
-    """One change of `text`, or of a constant: that goes to `changed`."""
-    nodes, tensors = text["nodes"], text["tensors"]
-    node, tensor = rng.choice(nodes), rng.choice(tensors)
-    with_arrays = [n for n in nodes if n["arrays"]]
-    kind = rng.choice(["constant"] * 8 + ["shape", "type", "dtype", "bound", "scale", "encoding", "tensor shape", "attrs", "attrs", "attrs",
-                       "params", "params", "params", "op", "inputs", "output", "name", "metadata", "outputs", "drop", "order", "extra array", "json"])  # fmt: skip
-    if kind in ("constant", "shape", "type") and with_arrays:
-        node = rng.choice(with_arrays)
-        key = rng.choice(node["arrays"])
-        place = f"arrays/{node['name']}/{key}"
-        array = arrays[place]
-        what = f"{place} {kind}"
-        if kind == "constant":
-            array = array.astype(np.int64) if array.dtype.kind in "iu" else array
-            value = rng.choice(EDGES) if rng.random() < 0.7 else int(array.reshape(-1)[0]) + rng.choice([-1, 1, 2, 100])
-            if array.dtype.kind == "i":
-                every = rng.random() < 0.3
-                array = array.copy()
-                array.reshape(-1)[slice(None) if every else rng.randrange(array.size)] = max(min(value, 2**63 - 1), -(2**63))
-                what += f" = {value}{' everywhere' if every else ''}"
-        else:
-            array = other_array(rng, array)
-            array = array if array.dtype.kind in "iufb" else np.zeros(3)
-            what += f" {array.dtype} {array.shape}"
-        changed[place] = array
-        return what
-    if kind == "dtype":
-        tensor["dtype"] = rng.choice(["s2", "s4", "s8", "u8", "s16", "u16", "s32", "s33", "s48", "s64", "u63", "u64", "s1", "s128", None, "u1"])
-        return f"{tensor['name']} dtype {tensor['dtype']}"
-    if kind == "bound":
-        tensor["bound"] = rng.choice([0, 1, 127, 128, 2**15, 2**24, 2**31 - 1, 2**62, 2**63, 2**70, -1, None, 1.5, True])
-        return f"{tensor['name']} bound {tensor['bound']}"
-    if kind == "scale":
-        tensor["scale"] = rng.choice([0.0, -1.0, 1e-320, 1e300, float("nan"), float("inf"), 1, [1.0], [[1.0]], None, "1", [1.0] * 8, 2.0, True])
-        return f"{tensor['name']} scale {tensor['scale']}"
-    if kind == "encoding":
-        tensor["encoding"] = rng.choice(["log2", "linear", "x", None])
-        return f"{tensor['name']} encoding {tensor['encoding']}"
-    if kind == "tensor shape":
-        shape = tensor["shape"]
-        tensor["shape"] = rng.choice([shape[::-1], [*shape, 1], [1, *shape], [], [0], [2**40], [-1], shape[:-1], [n * 2 for n in shape], "x", [1.0]])
-        return f"{tensor['name']} shape {tensor['shape']}"
-    with_params = [n for n in nodes if "params" in n["attrs"]]
-    if kind == "params" and with_params:
-        node = rng.choice(with_params)
-        params = node["attrs"]["params"]
-        if params:
-            key = rng.choice(list(params))
-            old = params[key]
-            near = old + rng.choice([-1, 1]) if isinstance(old, int) else old
-            params[key] = rng.choice([rng.choice(EDGES), near, near, None, 1.5, str(old), [old], True, 2**70])
-            return f"{node['name']} params.{key} = {params[key]}"
-    with_attrs = [n for n in nodes if n["attrs"]]
-    if kind == "attrs" and with_attrs:
-        node = rng.choice(with_attrs)
-        _, what, _ = change_value(rng, node["attrs"])
-        return f"{node['name']} attrs {what}"
-    if kind == "op":
-        node["op"] = rng.choice(["softmax", "gelu", "layernorm", "linear", "matmul", "log2_matmul", "requantize", "mean", "reshape", "transpose", "take", "slice", "concat"])
-        return f"{node['name']} op {node['op']}"
-    if kind == "inputs":
-        node["inputs"] = rng.choice([[], node["inputs"] * 2, node["inputs"][::-1], [rng.choice(tensors)["name"]], [node["output"]]])
-        return f"{node['name']} inputs {node['inputs']}"
-    if kind in ("output", "name"):
-        node[kind] = rng.choice([rng.choice(nodes)[kind], rng.choice(tensors)["name"], "x"])
-        return f"node {kind} {node[kind]}"
-    if kind == "outputs":
-        text["outputs"] = rng.choice([[], [rng.choice(tensors)["name"]], text["inputs"], text["outputs"] * 2])
-        return f"outputs {text['outputs']}"
-    if kind == "drop":
-        del rng.choice([nodes, tensors])[rng.randrange(min(len(nodes), len(tensors)))]
-        return "one dropped"
-    if kind == "order":
-        rng.shuffle(rng.choice([nodes, tensors]))
-        return "order"
-    if kind == "extra array" and with_arrays:
-        key = rng.choice(["mask", "bias", "residual", "residual_m", "residual_e", "part0", "m", "x"])
-        source = rng.choice(with_arrays)
-        place = f"arrays/{node['name']}/{key}"
-        if place not in arrays:
-            changed[place] = arrays[f"arrays/{source['name']}/{source['arrays'][0]}"]
-            node["arrays"] = sorted([*node["arrays"], key])
-        return f"{place} extra"
-    target = text["metadata"] if kind == "metadata" else text
-    _, what, _ = change_value(rng, target)
-    return f"{kind} {what}"

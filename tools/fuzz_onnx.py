@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import onnx
-from fuzz_containers import other_array
-from fuzz_text import FLOATS, NUMBERS, mutate_json
+from fuzz_arrays import other_array
+from fuzz_onnx_model import HOSTILE, add_subgraph, change_border, change_metadata, change_version, some_node
+from fuzz_text import FLOATS, NUMBERS
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 OPS = (
-    "Add", "Sub", "Mul", "Div", "MatMul", "Gemm", "Conv", "Softmax", "LogSoftmax", "LayerNormalization", "Gelu", "Erf", "Tanh", "Relu", "Sigmoid",
-    "Pow", "Sqrt", "ReduceMean", "ReduceSum", "ReduceMax", "Reshape", "Transpose", "Concat", "Split", "Slice", "Gather", "Identity", "Dropout", "Cast",
-    "Where", "Expand", "Shape", "Squeeze", "Unsqueeze", "Flatten", "Pad", "Clip", "Einsum", "Attention", "RMSNormalization", "QuantizeLinear",
-    "DequantizeLinear", "RandomNormal", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "If", "Loop", "Scan", "NonZero", "TopK",
-    "Constant", "ConstantOfShape", "Range", "Swish", "HardSwish", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "CumSum", "Neg",
-    "GlobalAveragePool", "AveragePool", "MaxPool", "Resize", "FastGelu", "BiasGelu", "QuickGelu", "SequenceAt", "StringConcat", "Optional", "Nope",
+    "Add", "Sub", "Mul", "Div", "MatMul", "Gemm", "Conv", "Softmax", "LogSoftmax", "LayerNormalization", "Gelu", "Erf",
+    "Tanh", "Relu", "Sigmoid",
+    "Pow", "Sqrt", "ReduceMean", "ReduceSum", "ReduceMax", "Reshape", "Transpose", "Concat", "Split", "Slice",
+    "Gather", "Identity", "Dropout", "Cast",
+    "Where", "Expand", "Shape", "Squeeze", "Unsqueeze", "Flatten", "Pad", "Clip", "Einsum", "Attention",
+    "RMSNormalization", "QuantizeLinear",
+    "DequantizeLinear", "RandomNormal", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "If",
+    "Loop", "Scan", "NonZero", "TopK",
+    "Constant", "ConstantOfShape", "Range", "Swish", "HardSwish", "BatchNormalization", "InstanceNormalization",
+    "GroupNormalization", "CumSum", "Neg",
+    "GlobalAveragePool", "AveragePool", "MaxPool", "Resize", "FastGelu", "BiasGelu", "QuickGelu", "SequenceAt",
+    "StringConcat", "Optional", "Nope",
 )  # fmt: skip
-INSERTED = ("Relu", "Identity", "Neg", "Tanh", "Erf", "Sigmoid", "Sqrt", "Exp", "Abs", "Softmax", "Gelu", "Floor", "Round", "Sign", "Elu", "Softplus")
+INSERTED = (
+    "Relu",
+    "Identity",
+    "Neg",
+    "Tanh",
+    "Erf",
+    "Sigmoid",
+    "Sqrt",
+    "Exp",
+    "Abs",
+    "Softmax",
+    "Gelu",
+    "Floor",
+    "Round",
+    "Sign",
+    "Elu",
+    "Softplus",
+)
 RANDOM = ("RandomNormalLike", "RandomUniformLike", "Bernoulli", "Dropout")
-HOSTILE = ("../../outside/x", "../../../outside/x", "/tmp/intvit-fuzz-outside/x", "..", ".", "", "a/b/c", "logits", "input", "index.json", "x" * 300, "a b", "A", "a", "\u00e9\u202e", "[red]", "a\nb",
-           "head", "con", "blocks.0.norm1.quant", "\x1b[31m", "%2e", "a\0b")  # fmt: skip
 
 
 def mutate_onnx(rng: Random, path: Path) -> str:
@@ -36,23 +57,19 @@ def mutate_onnx(rng: Random, path: Path) -> str:
     return f"onnx {name} {what}"
 
 
-def _node(rng: Random, model: onnx.ModelProto) -> onnx.NodeProto:
-    nodes = model.graph.node
-    interesting = [n for n in nodes if n.op_type not in ("Constant", "Shape", "Gather", "Unsqueeze", "Concat", "Cast")]
-    return rng.choice(interesting or nodes)
-
-
 def _op(rng: Random, model: onnx.ModelProto, path: Path) -> str:
-    node = _node(rng, model)
+    node = some_node(rng, model)
     old, node.op_type = node.op_type, rng.choice(OPS)
     if rng.random() < 0.1:
-        node.domain = rng.choice(["com.microsoft", "ai.onnx", "ai.onnx.ml", "x", "ai.onnx.training", "pkg.onnxscript.torch_lib"])
+        node.domain = rng.choice(
+            ["com.microsoft", "ai.onnx", "ai.onnx.ml", "x", "ai.onnx.training", "pkg.onnxscript.torch_lib"]
+        )
     return f"{old} to {node.domain}{node.op_type}"
 
 
 def _insert(rng: Random, model: onnx.ModelProto, path: Path) -> str:
     """An operator more on the way of one tensor."""
-    node = _node(rng, model)
+    node = some_node(rng, model)
     if not node.output:
         return "nothing"
     op = rng.choice(INSERTED if rng.random() < 0.7 else RANDOM)
@@ -72,10 +89,13 @@ def _insert(rng: Random, model: onnx.ModelProto, path: Path) -> str:
 
 def _binary(rng: Random, model: onnx.ModelProto, path: Path) -> str:
     """An arithmetic operator with a constant more on the way of one tensor: the meaning changes, the shapes do not."""
-    node = _node(rng, model)
+    node = some_node(rng, model)
     name = node.output[0]
     node.output[0] = f"{name}_before"
-    op, value = rng.choice(["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mod"]), rng.choice([0.0, 1.0, -1.0, 0.5, 2.0, 1e-20, 1e20, float("nan")])
+    op, value = (
+        rng.choice(["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mod"]),
+        rng.choice([0.0, 1.0, -1.0, 0.5, 2.0, 1e-20, 1e20, float("nan")]),
+    )
     width = rng.choice([(), (1,), (8,), (24,), (1, 1, 1), (1, 5, 1)])
     model.graph.initializer.append(numpy_helper.from_array(np.full(width, value, np.float32), "constant_"))
     at = next(i for i, n in enumerate(model.graph.node) if n.output[:1] == node.output[:1])
@@ -90,7 +110,7 @@ def _drop(rng: Random, model: onnx.ModelProto, path: Path) -> None:
 
 def _bypass(rng: Random, model: onnx.ModelProto, path: Path) -> str:
     """A node's readers read its input instead."""
-    node = _node(rng, model)
+    node = some_node(rng, model)
     if not node.input:
         return "nothing"
     for other in model.graph.node:
@@ -115,7 +135,7 @@ def _order(rng: Random, model: onnx.ModelProto, path: Path) -> None:
 
 def _wire(rng: Random, model: onnx.ModelProto, path: Path) -> str:
     """A node reads another tensor: a constant, itself, the input, nothing."""
-    node, other = _node(rng, model), rng.choice(model.graph.node)
+    node, other = some_node(rng, model), rng.choice(model.graph.node)
     if not node.input:
         return "nothing"
     names = [*other.output[:1], node.output[0], model.graph.input[0].name, "", "not_there"]
@@ -133,7 +153,7 @@ def _wire(rng: Random, model: onnx.ModelProto, path: Path) -> str:
 
 def _swap(rng: Random, model: onnx.ModelProto, path: Path) -> str:
     """The two inputs of a node trade places."""
-    node = rng.choice([n for n in model.graph.node if len(n.input) > 1] or [_node(rng, model)])
+    node = rng.choice([n for n in model.graph.node if len(n.input) > 1] or [some_node(rng, model)])
     names = list(node.input)[::-1]
     del node.input[:]
     node.input.extend(names)
@@ -141,11 +161,13 @@ def _swap(rng: Random, model: onnx.ModelProto, path: Path) -> str:
 
 
 def _attribute(rng: Random, model: onnx.ModelProto, path: Path) -> str:
-    node = rng.choice([n for n in model.graph.node if n.attribute] or [_node(rng, model)])
+    node = rng.choice([n for n in model.graph.node if n.attribute] or [some_node(rng, model)])
     kind = rng.choice(["drop", "value", "value", "value", "type", "add", "double", "name"])
     if not node.attribute or kind == "add":
-        names = ["axis", "epsilon", "perm", "keepdims", "approximate", "stash_type", "axes", "alpha", "transA", "group", "pads", "auto_pad", "dilations",
-                 "allowzero", "is_causal", "softcap", "seed", "to", "mode", "noop_with_empty_axes", "noop", "exclusive", "ceil_mode"]  # fmt: skip
+        names = ["axis", "epsilon", "perm", "keepdims", "approximate", "stash_type", "axes", "alpha", "transA",
+                 "group", "pads", "auto_pad", "dilations",
+                 "allowzero", "is_causal", "softcap", "seed", "to", "mode", "noop_with_empty_axes", "noop",
+                 "exclusive", "ceil_mode"]  # fmt: skip
         name = rng.choice(names)
         value = rng.choice([0, 1, -1, 2, 1.5, "tanh", [0, 1], [2, 2], [1.0], "SAME_UPPER"])
         node.attribute.append(helper.make_attribute(name, value))
@@ -165,11 +187,25 @@ def _attribute(rng: Random, model: onnx.ModelProto, path: Path) -> str:
         attribute.i = rng.choice([0, 1, 2, 3, 4, -1, -2, -5, 2**31, 2**63 - 1, -(2**63), attribute.i + 1])
         name += f" = {attribute.i}"
     elif attribute.type == AttributeProto.FLOAT:
-        attribute.f = rng.choice([f for f in FLOATS if not abs(f) > 3e38] + [attribute.f * 1e4, 1e-5, float("nan"), float("inf")])
+        attribute.f = rng.choice(
+            [f for f in FLOATS if not abs(f) > 3e38] + [attribute.f * 1e4, 1e-5, float("nan"), float("inf")]
+        )
         name += f" = {attribute.f}"
     elif attribute.type == AttributeProto.INTS:
         values = list(attribute.ints)
-        values = rng.choice([values[::-1], values[:-1], [*values, 1], [], [v + 1 for v in values], [-v for v in values], [0] * len(values), [2**62], values * 2])
+        values = rng.choice(
+            [
+                values[::-1],
+                values[:-1],
+                [*values, 1],
+                [],
+                [v + 1 for v in values],
+                [-v for v in values],
+                [0] * len(values),
+                [2**62],
+                values * 2,
+            ]
+        )
         if values and rng.random() < 0.4:
             i, j = rng.randrange(len(values)), rng.randrange(len(values))
             values[i], values[j] = values[j], values[i]
@@ -185,7 +221,9 @@ def _attribute(rng: Random, model: onnx.ModelProto, path: Path) -> str:
 
 def _tensor(rng: Random, tensor: TensorProto) -> str:
     """A constant: its values, its declared shape or type, its storage."""
-    kind = rng.choice(["array", "array", "array", "array", "dims", "type", "raw", "both", "empty", "external", "strings", "segment"])
+    kind = rng.choice(
+        ["array", "array", "array", "array", "dims", "type", "raw", "both", "empty", "external", "strings", "segment"]
+    )
     if kind == "array":
         try:
             array = other_array(rng, numpy_helper.to_array(tensor))
@@ -195,14 +233,29 @@ def _tensor(rng: Random, tensor: TensorProto) -> str:
             tensor.dims.append(1)
     elif kind == "dims":
         dims = list(tensor.dims)
-        dims = rng.choice([dims[::-1], [*dims, 1], dims[:-1], [0, *dims], [-1], [2**40], [2**31, 2**31, 4], [2**62, 2], [1] * 100, [n * 2 for n in dims]])
+        dims = rng.choice(
+            [
+                dims[::-1],
+                [*dims, 1],
+                dims[:-1],
+                [0, *dims],
+                [-1],
+                [2**40],
+                [2**31, 2**31, 4],
+                [2**62, 2],
+                [1] * 100,
+                [n * 2 for n in dims],
+            ]
+        )
         del tensor.dims[:]
         tensor.dims.extend(dims)
         kind = f"dims {dims[:5]}"
     elif kind == "type":
         tensor.data_type = rng.choice([*TensorProto.DataType.values(), 99, -1])
     elif kind == "raw":
-        tensor.raw_data = rng.choice([b"", tensor.raw_data[:-1], tensor.raw_data + b"x", tensor.raw_data[: len(tensor.raw_data) // 2]])
+        tensor.raw_data = rng.choice(
+            [b"", tensor.raw_data[:-1], tensor.raw_data + b"x", tensor.raw_data[: len(tensor.raw_data) // 2]]
+        )
     elif kind == "both":
         tensor.float_data.extend([1.0, 2.0])
         tensor.int64_data.extend([2**40])
@@ -213,8 +266,24 @@ def _tensor(rng: Random, tensor: TensorProto) -> str:
     elif kind == "external":
         tensor.raw_data = b""
         tensor.data_location = TensorProto.EXTERNAL
-        location = rng.choice(["../outside/secret.h5", "../../outside/secret.h5", "/etc/passwd", "", ".", "data.bin", "a\0b", "vit.onnx", "x" * 5000])
-        for key, value in (("location", location), ("offset", str(rng.choice(NUMBERS[:20]))), ("length", str(rng.choice(NUMBERS)))):
+        location = rng.choice(
+            [
+                "../outside/secret.h5",
+                "../../outside/secret.h5",
+                "/etc/passwd",
+                "",
+                ".",
+                "data.bin",
+                "a\0b",
+                "vit.onnx",
+                "x" * 5000,
+            ]
+        )
+        for key, value in (
+            ("location", location),
+            ("offset", str(rng.choice(NUMBERS[:20]))),
+            ("length", str(rng.choice(NUMBERS))),
+        ):
             if rng.random() < 0.8:
                 tensor.external_data.add(key=key, value=value)
         kind = f"external {location[:30]}"
@@ -238,12 +307,13 @@ def _rename(rng: Random, model: onnx.ModelProto, path: Path) -> str:
     new, everywhere = rng.choice(HOSTILE).replace("\0", rng.choice(["\0", "0"])), rng.random() < 0.8
     kind = rng.choice(["node", "tensor", "tensor", "initializer", "input", "output"])
     if kind == "node":
-        node = _node(rng, model)
+        node = some_node(rng, model)
         old, node.name = node.name, new
         return f"node {old[:40]} to {new[:30]!r}"
-    source = {"tensor": lambda: _node(rng, model).output[0], "input": lambda: model.graph.input[0].name,
+    source = {"tensor": lambda: some_node(rng, model).output[0], "input": lambda: model.graph.input[0].name,
               "output": lambda: model.graph.output[0].name,
-              "initializer": lambda: rng.choice(model.graph.initializer).name if model.graph.initializer else ""}  # fmt: skip
+              "initializer": lambda: rng.choice(model.graph.initializer).name if model.graph.initializer
+              else ""}  # fmt: skip
     old = source[kind]()
     for node in model.graph.node:
         for names in (node.input, node.output):
@@ -257,139 +327,24 @@ def _rename(rng: Random, model: onnx.ModelProto, path: Path) -> str:
     return f"{kind} {old[:40]} to {new[:30]!r}"
 
 
-def _border(rng: Random, model: onnx.ModelProto, path: Path) -> str:
-    """Inputs and outputs: shapes, types, more, fewer, doubled."""
-    kind = rng.choice(["shape", "shape", "shape", "type", "more", "none", "double", "output", "optional", "sequence", "initializer is input"])
-    values = rng.choice([model.graph.input, model.graph.input, model.graph.output])
-    if not values:
-        return "nothing"
-    value = values[0]
-    dims = value.type.tensor_type.shape.dim
-    if kind == "shape" and dims:
-        at = rng.randrange(len(dims))
-        choice = rng.randrange(5)
-        if choice == 0:
-            dims[at].dim_param = rng.choice(["N", "", "batch"])
-        elif choice == 1:
-            del dims[at]
-        elif choice == 2:
-            dims.add().dim_value = rng.choice([1, 3])
-        else:
-            dims[at].dim_value = rng.choice([0, 1, 2, 7, -1, 2**31, 2**62, 10**5, dims[at].dim_value + 1, dims[at].dim_value * 2])
-        return f"{value.name} {[d.dim_value for d in dims]}"
-    if kind == "type":
-        value.type.tensor_type.elem_type = rng.choice([0, 2, 7, 8, 9, 10, 11, 16, 99])
-    elif kind == "more":
-        values.append(helper.make_tensor_value_info(rng.choice(["x2", value.name]), 1, [1, 3]))
-    elif kind == "none":
-        del values[:]
-    elif kind == "double":
-        values.append(value)
-    elif kind == "output":
-        model.graph.output[0].name = rng.choice([*_node(rng, model).output[:1], model.graph.input[0].name, "not_there"])
-    elif kind == "sequence":
-        value.type.sequence_type.elem_type.tensor_type.elem_type = 1
-    elif kind == "optional":
-        value.ClearField("type")
-    elif model.graph.initializer:
-        tensor = rng.choice(model.graph.initializer)
-        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    return kind
-
-
-def _version(rng: Random, model: onnx.ModelProto, path: Path) -> str:
-    kind = rng.choice(["opset", "opset", "ir", "drop", "double", "domain", "producer"])
-    if kind == "opset" and model.opset_import:
-        model.opset_import[0].version = rng.choice([0, 1, 6, 9, 11, 12, 13, 17, 18, 19, 20, 21, 22, 23, 24, 25, 99, 2**31, -1, 2**62])
-        return f"opset {model.opset_import[0].version}"
-    if kind == "ir":
-        model.ir_version = rng.choice([0, 1, 3, 4, 7, 10, 13, 14, 99, -1, 2**31])
-    elif kind == "drop":
-        del model.opset_import[:]
-    elif kind == "double":
-        model.opset_import.append(helper.make_opsetid("", rng.choice([11, 20])))
-    elif kind == "domain":
-        model.opset_import.append(helper.make_opsetid(rng.choice(["x", "com.microsoft", "ai.onnx.ml"]), rng.choice([0, 1, 99])))
-    else:
-        model.producer_name, model.doc_string = "x" * 10_000, "\u202e"
-    return kind
-
-
-def _metadata(rng: Random, model: onnx.ModelProto, path: Path) -> str:
-    """The `intvit` entry of the metadata, there or not."""
-    entries = [entry for entry in model.metadata_props if entry.key == "intvit"]
-    if not entries:
-        values = [{}, {"mean": [0.5], "std": [0.5]}, {"mean": "x"}, {"std": [0]}, {"resize": "big"}, {"ranges": {}}, {"architecture": "vit"},
-                  {"ranges": {"input": [1, -1]}}, {"num_heads": 1e400}, {"resize": 10**9}, {"std": [1e-45]}, {"mean": []}]  # fmt: skip
-        model.metadata_props.add(key="intvit", value=json.dumps(rng.choice(values)))
-        return "added"
-    kind = rng.choice(["json"] * 6 + ["drop", "double", "key"])
-    if kind == "json":
-        text, kind = mutate_json(rng, entries[0].value.encode())
-        entries[0].value = text.decode("utf-8", "replace")
-    elif kind == "drop":
-        model.metadata_props.remove(entries[0])
-    elif kind == "double":
-        model.metadata_props.add(key="intvit", value='{"mean": [3.0]}')
-    else:
-        entries[0].key = rng.choice(HOSTILE).replace("\0", "")
-    return kind
-
-
-def _subgraph(rng: Random, model: onnx.ModelProto, path: Path) -> str:
-    """Control flow, nested a little or a lot; a function of the model; training information; sparse constants."""
-    kind = rng.choice(["if", "loop", "deep", "function", "recursive function", "training", "sparse", "quantization", "value_info"])
-    name = _node(rng, model).output[0]
-    out = helper.make_tensor_value_info(name + "_s", 1, None)
-    if kind in ("if", "deep"):
-        graph = helper.make_graph([helper.make_node("Identity", [name], [name + "_s"])], "g", [], [out])
-        for _ in range(60 if kind == "deep" else 1):
-            node = helper.make_node("If", ["condition_"], [name + "_s"], then_branch=graph, else_branch=graph if kind == "if" else None)
-            graph = helper.make_graph([node], "g", [], [out])
-        model.graph.initializer.append(numpy_helper.from_array(np.array(True), "condition_"))
-        model.graph.node.append(node)
-    elif kind == "loop":
-        body = helper.make_graph([helper.make_node("Identity", ["c"], ["d"])], "b",
-                                 [helper.make_tensor_value_info("i", 7, []), helper.make_tensor_value_info("c", 9, [])],
-                                 [helper.make_tensor_value_info("d", 9, [])])  # fmt: skip
-        model.graph.node.append(helper.make_node("Loop", ["", "condition_"], [], body=body))
-        model.graph.initializer.append(numpy_helper.from_array(np.array(True), "condition_"))
-    elif "function" in kind:
-        inner = helper.make_node("F" if kind == "recursive function" else "Identity", ["a"], ["b"], domain="f" if kind != "function" else "")
-        model.functions.append(helper.make_function("f", "F", ["a"], ["b"], [inner], [helper.make_opsetid("", 20), helper.make_opsetid("f", 1)]))
-        model.opset_import.append(helper.make_opsetid("f", 1))
-        node = _node(rng, model)
-        old, node.output[0] = node.output[0], f"{node.output[0]}_before"
-        model.graph.node.append(helper.make_node("F", [node.output[0]], [old], domain="f"))
-    elif kind == "training":
-        model.training_info.add().initialization.name = "x"
-    elif kind == "sparse":
-        model.graph.sparse_initializer.add().dims.extend([2, 2])
-    elif kind == "quantization":
-        model.graph.quantization_annotation.add(tensor_name=name)
-    else:
-        model.graph.value_info.append(helper.make_tensor_value_info(name, rng.choice([1, 7]), rng.choice([[1], [0], [9, 9]])))
-    return kind
-
-
 _CHANGES: dict[str, Callable[[Random, onnx.ModelProto, Path], str | None]] = {
     "attribute": _attribute,
     "attribute again": _attribute,
     "binary": _binary,
-    "border": _border,
+    "border": change_border,
     "bypass": _bypass,
     "constant": _constant,
     "constant again": _constant,
     "double": _double,
     "drop": _drop,
     "insert": _insert,
-    "metadata": _metadata,
-    "metadata again": _metadata,
+    "metadata": change_metadata,
+    "metadata again": change_metadata,
     "op": _op,
     "order": _order,
     "rename": _rename,
-    "subgraph": _subgraph,
+    "subgraph": add_subgraph,
     "swap": _swap,
-    "version": _version,
+    "version": change_version,
     "wire": _wire,
 }

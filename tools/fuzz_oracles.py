@@ -18,14 +18,24 @@ Run = Callable[[list[str]], int]
 
 @dataclass(frozen=True)
 class Scene:
-    """An accepted case: its folders, and a way to run a command in an empty folder."""
+    """An accepted case: its folder, and a way to run a command in another one."""
 
     case: Case
-    inputs: Path
-    output: Path
-    spare: Path
+    folder: Path
     seeds: Path
     run: Run
+
+    @property
+    def inputs(self) -> Path:
+        return self.folder / "in"
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "out"
+
+    @property
+    def spare(self) -> Path:
+        return self.folder / "spare"
 
     def again(self, arguments: list[str]) -> int:
         """Run another command in the spare folder."""
@@ -62,7 +72,8 @@ def plain_baseline(scene: Scene, read: Callable[[Path], dict[str, np.ndarray]], 
             raise AssertionError(f"the seeds themselves are refused: {scene.case.plain}")
         kept.parent.mkdir(exist_ok=True)
         partial = kept.with_name(f"{os.getpid()}.npz")
-        np.savez(partial, **{key.replace("/", "|"): array for key, array in read(scene.spare / output).items()})  # type: ignore[arg-type]
+        np.savez(partial, **{key.replace("/", "|"): array for key,
+                             array in read(scene.spare / output).items()})  # type: ignore[arg-type]  # fmt: skip
         partial.replace(kept)
     return {key.replace("|", "/"): array for key, array in arrays_of(kept).items()}
 
@@ -112,7 +123,9 @@ def tree(folder: Path) -> dict[str, bytes]:
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_dir():
-            found[str(path.relative_to(folder))] = path.read_bytes() if path.is_file() and not path.is_symlink() else b"no file"
+            found[str(path.relative_to(folder))] = (
+                path.read_bytes() if path.is_file() and not path.is_symlink() else b"no file"
+            )
     return found
 
 
@@ -175,7 +188,9 @@ def same_function(scene: Scene) -> str | None:
         return f"shape {ours.shape} for {first.shape}"
     first, ours = first.reshape(-1), ours.reshape(-1)
     if not np.isfinite(first).all() or not np.isfinite(ours).all():
-        return None if np.array_equal(np.isfinite(first), np.isfinite(ours)) else "finite for not finite, or the reverse"
+        return (
+            None if np.array_equal(np.isfinite(first), np.isfinite(ours)) else "finite for not finite, or the reverse"
+        )
     error = np.abs(first - ours).max() / max(float(np.ptp(first)), float(np.abs(first).max()) * 1e-3, 1e-6)
     return f"another function: off by {error:.2g} of the range" if error > 2e-3 else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ percentile = 99.9
 """
 FORMATS = {
     "a.png": "RGB", "b.jpg": "RGB", "c.bmp": "RGB", "d.gif": "P", "e.tif": "RGB", "f.ppm": "RGB", "g.webp": "RGB",
-    "h.pgm": "L", "i.tiff": "F", "j.jpeg": "CMYK", "k.PNG": "RGBA",
+    "h.pgm": "L", "i.tiff": "L", "j.jpeg": "CMYK", "k.PNG": "RGBA",
 }  # fmt: skip
 
 
@@ -104,7 +105,8 @@ def ivit_checkpoint(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     found = dict(weights)
     modules = [*MODEL_RANGES["vit"], *(f"blocks.0.{name}" for name in BLOCK_RANGES["vit"])]
     for i, module in enumerate(modules):
-        found[f"{module}.act_scaling_factor"] = np.array([0.02 + 0.001 * i], np.float32)
+        scale = float(np.abs(weights["pos_embed"]).max()) / 32767 if module == "qact_pos" else 0.02 + 0.001 * i
+        found[f"{module}.act_scaling_factor"] = np.array([scale], np.float32)
     for name, weight in weights.items():
         if name.endswith(".weight") and weight.ndim in (2, 4):
             flat = weight.reshape(len(weight), -1)
@@ -121,7 +123,7 @@ def write_images(folder: Path, rng: np.random.Generator) -> None:
     with h5py.File(folder / "images.h5", "w") as file:
         file.create_dataset("images", data=images, chunks=(1, CHANNELS, SIDE, SIDE), compression="gzip")
         file["labels"] = labels
-        file.attrs["mean"], file.attrs["std"] = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
+        file.attrs["mean"], file.attrs["std"] = VIT["mean"], VIT["std"]
         file["test/images"], file["test/labels"] = images, labels
     np.save(folder / "images.npy", images)
     np.save(folder / "floats.npy", rng.normal(size=images.shape).astype(np.float32))
@@ -188,6 +190,27 @@ def write_weights(folder: Path, rng: np.random.Generator) -> None:
     torch.save({key: torch.from_numpy(value) for key, value in vit.items()}, folder / "vit.bin")
 
 
+def interrupted(folder: Path, command: Callable[..., None], *arguments: str) -> None:
+    """What a recording leaves in `folder` when its process dies after two images."""
+    folder.mkdir()
+    pid = os.fork()
+    if pid == 0:
+        from intvit.floatrun import FloatModel
+
+        calls, run = iter(range(3)), FloatModel.run
+
+        def dying(*values: Any) -> Any:
+            if next(calls, None) is None:
+                os._exit(0)
+            return run(*values)
+
+        FloatModel.run = dying  # type: ignore[method-assign]
+        command("record", *arguments, "-o", str(folder / "r.h5"), "--batch", "1", "--threads", "1")
+        os._exit(1)
+    if os.waitpid(pid, 0)[1] or not any(folder.iterdir()):
+        raise AssertionError("the recording ended before it could be interrupted")
+
+
 def write_seeds(folder: Path, command: Callable[..., None]) -> None:
     """Fill `folder`; `command` runs the command line and raises where it fails."""
     rng = np.random.default_rng(10)
@@ -203,6 +226,7 @@ def write_seeds(folder: Path, command: Callable[..., None]) -> None:
     command("import", at("vit.safetensors"), "-o", at("vit.onnx"))
     command("import", at("swin.safetensors"), "-o", at("swin.onnx"))
     command("import", at("ivit.safetensors"), "--num-heads", "2", "-o", at("ivit.onnx"))
+    interrupted(folder / "interrupted", command, at("vit.onnx"), at("images.npy"))
     command("record", at("vit.onnx"), at("images.npy"), "-o", at("recording.h5"), "--threads", "1")
     command("record", at("swin.onnx"), at("gray.npy"), "-o", at("swin_recording.h5"), "--threads", "1")
     command("map", at("vit.onnx"), "--recording", at("recording.h5"), "--images", at("images.npy"), "-o",
@@ -226,5 +250,6 @@ def write_seeds(folder: Path, command: Callable[..., None]) -> None:
     command("golden", "export", at("mixed.h5"), at("images.npy"), "-o", at("golden"), *sites)
     command("golden", "export", at("fqvit.h5"), at("images.npy"), "-o", at("golden_small"), "--site", "blocks.0.attn.*",
             "--no-hex")  # fmt: skip
-    command("golden", "export", at("part_mlp.h5"), at("tokens.npy"), "-o", at("golden_part"), "--site", "gelu", "--site",
+    command("golden", "export", at("part_mlp.h5"), at("tokens.npy"), "-o", at("golden_part"), "--site", "gelu",
+            "--site",
             "*.fc2")  # fmt: skip

@@ -11,17 +11,21 @@ from typing import Any
 Changed = tuple[bytes, str]
 
 STRINGS = (
-    "", " ", ".", "..", "../../x", "../../outside/x", "/tmp/intvit-fuzz-outside/x", "/", "/proc/self/environ", "a/b", "a\\b", "C:\\x", "~", "-", "--help",
+    "", " ", ".", "..", "../../x", "../../outside/x", "/tmp/intvit-fuzz-outside/x", "/", "/proc/self/environ", "a/b",
+    "a\\b", "C:\\x", "~", "-", "--help",
     "index.json", "con", "nul.h5", "x.partial", "x.lock", "a\0b", "a\nb", "a\rb", "\x1b[31mred", "[red]x[/red]", "[/]",
-    "%s%n", "{0}", "x" * 300, "x" * 5000, "\u00e9", "\u0130", "\u202e", "\ufeff", "\U0001f600", "A", "a", "None", "null",
+    "%s%n", "{0}", "x" * 300, "x" * 5000, "\u00e9", "\u0130", "\u202e", "\ufeff", "\U0001f600", "A", "a", "None",
+    "null",
     "nan", "1e5", "*", "?", "[", "[!", "logits", "input", "blocks.0.norm1", "blocks.0.attn.softmax", "head", "s8", "u8",
     "s0", "s-1", "s64", "s65", "s99999999999", "f32", "int8", "linear", "log2", "ivit", "ibert", "fqvit", "softmax",
-    "gelu", "layernorm", "matmul", "log2_matmul", "requantize", "mean", "reshape", "transpose", "take", "slice", "concat",
+    "gelu", "layernorm", "matmul", "log2_matmul", "requantize", "mean", "reshape", "transpose", "take", "slice",
+    "concat",
     "relu", "silu", "quick_gelu", "gelu_new", "minmax", "mse", "percentile", "sqnr_diff",
 )  # fmt: skip
 """Names that mean something to a file system, a terminal, a formatter, or to the package."""
 NUMBERS = (
-    0, -1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 62, 63, 64, 127, 128, 255, 256, 1000, 65536, 2**31 - 1, 2**31, 2**32,
+    0, -1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 62, 63, 64, 127, 128, 255, 256, 1000, 65536, 2**31 - 1, 2**31,
+    2**32,
     2**53, 2**53 + 1, 2**62, 2**63 - 1, 2**63, 2**64, -(2**31), -(2**63), -(2**63) - 1, 10**12, 10**30, 10**400,
 )  # fmt: skip
 FLOATS = (
@@ -42,9 +46,12 @@ FLOATS = (
     -float("inf"),
 )
 RAW = (
-    "NaN", "-Infinity", "1e999", "-0", "01", "0x10", "1_0", "+1", ".5", "tru", "''", "[1,]", "{,}", "/*x*/1", "undefined",
-    '"\\ud800"', '"\\udc00\\ud800"', '"\\u0000"', '"\x01"', '"a\nb"', '"\\x"', '"open', "[" * 100_000, "1" * 5000, "-" + "9" * 20,
-    "[" * 100_000 + "]" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000, "[" * 990 + "]" * 990, "[" * 1500 + "]" * 1500,
+    "NaN", "-Infinity", "1e999", "-0", "01", "0x10", "1_0", "+1", ".5", "tru", "''", "[1,]", "{,}", "/*x*/1",
+    "undefined",
+    '"\\ud800"', '"\\udc00\\ud800"', '"\\u0000"', '"\x01"', '"a\nb"', '"\\x"', '"open', "[" * 100_000, "1" * 5000,
+    "-" + "9" * 20,
+    "[" * 100_000 + "]" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000, "[" * 990 + "]" * 990,
+    "[" * 1500 + "]" * 1500,
 )  # fmt: skip
 """JSON text, well formed and not, that no value can stand for."""
 
@@ -67,7 +74,8 @@ def mutate_bytes(rng: Random, data: bytes, other: bytes = b"") -> Changed:
     if len(data) > 64 and rng.random() < 0.4:  # headers are at the ends
         at = rng.choice([rng.randrange(64), len(data) - 1 - rng.randrange(64)])
     length = rng.choice([1, 1, 2, 4, 8, 16, rng.randrange(1, 300)])
-    name = rng.choice(["flip", "flips", "set", "cut", "drop", "insert", "double", "zero", "edge", "splice", "swap", "append",
+    name = rng.choice(["flip", "flips", "set", "cut", "drop", "insert", "double", "zero", "edge", "splice", "swap",
+                       "append",
                        "prepend", "empty", "swap", "edge", "flip"])  # fmt: skip
     body = bytearray(data)
     if name in ("flip", "flips"):
@@ -151,7 +159,8 @@ def other_value(rng: Random, old: Any, known: list[str]) -> Any:
         return rng.choice([[], old * 2, old[::-1], old[:-1], [old], [*old, 1], [*old, old], old[:1] * 1000])
     if same and isinstance(old, dict):
         return rng.choice([{}, list(old), list(old.values()), {**old, "extra": 1}, {"": old}])
-    return rng.choice([None, True, False, number(rng), rng.choice(STRINGS), [], {}, [None], [[]], {"a": []}, [0] * 10_000,
+    return rng.choice([None, True, False, number(rng), rng.choice(STRINGS), [], {}, [None], [[]], {"a": []},
+                       [0] * 10_000,
                        {str(i): i for i in range(500)}, [old], str(old), {"x": old}])  # fmt: skip
 
 
@@ -222,10 +231,13 @@ def mutate_json(rng: Random, data: bytes) -> Changed:
 # --------------------------------------------------------------------------------------------- TOML
 
 TOML_TAILS = (
-    "bits = 8\n", "\nbits = 7\nbits = 7\n", "\n[gelu]\nmethod = 'ivit'\n", "\n[a.b]\n[a]\nb = 1\n", "\nx = 1979-05-27\n",
-    "\nx = 99999-99-99\n", "\nx = inf\n", "\nx = nan\n", "\nx = 0xFF\n", "\nx = 1_\n", "\nx = '''\n", '\nx = "\\uD800"\n',
+    "bits = 8\n", "\nbits = 7\nbits = 7\n", "\n[gelu]\nmethod = 'ivit'\n", "\n[a.b]\n[a]\nb = 1\n",
+    "\nx = 1979-05-27\n",
+    "\nx = 99999-99-99\n", "\nx = inf\n", "\nx = nan\n", "\nx = 0xFF\n", "\nx = 1_\n", "\nx = '''\n",
+    '\nx = "\\uD800"\n',
     '\n"" = 1\n', "\nx = [" + "[" * 2000 + "]" * 2000 + "]\n", "\nx = " + "{a = " * 1200 + "1" + "}" * 1200 + "\n",
-    "\n" + ".".join(["a"] * 3000) + " = 1\n", "\nx = " + "9" * 5000 + "\n", "\n[[sites]]\nmethod = 'ivit'\n", "\n\x00\n",
+    "\n" + ".".join(["a"] * 3000) + " = 1\n", "\nx = " + "9" * 5000 + "\n", "\n[[sites]]\nmethod = 'ivit'\n",
+    "\n\x00\n",
     "\n[sites]\n'' = {method = 'ivit'}\n", "\nx = " + "[" * 100_000 + "\n", "\nx = 00:00:00\n", "\r",
 )  # fmt: skip
 

@@ -2,24 +2,30 @@
 
 Every candidate is a uniform model (one method everywhere), run whole against the float recording. Per site and
 method: ASQNR of the operator's input and output, and their difference (paper, Eq. 11). Sites are chosen independently.
+A method that is undefined at the scale of a site is no candidate there: the next one that is defined stands in for it
+in its model, which is noted.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from collections.abc import Mapping as Mapping_
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from intvit.analysis.sqnr import PAPER_FACTOR, Sqnr, power_ratios
-from intvit.calibrate import Activations, Calibration, source_tensor
+from intvit.calibrate import Activations, Calibration
 from intvit.engine import Engine
 from intvit.errors import IntvitError
-from intvit.graph.ir import Array, Graph
-from intvit.lowering import lower
+from intvit.graph import layout
+from intvit.graph.ir import LAYOUT_OPS, Array, Graph
+from intvit.lowering import Infeasible, lower
 from intvit.memory import fitting
 from intvit.recipe import OPERATORS, Choice, Recipe
 
@@ -51,6 +57,20 @@ RULES |= {
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A candidate that is undefined at a site, and the method that stands there in its uniform model."""
+
+    site: str
+    operator: str
+    method: str
+    stand_in: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.site}: {self.method} is skipped here, {self.stand_in} stands in for it: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Mapping:
     """Scores of every candidate at every site, and the choice that `rule` makes of them."""
 
@@ -59,6 +79,7 @@ class Mapping:
     recipe: Recipe
     logits: dict[str, float]
     """ASQNR of each uniform model's logits, dB."""
+    skipped: tuple[Skipped, ...] = ()
 
     def by_site(self) -> dict[str, list[SiteScore]]:
         sites: dict[str, list[SiteScore]] = {}
@@ -83,6 +104,7 @@ class Mapping:
                 for s in self.scores
             ],
             "logits_asqnr": {name: _plain(value) for name, value in self.logits.items()},
+            "skipped": [vars(s) for s in self.skipped],
             "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
         }
 
@@ -137,7 +159,8 @@ def map_methods(
         raise IntvitError(f"images: must be the {recording.n_images} images that were recorded, and are others")
     n_images = min(limit or recording.n_images, recording.n_images)
     batch = fitting(batch, 4 * sum(math.prod(tensor.shape) for tensor in graph.tensors.values()))
-    runs = {method: SqnrRun.of(graph, lower(graph, calibration, recipe.with_method(method))) for method in methods}
+    candidates = {method: uniform_model(graph, calibration, recipe, method, methods) for method in methods}
+    runs = {method: SqnrRun.of(graph, found.graph) for method, found in candidates.items()}
     known = set(recording.names)
     for start in range(0, n_images, batch):  # all models on one batch: the float side is computed or read once
         stop = min(start + batch, n_images)
@@ -145,13 +168,13 @@ def map_methods(
         for run in runs.values():
             for name, _ in run.pairs.values():
                 if name not in floats:
-                    floats[name] = recording.read(source_tensor(graph, name, known), start, stop)
+                    floats[name] = float_values(graph, name, known, partial(recording.read, start=start, stop=stop))
             run.add(start, inputs, floats, threads)
         if progress:
             progress(stop, n_images)
     scores: list[SiteScore] = []
     for method, run in runs.items():
-        uniform = recipe.with_method(method)
+        uniform = candidates[method].recipe
         for node in graph.nodes:
             choice = uniform.choice(node.op, node.name) if node.op in OPERATORS else None
             if choice is not None and choice.method == method:  # a borrowed method is no candidate of its own
@@ -160,7 +183,89 @@ def map_methods(
     logits = {method: run.stats["logits"].decibel(PAPER_FACTOR) for method, run in runs.items()}
     order = [node.name for node in graph.nodes if node.op in OPERATORS]
     listed = tuple(sorted(scores, key=lambda s: order.index(s.site)))
-    return Mapping(rule, listed, recipe.model_copy(update={"sites": choose(listed, rule)}), logits)
+    skipped = tuple(note for found in candidates.values() for note in found.skipped)
+    return Mapping(rule, listed, recipe.model_copy(update={"sites": choose(listed, rule)}), logits, skipped)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A uniform model and its recipe, in which other methods stand at the sites where its own is undefined."""
+
+    graph: Graph
+    recipe: Recipe
+    skipped: tuple[Skipped, ...]
+
+
+def uniform_model(
+    graph: Graph, calibration: Calibration, recipe: Recipe, method: str, methods: tuple[str, ...]
+) -> Candidate:
+    """Lower the uniform model of `method`; where that is undefined, the first of `methods` that is not stands in."""
+    uniform = recipe.with_method(method)
+    tried: dict[str, list[Infeasible]] = {}
+    while True:
+        try:
+            lowered = lower(graph, calibration, uniform)
+            break
+        except Infeasible as error:
+            refused = tried.setdefault(error.site, [])
+            refused.append(error)
+            operator = graph.node(error.site).op
+            choices = [recipe.with_method(name).choice(operator, error.site) for name in (method, *methods)]
+            others = list({c.method: c for c in choices}.values())[len(refused) :]
+            if not others:
+                raise IntvitError(
+                    f"{error.site}: no candidate is left here: {'; '.join(e.why for e in refused)}"
+                ) from None
+            uniform = uniform.model_copy(update={"sites": {**uniform.sites, error.site: others[0]}})
+    nodes = [node for node in graph.nodes if node.op in OPERATORS]
+    if not any(uniform.choice(node.op, node.name).method == method for node in nodes):
+        first = next(iter(tried.values()), None)
+        why = first[0] if first else "it has no operator of its own"
+        raise IntvitError(f"{method}: must be defined at one site of the model at least, and is at none: {why}")
+    skipped = (
+        Skipped(node.name, node.op, recipe.with_method(method).choice(node.op, node.name).method,
+                uniform.choice(node.op, node.name).method, tried[node.name][0].why)
+        for node in nodes if node.name in tried
+    )  # fmt: skip
+    return Candidate(lowered, uniform, tuple(skipped))
+
+
+def float_values(graph: Graph, name: str, known: Collection[str], read: Callable[[str], Array]) -> Array:
+    """The float values (B, *shape) of a tensor: `read` from a recording, or what layout moves make of such."""
+    values = _moved(graph, name, known, read)
+    if values is None:
+        values = _moved_back(graph, name, known, read)
+    if values is None:
+        raise IntvitError(f"{name}: no recorded activation becomes this tensor by layout moves alone")
+    expected = graph.tensors[name].shape
+    if values.shape[1:] != expected:
+        raise IntvitError(f"{name}: recorded activation must have the shape {expected}, not {values.shape[1:]}")
+    return values
+
+
+def _moved(graph: Graph, name: str, known: Collection[str], read: Callable[[str], Array]) -> Array | None:
+    """The tensor as recorded, or made by the moves that lead to it; None if something else made it."""
+    if name in known:
+        return read(name)
+    node = graph.by_output.get(name)
+    if node is None or node.op not in LAYOUT_OPS:
+        return None
+    found = [_moved(graph, source, known, read) for source in node.inputs]
+    inputs = [values for values in found if values is not None]
+    return layout.apply(node, inputs) if len(inputs) == len(found) else None
+
+
+def _moved_back(graph: Graph, name: str, known: Collection[str], read: Callable[[str], Array]) -> Array | None:
+    """The tensor from a recorded one that a reshape or a transpose made of it, by the inverse move."""
+    for node in graph.consumers[name]:
+        if node.op not in ("reshape", "transpose"):
+            continue
+        values = read(node.output) if node.output in known else _moved_back(graph, node.output, known, read)
+        if values is not None and node.op == "reshape":
+            return values.reshape(len(values), *graph.tensors[name].shape)
+        if values is not None:
+            return values.transpose(np.argsort([0, *(axis + 1 for axis in node.attrs["perm"])]))
+    return None
 
 
 @dataclass(frozen=True)

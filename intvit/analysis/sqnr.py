@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from intvit.errors import IntvitError
 from intvit.graph.ir import Tensor
+from intvit.kernels.border import SIGNED, border
 from intvit.kernels.cache import compiled
 
 PAPER_FACTOR, USUAL_FACTOR = 20.0, 10.0
@@ -26,6 +28,8 @@ class Sqnr:
 
     def update(self, start: int, real: np.ndarray, quantized: np.ndarray) -> None:
         """Add images `start...`: float tensor and dequantized integers, both (B, ...)."""
+        if real.shape != quantized.shape:
+            raise IntvitError(f"SQNR: shapes must be equal, not {real.shape} and {quantized.shape}")
         x = real.astype(np.float64).reshape(len(real), -1)
         noise = np.mean((x - quantized.reshape(len(real), -1)) ** 2, axis=1)
         signal = np.mean(x**2, axis=1)
@@ -45,6 +49,9 @@ LANES = 256
 """Partial sums of a tensor with one scale: the order of the additions is the same on every machine."""
 
 
+@border(
+    real="float32 B N", q=f"{SIGNED}|float32 B N", scale="float64 L", signal="float64 B", noise="float64 B"
+)  # fmt: skip
 @compiled
 def _powers(real, q, scale, signal, noise):
     """Per image sums of x**2 and of (x - scale*q)**2 over (B, N); one partial sum per entry of `scale`, in turn."""
@@ -61,6 +68,7 @@ def _powers(real, q, scale, signal, noise):
         signal[b], noise[b] = s.sum(), n.sum()
 
 
+@border(codes="int8 B N", out="float32 B N")
 @compiled
 def _fractions(codes, out):
     """FQ-ViT codes to what they stand for: 2**-q, or 0 for -1."""
@@ -74,6 +82,12 @@ def _fractions(codes, out):
 
 def power_ratios(real: np.ndarray, q: np.ndarray, tensor: Tensor) -> list[float]:
     """Signal to noise of integers `q` (B, ...) of `tensor` against float values `real` (B, ...), per image."""
+    if real.shape != q.shape:
+        raise IntvitError(
+            f"{tensor.name}: float values must have the shape {q.shape} of the integers, not {real.shape}"
+        )
+    if not q.size:
+        return [math.inf] * len(q)
     flat = np.ascontiguousarray(q).reshape(len(q), -1)
     if tensor.encoding == "log2":
         scale, codes = np.ones(LANES), flat
@@ -82,6 +96,8 @@ def power_ratios(real: np.ndarray, q: np.ndarray, tensor: Tensor) -> list[float]
     else:
         assert tensor.scale is not None
         scale = np.asarray(tensor.scale, np.float64).reshape(-1)
+        if scale.shape not in ((1,), q.shape[-1:]):
+            raise IntvitError(f"{tensor.name}: scale must be one or {q.shape[-1:]}, not {scale.shape}")
         scale = scale.repeat(LANES) if scale.size == 1 else np.ascontiguousarray(scale)
     signal, noise = np.empty(len(real)), np.empty(len(real))
     _powers(np.ascontiguousarray(real, np.float32).reshape(len(real), -1), flat, scale, signal, noise)

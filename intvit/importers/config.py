@@ -19,6 +19,8 @@ from intvit.files import inside
 LONGEST_JSON = 64 * 2**20
 """Bytes. The label names of 21,000 classes take two million."""
 
+LONGEST_NAME = 200
+
 Count = Annotated[int, Field(ge=1, le=2**20)]
 Numbers = Annotated[list[float], Field(min_length=1, max_length=2**10)]
 
@@ -115,9 +117,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def member(folder: Path, name: str) -> Path:
     """A file of `folder`, reached without a link out of it; a snapshot in Hugging Face's cache links into its blobs."""
+    if Path(name).name != name or not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
+        raise IntvitError(f"{folder}: must be a file of the folder, not {shortened(name)}")
     path = folder / name
-    if Path(name).name != name or name in ("", ".", ".."):
-        raise IntvitError(f"{path}: must be a file of its folder, not {shortened(name)}")
     snapshot = folder.resolve()
     if path.is_symlink() and snapshot.parent.name == "snapshots":
         blobs = snapshot.parent.parent / "blobs"

@@ -180,7 +180,8 @@ def import_huggingface(folder: str | Path, **options: Any) -> onnx.ModelProto:
         tensors = translate(_load_tensors(folder), kind)
         _compare(where, config, tensors, swin)
         told = {**found, **options, "act": act, "merging_eps": 1e-5, "assumed": _said(config, raw, kind, tensors)}
-        return (build_swin if swin else build_vit)(tensors, told)
+        with np.errstate(all="ignore"):  # the Builder refuses what overflows
+            return (build_swin if swin else build_vit)(tensors, told)
     except IntvitError as error:
         raise IntvitError(str(error) if str(error).startswith(str(folder)) else f"{folder}: {error}") from None
 
@@ -197,24 +198,34 @@ def _refuse_fields(where: str, config: Config) -> None:
         layers = len(config.depths or []) or config.num_hidden_layers or 0
         last = config.out_features in (None, [f"stage{layers}"]) and config.out_indices in (None, [layers], [-1])
         if not config.apply_layernorm or not last:
-            raise IntvitError(
-                f"{where}: a backbone must end in its last stage and its norm, not in {config.out_features}"
-            )
+            raise IntvitError(f"{where}: out_features: a backbone must end in its last stage, normed")
 
 
 def _compare(where: str, config: Config, tensors: Mapping[str, Array], swin: bool) -> None:
-    stated = {
+    stated: dict[str, Any] = {
         "in_chans": config.num_channels,
         "patch_size": config.patch_size,
         "qkv_bias": config.qkv_bias,
-        "mlp_ratio": config.mlp_ratio,
-        "embed_dim": config.embed_dim if swin else config.hidden_size,
-        **({"depths": config.depths} if swin else {"depth": config.num_hidden_layers}),
-        "hidden": config.intermediate_size,
         "reg_tokens": config.num_register_tokens or 0,
         "class_token": not swin,
     }
-    agree(where, stated, tensors)
+    stated |= (
+        {"embed_dim": config.embed_dim, "depths": config.depths}
+        if swin
+        else {"embed_dim": config.hidden_size, "depth": config.num_hidden_layers}
+    )
+    plain = config.model_type in ("vit", "deit")
+    stated |= {"hidden": config.intermediate_size} if plain else {"mlp_ratio": config.mlp_ratio}
+    theirs = {} if swin else {"embed_dim": "hidden_size"}
+    theirs |= {"depth": "num_hidden_layers", "hidden": "intermediate_size", "in_chans": "num_channels"}
+    agree(where, stated, tensors, reg_tokens="num_register_tokens", **theirs)
+    if FAMILIES[config.model_type].interpolate and config.image_size and config.patch_size:
+        (height, width), (patch_h, patch_w) = (
+            size if isinstance(size, list) else [size, size] for size in (config.image_size, config.patch_size)
+        )
+        n_positions = (height // patch_h) * (width // patch_w) + 1
+        if tensors.get("pos_embed", np.empty(0)).shape[1:2] != (n_positions,):
+            raise IntvitError(f"{where}: image_size: must give the positions of the weights, not {n_positions}")
     rows = (2 * (config.window_size or 0) - 1) ** 2
     for name, table in tensors.items():
         if swin and config.window_size and name.endswith("position_bias_table") and table.shape[:1] != (rows,):

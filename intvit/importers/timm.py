@@ -76,7 +76,8 @@ def mlp(
 
 def _layernorm(b: Builder, site: str, x: str, w: Weights, dim: int, eps: float) -> str:
     if f"{site}.weight" in w.tensors and f"{site}.bias" not in w.tensors:
-        raise IntvitError(f"{site}: a norm without bias (RMSNorm) cannot be built here")
+        why = "a norm without bias (RMSNorm) cannot be built here"
+        raise IntvitError(f"{site}.bias: tensor is missing; it must have shape [{dim}]: {why}")
     return b.layernorm(site, x, w.take(f"{site}.weight", dim), w.take(f"{site}.bias", dim), eps)
 
 
@@ -84,8 +85,7 @@ def scaled(weight: Array, bias: Array | None, gain: Array | None) -> tuple[Array
     """LayerScale folded into the linear operator before it."""
     if gain is None:
         return weight, bias
-    with np.errstate(over="ignore"):  # the Builder refuses what is not finite
-        return weight * gain[:, None], None if bias is None else bias * gain
+    return weight * gain[:, None], None if bias is None else bias * gain
 
 
 def head(b: Builder, site: str, x: str, weights: Weights, name: str, dim: int) -> tuple[str, int]:
@@ -479,7 +479,8 @@ def import_timm(path: str | Path, **options: Any) -> onnx.ModelProto:
     path = Path(path)
     options = checked_options("", options)
     tensors, metadata = load_weights(path)
-    tensors = {name.removeprefix(WRAPPER): tensor for name, tensor in tensors.items()}
+    if any(name.startswith(WRAPPER) for name in tensors):
+        tensors = {name[len(WRAPPER) :]: tensor for name, tensor in tensors.items() if name.startswith(WRAPPER)}
     if not tensors:
         raise IntvitError(f"{path}: must hold float tensors, and holds none")
     from intvit.importers import ivit  # it builds on this module
@@ -494,20 +495,22 @@ def import_timm(path: str | Path, **options: Any) -> onnx.ModelProto:
                 raise IntvitError(f"{name}: this is Hugging Face's naming; import the folder, with its config.json")
         kind = ivit.architecture(tensors)
         told = {**found, **metadata, **options}
-        assumed = [*found.get("assumed", []), *_assumed(kind, told)]
-        if kind == "vit" and not {"head.weight", "fc_norm.weight"}.intersection(tensors):
-            assumed.append("assumed: the output is the normed tokens, for there is no classifier")
-        merged = {**told, "one_shift": True, "assumed": assumed}
-        return BUILDERS[kind](tensors, merged)
+        assumed = [*found.get("assumed", []), *_assumed(kind, told, tensors)]
+        with np.errstate(all="ignore"):  # the Builder refuses what overflows
+            return BUILDERS[kind](tensors, {**told, "one_shift": True, "assumed": assumed})
     except IntvitError as error:
         raise IntvitError(f"{path}: {error}") from None
 
 
-def _assumed(kind: str, told: Mapping[str, Any]) -> list[str]:
+def _assumed(kind: str, told: Mapping[str, Any], tensors: Mapping[str, Array]) -> list[str]:
     """What decides the result and nothing tells: neither an option, nor metadata of our own, nor a config.json."""
     lines = []
     if "act" not in told and "architecture" not in told:
         lines.append("assumed: GELU in its exact form (erf); the weights do not tell")
+        if {"cls_token", "head.weight"}.issubset(tensors) and not {"fc_norm.weight", "head_dist.weight"} & set(tensors):
+            lines.append("assumed: the classifier reads the class token; the weights do not tell")
     if "layer_norm_eps" not in told:
         lines.append(f"assumed: LayerNorm epsilon {DEFAULT_EPS[kind]:g}; the weights do not tell (--layer-norm-eps)")
+    if kind == "vit" and not {"head.weight", "fc_norm.weight"} & set(tensors):
+        lines.append("assumed: the output is the normed tokens, for there is no classifier")
     return lines

@@ -151,7 +151,7 @@ def _refuse_unknown(where: str, args: Arguments) -> None:
         if key in HARMLESS_ARGS or value is None or (key in DEFAULT_ARGS and value in DEFAULT_ARGS[key]):
             continue
         rule = "must be left out or as published" if key in DEFAULT_ARGS else "must be an argument that is known here"
-        raise IntvitError(f"{where}: {key}: {rule}, not {shortened(value)}")
+        raise IntvitError(f"{where}: {shortened(key)}: {rule}, not {shortened(value)}")
     if isinstance(args.window_size, list) and args.window_size[0] != args.window_size[1]:
         raise IntvitError(f"{where}: window_size: must be a square, not {args.window_size}")
 

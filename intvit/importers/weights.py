@@ -113,15 +113,19 @@ def _safetensors(path: Path) -> Iterator[_Stored]:
 
     with safe_open(str(path), framework="numpy") as file:
         for name in file.keys():  # noqa: SIM118
-            size = math.prod(file.get_slice(name).get_shape())
+            header = file.get_slice(name)
+            if header.get_dtype().startswith(("F4", "F6", "F8")):
+                raise ValueError(f"{shortened(name)} of {header.get_dtype()}")
+            size = math.prod(header.get_shape())
             yield _Stored(name, size, partial(file.get_tensor, name))
 
 
 def _npz(path: Path) -> Iterator[_Stored]:
     with zipfile.ZipFile(path) as file:
+        n_bytes = sum(info.file_size for info in file.infolist())
+        if n_bytes > 2**28 + 100 * sum(info.compress_size for info in file.infolist()):
+            raise ValueError(f"{n_bytes} bytes in {path.stat().st_size}")  # weights do not compress
         for info in file.infolist():
-            if info.file_size > MOST_BYTES:
-                raise ValueError(f"{info.filename} of {info.file_size} bytes")
             if not info.filename.endswith(".npy"):
                 continue
 
@@ -129,7 +133,8 @@ def _npz(path: Path) -> Iterator[_Stored]:
                 with file.open(info) as stream:
                     return np.lib.format.read_array(stream, allow_pickle=False)
 
-            yield _Stored(info.filename.removesuffix(".npy"), max(info.file_size // 8 - 2**14, 0), read)
+            least = max(info.file_size // 8 - 2**14, 0)  # behind the longest header, float64
+            yield _Stored(info.filename.removesuffix(".npy"), least, read)
 
 
 def _torch(path: Path) -> Iterator[_Stored]:
@@ -151,6 +156,8 @@ def _torch(path: Path) -> Iterator[_Stored]:
 
             def read(value: Any = value) -> Array:
                 plain = value.detach()
+                if plain.is_floating_point() and plain.element_size() < 2:
+                    raise ValueError(f"{plain.dtype}")
                 return np.asarray((plain.float() if plain.is_floating_point() else plain).numpy())
 
             yield _Stored(str(key).removeprefix("module."), value.numel(), read)
@@ -227,21 +234,20 @@ def shapes_say(tensors: Mapping[str, Array]) -> dict[str, Any]:
     return found
 
 
-def agree(where: str, stated: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
+def agree(where: str, stated: Mapping[str, Any], tensors: Mapping[str, Array], **called: str) -> None:
     """IntvitError if one of the facts `stated` differs from what the tensors say; None is not stated.
 
-    mlp_ratio counts by the hidden width that it gives.
+    mlp_ratio counts by the hidden width that it gives. `called`: what the file calls a fact, where that is not ours.
     """
     found = shapes_say(tensors)
     for key, value in stated.items():
+        name = f"{where}: {called.get(key, key)}"
         if key == "mlp_ratio" and value is not None and "hidden" in found and "embed_dim" in found:
             if int(value * found["embed_dim"]) != found["hidden"]:
-                raise IntvitError(
-                    f"{where}: {key}: must give the {found['hidden']} channels of the weights, not {value}"
-                )
+                raise IntvitError(f"{name}: must give the {found['hidden']} channels of the weights, not {value}")
         elif key in found and value is not None:
             same = bool(value) if isinstance(found[key], bool) else value
-            if isinstance(found[key], list) and not isinstance(value, (list, tuple)):
+            if isinstance(found[key], list) and not isinstance(value, list):
                 same = [value] * len(found[key])
-            if same != (tuple(found[key]) if isinstance(value, tuple) else found[key]):
-                raise IntvitError(f"{where}: {key}: must be {found[key]}, as the weights say, not {shortened(value)}")
+            if same != found[key]:
+                raise IntvitError(f"{name}: must be {found[key]}, as the weights say, not {shortened(value)}")

@@ -13,6 +13,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from intvit.errors import IntvitError
+from intvit.kernels.border import constants as checked
 from intvit.kernels.cache import compiled
 
 INT64_MAX = 2**63 - 1
@@ -36,8 +38,11 @@ def as_rows(x: np.ndarray) -> np.ndarray:
 
 def row_runner(check: Callable[[np.ndarray], None], compiled: Any, *constants: Any) -> Callable[..., np.ndarray]:
     """A function of integer rows (R, C): `check` them, then `compiled(rows, *constants, out)`; out (R, C) of `kind`."""
+    constants = checked(compiled.__name__, *constants)
 
     def run(rows: np.ndarray, mask: np.ndarray | None = None, kind: Any = np.int64) -> np.ndarray:
+        if mask is not None:
+            raise IntvitError(f"{compiled.__module__}: only a softmax has a mask")
         check(rows)
         out = np.empty(rows.shape, kind)
         compiled(rows, *constants, out)

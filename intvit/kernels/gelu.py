@@ -10,7 +10,8 @@ import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.kernels.arith import kernel, row_runner, truncated_div, wrap32
-from intvit.kernels.softmax import X0_MAX, check_rows, check_scale, shift_exp, shift_exp_tvm, tvm_x0
+from intvit.kernels.border import border, integer, reals
+from intvit.kernels.softmax import X0_MAX, check_power_scale, check_rows, shift_exp, shift_exp_tvm, tvm_x0
 from intvit.method import Method
 from intvit.spec import gelu as spec
 
@@ -19,15 +20,16 @@ IBERT_N, ROOT2, COEFFICIENT, CLIP = 14, 1.4142, -0.2888, -1.769
 
 
 def _rowwise(name: str, in_scale: Any) -> float:
-    scales = np.unique(np.asarray(in_scale, np.float64))
+    scales = np.unique(reals(f"{name}: input scale", in_scale))
     if scales.size != 1:
         raise IntvitError(f"{name}: input scale must be one number, as channels are compared, not {scales.size}")
-    return check_scale(name, float(scales[0]))
+    return check_power_scale(name, float(scales[0]))
 
 
 # ------------------------------------------------------------------------------------------- I-ViT
 
 
+@border(rows="int64 R C", out="int64 R C")
 @kernel
 def _ivit(rows, x0, n, out_bits, out):
     limit = 2147483647
@@ -62,6 +64,7 @@ def _ivit_bound(p: spec.IvitGelu, x_max: int, n_channels: int) -> int:
 # ------------------------------------------------------------------------------------------ I-BERT
 
 
+@border(rows="int64 R C", b="int64 M=C|1", c="int64 M", shift="int64 M", out="int64 R C")
 @kernel
 def _ibert(rows, b, c, shift, n, out):
     step = 1 if b.shape[0] > 1 else 0
@@ -77,11 +80,13 @@ def _ibert(rows, b, c, shift, n, out):
 
 def _ibert_lower(in_scale: Any, *, n: int | None = None) -> tuple[Any, Any]:
     """`n`: 14 is published; 6 is the variant for 8-bit inputs. Per-channel scales give per-channel constants."""
-    scales = np.atleast_1d(np.asarray(in_scale, np.float64))
-    n = IBERT_N if n is None else n
+    scales = np.atleast_1d(reals("gelu ibert: input scale", in_scale))
+    if scales.ndim > 1 or not scales.size:
+        raise IntvitError(f"gelu ibert: input scale must be one number or one per channel, not {scales.shape}")
+    n = IBERT_N if n is None else integer("gelu ibert: n", n, 0, 62)
     b, c, shift, gains = [], [], [], []
     for value in scales:
-        inner = check_scale("gelu ibert", float(value)) / ROOT2
+        inner = check_power_scale("gelu ibert", float(value)) / ROOT2
         gain = inner**2 * COEFFICIENT * 2**n
         b.append(math.floor(CLIP / inner))
         c.append(math.floor((1 / COEFFICIENT) / inner**2))
@@ -117,6 +122,7 @@ def _ibert_bound(p: spec.IbertGelu, x_max: int, n_channels: int) -> int:
 # ------------------------------------------------------------------- I-ViT, deployed in 32 bits
 
 
+@border(rows="int64 R C", out="int64 R C")
 @kernel
 def _ivit_tvm(rows, x0, n, out):
     for i in range(rows.shape[0]):

@@ -26,6 +26,7 @@ from numba.extending import intrinsic
 
 from intvit.errors import IntvitError
 from intvit.kernels.arith import kernel
+from intvit.kernels.border import border, characters
 from intvit.kernels.requantize import regular
 
 Array = np.ndarray[Any, Any]
@@ -410,9 +411,17 @@ def multiply_batch(
     right_signed, steps, columns, sums, correction, m, e, half, low, high, edge, out, tos,
     out_stride,
 ):  # fmt: skip
-    """One product of activations per entry of `starts`: pack the right operand, then as `multiply_packed`."""
+    """One product of activations per entry of `starts`: pack the right operand, then as `multiply_packed`.
+
+    False if a matrix lies outside its array.
+    """
     offset = np.zeros((columns + NR - 1) // NR * NR, np.int32)
+    last = flat.shape[0] - 1 - (rows - 1) * row_stride - (depth - 1) * step_stride
+    b_last = b.shape[0] - 1 - (depth - 1) * depth_stride - (columns - 1) * column_stride
+    out_last = out.shape[0] - 1 - (rows - 1) * out_stride - (columns - 1)
     for n in range(starts.shape[0]):
+        if min(starts[n], b_starts[n], tos[n]) < 0 or starts[n] > last or b_starts[n] > b_last or tos[n] > out_last:
+            return False
         pack_columns(b, b_starts[n], depth_stride, column_stride, depth, columns, steps, right_signed)
         if correction != 0:
             column_sums(b, b_starts[n], depth_stride, column_stride, depth, columns, offset)
@@ -422,6 +431,120 @@ def multiply_batch(
             flat, starts[n], row_stride, step_stride, rows, depth, shift, left, right, steps, columns, sums, offset, m,
             e, half, low, high, edge, out, tos[n], out_stride,
         )  # fmt: skip
+    return True
+
+
+# ---------------------------------------------------------------------------------------- borders
+
+
+def _steps(depth: int, packed: Array) -> int:
+    """Words that `depth` elements fill, packed as `packed` is."""
+    return -(-depth // (WORD // packed.itemsize))
+
+
+def _padded(columns: int) -> int:
+    """Columns of whole panels."""
+    return columns + -columns % NR
+
+
+def _line(array: Any, kinds: str) -> bool:
+    """True for a contiguous vector whose dtype has one of these one-letter codes."""
+    return bool(array.ndim == 1 and array.dtype.char in kinds and array.flags.c_contiguous)
+
+
+def _inside(flat: Array, start: int, rows: int, row_stride: int, columns: int, column_stride: int) -> bool:
+    """True if every element of a matrix at `start` of `flat` lies in it."""
+    last = start + (rows - 1) * row_stride + (columns - 1) * column_stride
+    return min(start, row_stride, column_stride) >= 0 and min(rows, columns) >= 1 and last < flat.size
+
+
+def _require(name: str, fits: bool) -> None:
+    if not fits:
+        raise IntvitError(f"gemm {name}: arrays must fit the sizes that come with them, and do not")
+
+
+def _check_columns(
+    flat: Array, start: int, depth_stride: int, column_stride: int, depth: int, columns: int, steps: int, packed: Array
+) -> None:
+    fits = _line(flat, _NARROW) and _line(packed, _NARROW) and flat.itemsize <= packed.itemsize
+    fits = fits and steps == _steps(depth, packed) and packed.nbytes >= _padded(columns) * steps * WORD
+    _require("pack_columns", fits and _inside(flat, start, depth, depth_stride, columns, column_stride))
+
+
+def _check_sums(
+    flat: Array, start: int, depth_stride: int, column_stride: int, depth: int, columns: int, sums: Array
+) -> None:
+    fits = _line(flat, _NARROW) and _line(sums, _INT32) and sums.size >= columns
+    _require("column_sums", fits and _inside(flat, start, depth, depth_stride, columns, column_stride))
+
+
+def _check_tiles(
+    depth: int, left: Array, right: Array, steps: int, columns: int, sums: Array, m: Array, e: Array, half: Array,
+    high: int, edge: Array, out: Array,
+) -> bool:  # fmt: skip
+    """Whether all is there that one tile after another reads and writes: packed operands, constants, sums, edge."""
+    padded, constants = _padded(columns), m.size
+    return (
+        left.dtype.char + right.dtype.char in _PAIRS
+        and steps == _steps(depth, left)
+        and _line(left, _NARROW)
+        and left.nbytes >= ROW_BLOCK * steps * WORD
+        and right.nbytes >= padded * steps * WORD
+        and _line(right, right.dtype.char)
+        and sums.dtype.char in _INT32
+        and sums.shape == (MR, NR)
+        and sums.flags.c_contiguous
+        and (constants >= padded or (not constants and out.dtype.char in _INT32))
+        and constants == e.size == half.size
+        and _line(m, _INT32)
+        and _line(e, _INT64)
+        and _line(half, _INT64)
+        and _line(out, _NARROW + _INT32)
+        and high >> (8 * out.itemsize - 1) == 0
+        and _line(edge, out.dtype.char)
+        and edge.size >= MR * NR
+    )
+
+
+_INT32, _INT64, _NARROW = (characters(kinds) for kinds in ("int32", "int64", "int8|int16"))
+_PAIRS = ("bB", "hH", "hh")
+"""Codes of the dtypes of packed operands that meet in an instruction."""
+
+
+def _check_packed(
+    flat: Array, start: int, row_stride: int, step_stride: int, rows: int, depth: int, shift: int, left: Array,
+    right: Array, steps: int, columns: int, sums: Array, offset: Array, m: Array, e: Array, half: Array, low: int,
+    high: int, edge: Array, out: Array, to: int, out_stride: int,
+) -> None:  # fmt: skip
+    fits = _check_tiles(depth, left, right, steps, columns, sums, m, e, half, high, edge, out)
+    fits = fits and _line(flat, _NARROW) and flat.itemsize <= left.itemsize
+    fits = fits and _line(offset, _INT32) and offset.size >= _padded(columns)
+    fits = fits and _inside(flat, start, rows, row_stride, depth, step_stride)
+    _require("multiply_packed", fits and _inside(out, to, rows, out_stride, columns, 1))
+
+
+def _check_batch(
+    flat: Array, starts: Array, row_stride: int, step_stride: int, rows: int, depth: int, shift: int, left: Array,
+    b: Array, b_starts: Array, depth_stride: int, column_stride: int, right: Array, right_signed: Array, steps: int,
+    columns: int, sums: Array, correction: int, m: Array, e: Array, half: Array, low: int, high: int, edge: Array,
+    out: Array, tos: Array, out_stride: int,
+) -> None:  # fmt: skip
+    """The kernel itself compares every start with the arrays."""
+    fits = _check_tiles(depth, left, right, steps, columns, sums, m, e, half, high, edge, out)
+    fits = fits and _line(flat, _NARROW) and flat.itemsize <= left.itemsize
+    fits = fits and _line(right_signed, _NARROW) and right_signed.nbytes >= _padded(columns) * steps * WORD
+    fits = fits and _line(b, _NARROW) and b.itemsize <= right_signed.itemsize == right.itemsize
+    fits = fits and _line(starts, _INT64) and _line(b_starts, _INT64) and _line(tos, _INT64)
+    fits = fits and starts.size == b_starts.size == tos.size
+    fits = fits and _inside(flat, 0, rows, row_stride, depth, step_stride)
+    fits = fits and _inside(b, 0, depth, depth_stride, columns, column_stride)
+    _require("multiply_batch", fits and _inside(out, 0, rows, out_stride, columns, 1))
+
+
+enter_pack_columns = border(_check_columns)(pack_columns)
+enter_column_sums = border(_check_sums)(column_sums)
+enter_multiply_packed = border(_check_packed)(multiply_packed)
+enter_multiply_batch = border(_check_batch)(multiply_batch)
 
 
 # ------------------------------------------------------------------------------------------ Python
@@ -490,15 +613,21 @@ class Linear:
     shift: int
     left: Any
     """dtype of the packed left operand."""
+    takes: Any
+    """dtype of the operand that it was prepared for."""
     epilogue: Epilogue
 
     def run(self, x: Array, kind: Any) -> Array:
         """x (..., K) int8 or int16 -> (..., O) of dtype `kind`."""
+        if x.dtype != self.takes or x.shape[-1:] != (self.depth,):
+            raise IntvitError(f"linear: x must be {np.dtype(self.takes)} (..., {self.depth}), not {x.dtype} {x.shape}")
         rows = np.ascontiguousarray(x).reshape(-1, self.depth)
         out = np.empty((len(rows), self.columns), kind)
+        if not out.size:
+            return out.reshape(*x.shape[:-1], self.columns)
         left, sums, edge = _scratch(self.left, self.steps, kind)
         f = self.epilogue
-        multiply_packed(
+        enter_multiply_packed(
             rows.reshape(-1), 0, self.depth, 1, len(rows), self.depth, self.shift, left, self.right, self.steps,
             self.columns, sums, self.offset, f.m, f.e, f.half, f.low, f.high, edge, out.reshape(-1), 0,
             self.columns,
@@ -522,10 +651,10 @@ def _scratch(left: Any, steps: int, kind: Any) -> tuple[Array, Array, Array]:
 def _packed(flat: Array, depth: int, columns: int, strides: tuple[int, int], kind: Any) -> tuple[Array, Array, int]:
     """(packed right operand, column sums, steps)"""
     steps = -(-depth // (WORD // np.dtype(kind).itemsize))
-    padded = columns + -columns % NR
+    padded = _padded(columns)
     packed, sums = aligned(padded * steps * WORD, np.uint8).view(kind), np.empty(padded, np.int32)
-    pack_columns(flat, 0, *strides, depth, columns, steps, _signed(packed))
-    column_sums(flat, 0, *strides, depth, columns, sums)
+    enter_pack_columns(flat, 0, *strides, depth, columns, steps, _signed(packed))
+    enter_column_sums(flat, 0, *strides, depth, columns, sums)
     return packed, sums.astype(np.int64), steps
 
 
@@ -538,7 +667,11 @@ def prepare_linear(
 ) -> Linear | None:
     """A linear operator for |x| <= x_max of dtype `left`, or None where the proven bound leaves 32 bits."""
     columns, depth = weight.shape
+    if not weight.size:
+        return None
     offset = np.zeros(columns, np.int64) if bias is None else bias.astype(np.int64)
+    if offset.shape != (columns,):
+        raise IntvitError(f"linear: bias must have {columns} elements, not {offset.shape}")
     bound = np.abs(weight.astype(np.int64)).sum(axis=1) * x_max + np.abs(offset)
     if path == "blas" or left not in (np.int8, np.int16) or int(bound.max()) > INT32_MAX:
         return None
@@ -549,7 +682,7 @@ def prepare_linear(
     offset = np.pad(offset, (0, -columns % NR)) - (128 * sums if eight else 0)
     shift, packed_left = (128, np.int8) if eight else (0, np.int16)
     offset = offset.astype(np.int32)  # wraps, as the sums do
-    return Linear(right, steps, depth, columns, offset, shift, packed_left, epilogue)
+    return Linear(right, steps, depth, columns, offset, shift, packed_left, left, epilogue)
 
 
 @dataclass(frozen=True)
@@ -565,22 +698,34 @@ class Product:
 
         `order`: a permutation of the result's axes in which it lies in memory.
         """
+        self.check(a, b)
         (depth, columns), rows, lead = b.shape[-2:], a.shape[-2], a.shape[:-2]
         out, target = _ordered((*lead, rows, columns), kind, order)
+        if not (a.size and b.size):  # the sum of nothing is 0
+            out[...] = 0
+            return out
         left_kind = np.int8 if a.dtype == np.int8 and self.path == "vnni" else np.int16
         right_kind = packed_type(self.path, left_kind)
         steps = -(-depth // (WORD // np.dtype(left_kind).itemsize))
-        padded = columns + -columns % NR
+        padded = _padded(columns)
         right = aligned(padded * steps * WORD // np.dtype(right_kind).itemsize, right_kind)
         eight = right_kind == np.uint8
         x, y, z, f = operand(a), operand(b), operand(target), self.epilogue
         left, sums, edge = _scratch(left_kind, steps, kind)
-        multiply_batch(
+        enter_multiply_batch(
             x.flat, x.starts, x.row, x.column, rows, depth, 128 if eight else 0, left, y.flat, y.starts, y.row,
             y.column, right, _signed(right), steps, columns, sums, -128 if eight else self.lift, f.m, f.e, f.half,
             f.low, f.high, edge, z.flat, z.starts, z.row,
         )  # fmt: skip
         return out
+
+    def check(self, a: Array, b: Array) -> None:
+        """Raise IntvitError if a (..., R, K) and b (..., K, C) are no operands of one product."""
+        if min(a.ndim, b.ndim) < 2 or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
+            raise IntvitError(f"matmul: shapes must be (..., R, K) and (..., K, C), not {a.shape} and {b.shape}")
+        if a.dtype not in (np.int8, np.int16) or b.dtype != np.int8 or (self.lift and a.dtype == np.int8):
+            lifted = "int16" if self.lift else "int8 or int16"
+            raise IntvitError(f"matmul: operands must be {lifted} and int8, not {a.dtype} and {b.dtype}")
 
 
 def _ordered(shape: tuple[int, ...], kind: Any, order: tuple[int, ...] | None) -> tuple[Array, Array]:

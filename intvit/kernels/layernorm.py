@@ -23,6 +23,7 @@ from intvit.kernels.arith import (
     truncated_div,
     wrap32,
 )
+from intvit.kernels.border import SIGNED, border, integer, real, reals, shown
 from intvit.kernels.softmax import check_rows, check_scale
 from intvit.method import Method
 from intvit.spec import layernorm as spec
@@ -39,8 +40,8 @@ LEAST_GAMMA = 2.0**-23
 
 
 def _affine(operator: str, gamma: Any, beta: Any) -> tuple[np.ndarray, np.ndarray]:
-    g, b = (np.atleast_1d(np.asarray(v, np.float64)) for v in (gamma, beta))
-    if g.shape != b.shape or g.ndim != 1:
+    g, b = (np.atleast_1d(reals(f"{operator}: {name}", v)) for name, v in (("gamma", gamma), ("beta", beta)))
+    if g.shape != b.shape or g.ndim != 1 or not g.size:
         raise IntvitError(f"{operator}: gamma and beta must be equal vectors, not {g.shape} and {b.shape}")
     if not (np.isfinite(g).all() and np.isfinite(b).all()):
         raise IntvitError(f"{operator}: gamma and beta must be finite")
@@ -55,10 +56,12 @@ def integer_bias(gamma: Any, beta: Any) -> tuple[tuple[int, ...], np.ndarray]:
     """
     g, b = _affine("layernorm", gamma, beta)
     unit = float(np.float32(math.sqrt(len(g)))) / UNIT
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         raw = (b / g) / unit
     lost = ~np.isfinite(raw) | (np.abs(raw) >= BIAS_LIMIT) | (g == 0)
-    step = np.where(b == 0, LEAST_GAMMA, np.abs(b) / (unit * REPLACED_BIAS))
+    with np.errstate(under="ignore"):
+        step = np.abs(b) / (unit * REPLACED_BIAS)
+    step = np.where(step == 0, LEAST_GAMMA, step)
     g = np.where(lost, np.where(g < 0, -step, step), g)
     bias = np.floor((b / g) / unit)
     return tuple(int(v) for v in bias), unit * g
@@ -74,11 +77,6 @@ def check_variance(operator: str, rows: np.ndarray) -> None:
         )
 
 
-def _lower_options(beta: Any, gamma: Any, shift: int) -> None:
-    if not 0 <= shift <= 31:
-        raise IntvitError(f"layernorm: shift must lie in 0..31, not {shift}")
-
-
 # ------------------------------------------------------------------------------------------- I-ViT
 
 
@@ -90,6 +88,7 @@ def row_mean(rows, i):
     return rhe_div(total, rows.shape[1])
 
 
+@border(rows=f"{SIGNED} R C", bias="int64 C", out=f"{SIGNED} R C")
 @kernel
 def _ivit(rows, bias, out):
     for i in range(rows.shape[0]):
@@ -111,7 +110,7 @@ def _bias_lower(params: Any) -> Any:
         in_scale: float, *, gamma: Any, beta: Any, shift: int = 0, factor: Any = None, out_scale: float | None = None
     ) -> tuple[Any, np.ndarray]:
         check_scale("layernorm", in_scale)
-        _lower_options(gamma, beta, shift)
+        shift = integer("layernorm: shift", shift, 0, 31)
         bias, scale = integer_bias(gamma, beta)
         return (params(bias, shift) if params is spec.IbertLayerNorm else params(bias)), scale
 
@@ -130,6 +129,7 @@ def _bias_bound(p: Any, x_max: int, n_channels: int) -> int:
 # ------------------------------------------------------------------------------------------ I-BERT
 
 
+@border(rows=f"{SIGNED} R C", bias="int64 C", out=f"{SIGNED} R C")
 @kernel
 def _ibert(rows, bias, shift, out):
     for i in range(rows.shape[0]):
@@ -257,6 +257,10 @@ def _fqvit_leading_row(rows, i, factor, total, inverse, exponent, words, longs, 
     return True
 
 
+@border(
+    rows=f"{SIGNED} R C", factor="int16 C", constants="int64 7 C", words="int32 5 C", longs="int64 2 C",
+    out=f"{SIGNED} R C",
+)  # fmt: skip
 @kernel
 def _fqvit(rows, factor, constants, words, longs, gap, least, most, room, out):
     """`room`: the least bias_exp - power of a channel, or NO_ROOM."""
@@ -293,14 +297,24 @@ def _fqvit_lower(
 ) -> tuple[Any, float]:
     """`out_scale` is the next quantizer's scale (required); `factor` the power-of-two factors of the input scale."""
     g, b = _affine("layernorm fqvit", gamma, beta)
+    check_scale("layernorm fqvit", in_scale)
+    integer("layernorm: shift", shift, 0, 31)
+    out_scale = None if out_scale is None else real("layernorm fqvit: out_scale", out_scale)
     if out_scale is None or not (math.isfinite(out_scale) and out_scale > 0):
         raise IntvitError(f"layernorm fqvit: out_scale must be the next quantizer's scale, not {out_scale}")
-    factors = np.ones(len(g), np.int64) if factor is None else np.asarray(factor, np.int64).reshape(-1)
-    if factors.shape != g.shape or factors.min() < 1 or factors.max() > 2**8:
-        raise IntvitError(f"layernorm fqvit: factor must be {len(g)} integers in 1..256")
-    offset, offset_exp = _mantissa(b / out_scale)
-    slope, slope_exp = _mantissa(np.abs(g) * len(g) / out_scale)
-    gain, gain_exp = _mantissa(np.abs(g) / out_scale)
+    factors = np.ones(len(g), np.int64) if factor is None else np.asarray(factor)
+    if factors.dtype.kind not in "iu" or factors.shape != g.shape or factors.min() < 1 or factors.max() > 2**8:
+        raise IntvitError(f"layernorm fqvit: factor must be {len(g)} integers in 1..256, not {shown(factor)}")
+    with np.errstate(over="ignore", under="ignore"):
+        offsets, gains = b / out_scale, np.abs(g) / out_scale
+        slopes = np.abs(g) * len(g) / out_scale
+    if not (np.isfinite(offsets).all() and np.isfinite(slopes).all()):
+        raise IntvitError(
+            f"layernorm fqvit: out_scale must keep gamma and beta over it finite, and {out_scale} does not"
+        )
+    offset, offset_exp = _mantissa(offsets)
+    slope, slope_exp = _mantissa(slopes)
+    gain, gain_exp = _mantissa(gains)
     return (
         spec.FqvitLayerNorm(
             factor=tuple(int(v) for v in factors),
@@ -351,6 +365,8 @@ def _fqvit_kernel(p: spec.FqvitLayerNorm) -> Any:
     *leading, room = _leading(p)
 
     def run(rows: np.ndarray, mask: np.ndarray | None = None, kind: Any = np.int64) -> np.ndarray:
+        if mask is not None:
+            raise IntvitError("layernorm fqvit: only a softmax has a mask")
         out = np.empty(rows.shape, kind)
         if not rows.size:
             return out
@@ -369,6 +385,7 @@ def _fqvit_kernel(p: spec.FqvitLayerNorm) -> Any:
 # ------------------------------------------------------------------- I-ViT, deployed in 32 bits
 
 
+@border(rows=f"{SIGNED} R C", bias="int64 C", out=f"{SIGNED} R C")
 @kernel
 def _ivit_tvm(rows, bias, out):
     for i in range(rows.shape[0]):

@@ -16,6 +16,7 @@ import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.kernels.arith import kernel
+from intvit.kernels.border import border
 
 Array = np.ndarray[Any, Any]
 FLOAT32_EXACT = 2**24
@@ -42,6 +43,8 @@ def prepare_linear(weight: Array, bias: Array | None, x_max: int) -> Callable[[A
     """
     wide = weight.astype(np.int64)
     offset = np.zeros(len(wide), np.int64) if bias is None else bias.astype(np.int64)
+    if not wide.size or offset.shape != (len(wide),):
+        raise IntvitError(f"linear: weight and bias must be (O, K) and (O,), not {wide.shape} and {offset.shape}")
     product_bound = int(np.abs(wide).sum(axis=1).max()) * x_max
     kind = carrier(product_bound)
     if kind is None:
@@ -50,6 +53,8 @@ def prepare_linear(weight: Array, bias: Array | None, x_max: int) -> Callable[[A
     columns, offset = np.ascontiguousarray(wide.T.astype(kind)), offset.astype(accumulator)
 
     def run(x: Array) -> Array:
+        if x.shape[-1:] != wide.shape[1:]:
+            raise IntvitError(f"linear: x must be (..., {wide.shape[1]}), not {x.shape}")
         rows = x.reshape(-1, x.shape[-1]).astype(kind)
         acc = (rows @ columns).astype(accumulator)
         acc += offset
@@ -59,7 +64,13 @@ def prepare_linear(weight: Array, bias: Array | None, x_max: int) -> Callable[[A
 
 
 def matmul(a: Array, b: Array, *, a_max: int | None = None, b_max: int | None = None) -> Array:
-    """a (..., R, K) times b (..., K, C), exact; `a_max`, `b_max` bound the operands (default: what they hold)."""
+    """a (..., R, K) times b (..., K, C), exact; `a_max`, `b_max` bound the operands (default: what they hold).
+
+    Leading axes are broadcast.
+    """
+    lead = check_shapes("matmul", a, b)
+    if not (a.size and b.size):  # the sum of nothing is 0
+        return np.zeros((*lead, a.shape[-2], b.shape[-1]), np.int32)
     a_max = _max_abs(a) if a_max is None else a_max
     b_max = _max_abs(b) if b_max is None else b_max
     depth = a.shape[-1]
@@ -90,6 +101,7 @@ def _max_abs(x: Array) -> int:
     return max(-int(x.min()), int(x.max())) if x.size else 0
 
 
+@border(a="int64 N R K", b="int64 N K C", out="int64 N R C")
 @kernel
 def _slow_kernel(a, b, out):
     for n in range(a.shape[0]):
@@ -103,16 +115,28 @@ def _slow_kernel(a, b, out):
 
 def _slow(a: Array, b: Array) -> Array:
     """Products beyond 2**53: plain int64 loops."""
-    out = np.empty((*a.shape[:-1], b.shape[-1]), np.int64)
-    flat = [np.ascontiguousarray(x, np.int64).reshape(-1, *x.shape[-2:]) for x in (a, b)]
-    _slow_kernel(*flat, out.reshape(-1, *out.shape[-2:]))
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    out = np.zeros((*lead, a.shape[-2], b.shape[-1]), np.int64)
+    flat = [np.broadcast_to(x, (*lead, *x.shape[-2:])).reshape(-1, *x.shape[-2:]) for x in (a, b)]
+    _slow_kernel(*(np.ascontiguousarray(x, np.int64) for x in flat), out.reshape(-1, *out.shape[-2:]))
     return out
+
+
+def check_shapes(name: str, a: Array, b: Array) -> tuple[int, ...]:
+    """The leading axes of a product of (..., R, K) and (..., K, C), broadcast."""
+    try:
+        if min(a.ndim, b.ndim) < 2 or a.shape[-1] != b.shape[-2]:
+            raise ValueError
+        return np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        raise IntvitError(f"{name}: shapes must be (..., R, K) and (..., K, C), not {a.shape} and {b.shape}") from None
 
 
 LOG2_LIFT = 1 << (LOG2_FRACTION_BITS - 1)
 """Weights 0..2**15 are one too many for 16 bits; less this they fit."""
 
 
+@border(rows="int8 R C", out="int16 R C")
 @kernel
 def _log2_weights(rows, out):
     """Codes -1..15 to weights: 2**(15 - q), or 0 for -1; less LOG2_LIFT."""
@@ -130,12 +154,16 @@ def log2_weights(codes: Array) -> Array:
     return out.reshape(codes.shape)
 
 
+def check_codes(q: Array) -> None:
+    if q.size and (int(q.min()) < -1 or int(q.max()) > LOG2_FRACTION_BITS):
+        raise IntvitError(f"log2_matmul: codes must lie in -1..15, not {int(q.min())}..{int(q.max())}")
+
+
 def log2_matmul_codes(q: Array, v: Array) -> Array:
     """FQ-ViT attention times V: sum_k (0 if q < 0 else v << (15 - q)); q (..., R, K) in -1..15, v (..., K, C).
 
     The weights 2**(15-q) are table entries; the product is an ordinary exact one.
     """
-    if q.size and (int(q.min()) < -1 or int(q.max()) > LOG2_FRACTION_BITS):
-        raise IntvitError(f"log2_matmul: codes must lie in -1..15, not {int(q.min())}..{int(q.max())}")
+    check_codes(q)
     table = np.array([0, *(1 << (LOG2_FRACTION_BITS - k) for k in range(LOG2_FRACTION_BITS + 1))], np.int32)
     return matmul(table[q.astype(np.intp) + 1], v, a_max=1 << LOG2_FRACTION_BITS, b_max=_max_abs(v))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from intvit.errors import IntvitError
 from intvit.kernels.arith import as_rows, kernel, rhe_div
+from intvit.kernels.border import border
 
 
+@border(rows="int64 R C", out="int64 R")
 @kernel
 def _mean(rows, out):
     count, width = rows.shape
@@ -20,7 +23,12 @@ def _mean(rows, out):
 def mean(x: np.ndarray, axis: int) -> np.ndarray:
     """round_half_even(sum / count) along `axis`, which is dropped; int64."""
     moved = np.moveaxis(x, axis, -1)
-    rows = as_rows(moved)
-    out = np.empty(len(rows), np.int64)
-    _mean(rows, out)
-    return out.reshape(moved.shape[:-1])
+    count, out = moved.shape[-1], np.empty(moved.shape[:-1], np.int64)
+    if not count:
+        raise IntvitError(f"mean: must be of at least one element, and axis {axis} of {x.shape} has none")
+    if x.dtype.itemsize > 4 and x.size and count * max(-int(x.min()), int(x.max())) >= 2**63:
+        raise IntvitError(f"mean: sums must stay below 2**63, and {count} of {int(x.min())}..{int(x.max())} do not")
+    if not out.size:
+        return out
+    _mean(as_rows(moved), out.reshape(-1))
+    return out

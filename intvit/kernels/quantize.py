@@ -5,6 +5,7 @@ Conformance README, section 2. Scales are formed in double; the activation scale
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from intvit.errors import IntvitError
+from intvit.kernels.border import integer, real, reals, shown
 
 Array = np.ndarray[Any, Any]
 LEAST_SCALE = 2.0**-23
@@ -36,7 +38,8 @@ class Convention:
     """Codes are rhe(x * (1/scale)); False: rhe(x / scale)."""
 
     def codes(self, x: Array, scale: Array, bits: int) -> Array:
-        scaled = x * (1.0 / scale) if self.by_reciprocal else x / scale
+        with np.errstate(over="ignore", under="ignore"):  # what overflows saturates
+            scaled = x * (1.0 / scale) if self.by_reciprocal else x / scale
         return np.clip(np.rint(scaled), self.low(bits), self.high(bits)).astype(np.int64)
 
 
@@ -60,18 +63,25 @@ CONVENTIONS = {
 
 
 def _convention(method: str) -> Convention:
-    if method not in CONVENTIONS:
+    if not isinstance(method, str) or method not in CONVENTIONS:
         raise IntvitError(f"quantizer method must be one of {', '.join(CONVENTIONS)}, not {method!r}")
     return CONVENTIONS[method]
 
 
-def _check_bits(bits: int, most: int) -> None:
-    if not 2 <= bits <= most:
-        raise IntvitError(f"bits: must lie in 2..{most}, not {bits}")
+def _check_bits(bits: Any, most: int) -> int:
+    return integer("bits:", bits, 2, most)
+
+
+def _check_scale(scale: Any, of: str) -> None:
+    """A scale by which codes are divided, or by whose reciprocal they are multiplied."""
+    with np.errstate(all="ignore"):
+        fits = np.isfinite(scale) & (np.asarray(scale) > 0) & np.isfinite(1.0 / np.asarray(scale))
+    if not fits.all():
+        raise IntvitError(f"{of} must be positive and finite, and so its reciprocal, not {shown(scale)}")
 
 
 def _finite(name: str, x: Any) -> Array:
-    array = np.asarray(x, np.float64)
+    array = reals(name, x)
     if array.size == 0 or not np.isfinite(array).all():
         raise IntvitError(f"{name}: must be finite and not empty")
     return array
@@ -79,8 +89,10 @@ def _finite(name: str, x: Any) -> Array:
 
 def quantize_weight(w: Any, bits: int = 8, *, method: str = "ivit") -> tuple[Array, Array]:
     """Symmetric per-channel weights: (O, ...) float -> (codes int64 of the same shape, scale (O,) float64)."""
-    _check_bits(bits, 16)
+    bits = _check_bits(bits, 16)
     w = _finite("weight", w)
+    if not w.ndim:
+        raise IntvitError("weight: must have an axis of output channels, and is one number")
     convention, flat = _convention(method), w.reshape(len(w), -1)
     scale = convention.scale(flat.min(axis=1), flat.max(axis=1), bits)
     return convention.codes(flat, scale[:, None], bits).reshape(w.shape), scale
@@ -90,9 +102,16 @@ def quantize_bias(
     b: Any, act_scale: float, w_scale: Any, bits: int = 32, *, method: str = "ivit"
 ) -> tuple[Array, Array]:
     """Bias (O,) at the accumulator's own scale `w_scale * act_scale`: (codes int64, that scale)."""
-    _check_bits(bits, 32)
-    scale = np.asarray(w_scale, np.float64) * act_scale
-    return _convention(method).codes(_finite("bias", b), scale, bits), scale
+    bits, b = _check_bits(bits, 32), _finite("bias", b)
+    act, weight = real("bias: activation scale", act_scale), reals("bias: weight scale", w_scale)
+    _check_scale(act, "bias: activation scale")
+    _check_scale(weight, "bias: weight scale")
+    if b.ndim > 1 or weight.shape not in ((), (1,), b.shape):
+        raise IntvitError(f"bias: weight scale must be one or {b.shape}, and the bias a vector, not {weight.shape}")
+    with np.errstate(over="ignore", under="ignore"):
+        scale = np.asarray(weight) * act
+    _check_scale(scale, "bias: weight scale times activation scale")
+    return _convention(method).codes(b, scale, bits), scale
 
 
 def quantize_activation(
@@ -109,10 +128,14 @@ def quantize_activation(
 
     The range is that of x unless `min_val` and `max_val` say otherwise.
     """
-    _check_bits(bits, 16)
+    bits = _check_bits(bits, 16)
     x = _finite("activation", x)
-    low = float(x.min()) if min_val is None else float(min_val)
-    high = float(x.max()) if max_val is None else float(max_val)
+    low = float(x.min()) if min_val is None else real("activation: min_val", min_val)
+    high = float(x.max()) if max_val is None else real("activation: max_val", max_val)
+    if not low <= high or not math.isfinite(high - low):
+        raise IntvitError(f"activation: range must be finite and ordered, not {low}..{high}")
+    if ptf and (method != "fqvit" or not x.ndim):
+        raise IntvitError("activation: ptf must come with method fqvit and a last axis of channels")
     if method == "fqvit":
         return _fqvit_ptf(x, low, high, bits) if ptf else _fqvit_affine(x, low, high, bits)
     convention = _convention(method)
@@ -143,7 +166,10 @@ def _fqvit_ptf(x: Array, low: float, high: float, bits: int) -> tuple[Array, ...
     for factor in PTF_FACTORS:
         scale = finest * factor
         back = (_affine(rows, scale, zero_point, bits) - zero_point) * scale
-        errors.append(np.mean((rows - back) ** 2, axis=0))
+        with np.errstate(over="ignore"):
+            errors.append(np.mean((rows - back) ** 2, axis=0))
+        if not np.isfinite(errors[-1]).all():
+            raise IntvitError("activation: squares of quantization errors must be finite, and are not")
     factors = np.array(PTF_FACTORS)[np.argmin(np.stack(errors), axis=0)]
     scale = finest * factors
     relative = (factors // factors.min()).astype(np.int64)

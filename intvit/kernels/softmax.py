@@ -7,7 +7,7 @@ exponents e < 2**62 / C, so that row sums fit int64.
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from intvit.kernels.arith import (
     truncated_div,
     wrap32,
 )
+from intvit.kernels.border import SIGNED, border, constants, integer, real, shown
 from intvit.kernels.requantize import dyadic
 from intvit.method import Method
 from intvit.spec import softmax as spec
@@ -31,17 +32,38 @@ IVIT_N, IBERT_N, TVM_N = 15, 30, 16
 IBERT_A, IBERT_B, IBERT_C = 0.35815147, 0.96963238, 1.0
 IBERT_LN2 = -0.6931
 X0_MAX = 2**30
+RANGE_MIN, RANGE_MAX = 2.0**-100, 2.0**120
+"""I-BERT's range of the exponent over 32767 must be a float32."""
 EXP_MAX = 2**62
 """Row sums of I-BERT exponents must stay below this, so that they fit int64."""
 CODED_SUM_MAX = EXP_MAX // 4
 """Row sums below this keep every word of `code_of` in int64."""
-EMPTY_MASK = np.zeros((0, 0), np.bool_)
+LEAST_SCALE, MOST_SCALE = 2.0**-64, 2.0**300
+"""Between these the powers of a scale that a method takes are doubles; each has a narrower limit below."""
 
 
-def check_scale(operator: str, scale: float) -> float:
-    if not (math.isfinite(scale) and scale > 0):
-        raise IntvitError(f"{operator}: input scale must be positive and finite, not {scale}")
-    return scale
+def check_scale(operator: str, scale: Any) -> float:
+    number = real(f"{operator}: input scale", scale)
+    if not (math.isfinite(number) and number > 0):
+        raise IntvitError(f"{operator}: input scale must be positive and finite, not {shown(scale)}")
+    return number
+
+
+def check_power_scale(operator: str, scale: Any) -> float:
+    """As `check_scale`, for a method that divides by the scale or takes a power of it."""
+    number = check_scale(operator, scale)
+    if not LEAST_SCALE <= number <= MOST_SCALE:
+        raise IntvitError(f"{operator}: input scale must lie in 2**-64..2**300, not {number}")
+    return number
+
+
+def check_bits(operator: str, bits: Any) -> int:
+    return integer(f"{operator}: out_bits", bits, 1, 32)
+
+
+@cache
+def no_mask(columns: int) -> np.ndarray:
+    return np.zeros((0, columns), np.bool_)
 
 
 def check_rows(operator: str, x: np.ndarray, limit: int = 2**31) -> None:
@@ -81,6 +103,7 @@ def shift_exp(d, x0, n):
     return ((r - 2 * x0) << min(n - q, 31)) >> 1  # r - 2 * x0 >= 2: the caller's sum clamps beyond a shift of 31
 
 
+@border(rows="int64 R C", mask="bool R|0 C", out="int64 R C")
 @kernel
 def _ivit(rows, mask, x0, n, out_bits, out):
     limit = 2147483647
@@ -97,7 +120,7 @@ def _ivit(rows, mask, x0, n, out_bits, out):
 
 
 def _ivit_lower(in_scale: float, *, out_bits: int, exp_range_max: float | None = None) -> tuple[Any, float]:
-    check_scale("softmax ivit", in_scale)
+    in_scale, out_bits = check_power_scale("softmax ivit", in_scale), check_bits("softmax ivit", out_bits)
     x0 = math.floor(-1.0 / in_scale)
     if -x0 >= X0_MAX:
         raise IntvitError(f"softmax ivit: input scale must be above {1 / X0_MAX:.3g}, not {in_scale}")
@@ -108,11 +131,13 @@ def _ivit_kernel(p: spec.IvitSoftmax) -> Any:
     return _runner("softmax ivit", _ivit, p.x0, p.n, p.out_bits)
 
 
-def _runner(name: str, compiled: Any, *constants: Any) -> Any:
+def _runner(name: str, compiled: Any, *values: Any) -> Any:
+    values = constants(name, *values)
+
     def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         check_rows(name, rows)
         out = np.empty(rows.shape, np.int64)
-        compiled(rows, EMPTY_MASK if mask is None else mask, *constants, out)
+        compiled(rows, no_mask(rows.shape[1]) if mask is None else mask, *values, out)
         return out
 
     return run
@@ -140,6 +165,7 @@ def polynomial(d, x0, b, c, n):
     return max(r * (r + b) + c, 0)
 
 
+@border(rows="int64 R C", mask="bool R|0 C", out="int64 R C")
 @kernel
 def _ibert(rows, mask, x0, b, c, n, m, e, out_bits, out):
     for i in range(rows.shape[0]):
@@ -158,7 +184,7 @@ def _ibert(rows, mask, x0, b, c, n, m, e, out_bits, out):
 
 def _polynomial(operator: str, in_scale: float) -> tuple[int, int, int]:
     """x0, b, c of I-BERT's exponent in units of the scale; double arithmetic in the published order."""
-    check_scale(operator, in_scale)
+    in_scale = check_power_scale(operator, in_scale)
     x0 = math.floor(IBERT_LN2 / in_scale)
     b = math.floor((IBERT_B / IBERT_A) / in_scale)
     c = math.floor((IBERT_C / IBERT_A) / in_scale**2)
@@ -170,11 +196,13 @@ def _polynomial(operator: str, in_scale: float) -> tuple[int, int, int]:
 def _ibert_lower(in_scale: float, *, out_bits: int, exp_range_max: float | None = None) -> tuple[Any, float]:
     """`exp_range_max` is the calibrated maximum of the exponent in its own integer units; natural: c * 2**30."""
     x0, b, c = _polynomial("softmax ibert", in_scale)
+    out_bits = check_bits("softmax ibert", out_bits)
     if c == 0 and exp_range_max is None:
         raise IntvitError(f"softmax ibert: input scale must be below 1.67, or every exponent is 0; not {in_scale}")
-    largest = float(c << IBERT_N) if exp_range_max is None else float(exp_range_max)
-    if not (math.isfinite(largest) and largest > 0):
-        raise IntvitError(f"softmax ibert: exp_range_max must be positive and finite, not {exp_range_max}")
+    name = "softmax ibert: exp_range_max"
+    largest = float(c << IBERT_N) if exp_range_max is None else real(name, exp_range_max)
+    if not RANGE_MIN <= largest <= RANGE_MAX:  # not NaN either
+        raise IntvitError(f"{name} must lie in 2**-100..2**120, not {shown(exp_range_max)}")
     m, e = dyadic(1.0, largest / 32767)
     return spec.IbertSoftmax(x0, b, c, IBERT_N, int(m[0]), int(e[0]), out_bits), 2.0**-out_bits
 
@@ -201,6 +229,7 @@ def log2_code(ratio, bits):
     return -1 if k >= (1 << bits) else k
 
 
+@border(rows="int64 R C", mask="bool R|0 C", out="int64 R C")
 @kernel
 def _fqvit(rows, mask, x0, b, c, n, bits, out):
     for i in range(rows.shape[0]):
@@ -222,7 +251,8 @@ def _fqvit(rows, mask, x0, b, c, n, bits, out):
 
 def _fqvit_lower(in_scale: float, *, out_bits: int, exp_range_max: float | None = None) -> tuple[Any, float]:
     """`out_bits` is the width of the codes; out_scale 1: a code is an exponent, not a number."""
-    return spec.FqvitSoftmax(*_polynomial("softmax fqvit", in_scale), IBERT_N, out_bits), 1.0
+    polynomial, bits = _polynomial("softmax fqvit", in_scale), check_bits("softmax fqvit", out_bits)
+    return spec.FqvitSoftmax(*polynomial, IBERT_N, bits), 1.0
 
 
 def _fqvit_kernel(p: spec.FqvitSoftmax) -> Any:
@@ -261,6 +291,7 @@ def shift_exp_tvm(d, x0, n):
     return wrap32(((r >> 1) - x0) << shift)
 
 
+@border(rows="int64 R C", mask="bool R|0 C", out="int64 R C")
 @kernel
 def _ivit_tvm(rows, mask, x0, n, out):
     for i in range(rows.shape[0]):
@@ -285,8 +316,8 @@ def tvm_x0(in_scale: float, gain: float = 1.0) -> int:
 
 
 def _ivit_tvm_lower(in_scale: float, *, out_bits: int, exp_range_max: float | None = None) -> tuple[Any, float]:
-    check_scale("softmax ivit_tvm", in_scale)
-    if out_bits != 8:
+    in_scale = check_power_scale("softmax ivit_tvm", in_scale)
+    if check_bits("softmax ivit_tvm", out_bits) != 8:
         raise IntvitError(f"softmax ivit_tvm: out_bits must be 8, not {out_bits}")
     return spec.IvitTvmSoftmax(tvm_x0(in_scale), TVM_N), 2.0**-7
 
@@ -319,12 +350,14 @@ def row_max_at(rows, mask, i, g):
     return top
 
 
+@border(table="int64 256")
 @kernel
 def _ivit_table(x0, n, table):
     for d in range(table.shape[0]):
         table[d] = shift_exp(-d, x0, n)
 
 
+@border(rows="int8 R C", mask="bool * C", table="int64 256", out=f"{SIGNED} R C")
 @kernel
 def _ivit_narrow(rows, mask, table, masked, limit, shift, out):
     """table[d] is the exponent d below the row's maximum, `masked` that of a hidden position."""
@@ -347,9 +380,13 @@ def _ivit_narrow(rows, mask, table, masked, limit, shift, out):
             out[i, j] = (e[j] * factor) >> shift
 
 
-def _narrow_runner(compiled: Any, *constants: Any) -> Any:
+def _narrow_runner(compiled: Any, *values: Any) -> Any:
+    values = constants(compiled.__name__, *values)
+
     def run(rows: np.ndarray, mask: np.ndarray | None, out: np.ndarray) -> None:
-        compiled(rows, EMPTY_MASK if mask is None else mask, *constants, out)
+        if mask is not None and (not len(mask) or len(rows) % len(mask)):
+            raise IntvitError(f"softmax: mask must repeat over {len(rows)} rows, and has {len(mask)}")
+        compiled(rows, no_mask(rows.shape[1]) if mask is None else mask, *values, out)
 
     return run
 
@@ -362,6 +399,7 @@ def _ivit_narrow_kernel(p: spec.IvitSoftmax, n_channels: int, masked: bool) -> A
     return _narrow_runner(_ivit_narrow, table, -p.x0, 2**31 - 1, 32 - p.out_bits)
 
 
+@border(table="int64 256")
 @kernel
 def _ibert_table(x0, b, c, n, m, e, table):
     for d in range(table.shape[0]):
@@ -381,6 +419,7 @@ def _ibert_narrow_kernel(p: spec.IbertSoftmax, n_channels: int, masked: bool) ->
     return _narrow_runner(_ivit_narrow, table, hidden_value, 2**32, 32 - p.out_bits)
 
 
+@border(exponents="int64 256")
 @kernel
 def _fqvit_table(x0, b, c, n, last, exponents):
     """exponents[d]: the exponent d below the maximum over the common factor 2**(n - last)."""
@@ -402,6 +441,7 @@ def code_of(e, total):
     return k + 1 - np.int64(6 * e == g) - np.int64(g < 4 * e)
 
 
+@border(rows="int8 R C", mask="bool * C", table="int64 256", out=f"{SIGNED} R C")
 @kernel
 def _fqvit_narrow(rows, mask, table, masked, n_codes, weigh, out):
     """table[d] is the exponent d below the row's maximum, `masked` that of a hidden position; all are positive.

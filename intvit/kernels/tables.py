@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from intvit.kernels.arith import kernel
+from intvit.kernels.border import SIGNED, border
 
 Array = np.ndarray[Any, Any]
 
 
+@border(rows="int8 R C", table=f"{SIGNED} 256", out=f"{SIGNED} R C")
 @kernel
 def _by_element(rows, table, out):
     """table[x + 128] is the output for input x."""
@@ -23,6 +25,7 @@ def _by_element(rows, table, out):
             out[i, j] = table[np.int64(rows[i, j]) + 128]
 
 
+@border(rows="int8 R C", table=f"{SIGNED} 256 256", out=f"{SIGNED} R C")
 @kernel
 def _by_row_max(rows, table, out):
     """table[top + 128, x + 128] is the output for input x in a row whose maximum is `top`."""
