@@ -215,14 +215,6 @@ EQUIVALENT = (
         GENERAL + "parts of one product each go to `_slow`",
     ),
     Equivalent(
-        "kernels/matmul.py",
-        "_max_abs",
-        "return max(-int(x.min()), int(x.max())) if x.size else 0",
-        ("0 -> -1",),
-        "wide_products",
-        "a bound of no elements: below every limit, as 0 is, and what an empty operand gives is empty or 0",
-    ),
-    Equivalent(
         "kernels/gemm.py",
         "",
         "ROW_BLOCK = 8 * MR",
