@@ -155,8 +155,9 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
 def read(path: str | Path, kind: str, version: int, *older: int) -> Iterator[h5py.File]:
     """Open a file that this package wrote; IntvitError if it is another one, or of a version that is not listed."""
     with opened(path) as file:
-        found = tuple(attribute(file, key, t) if key in file.attrs else None
-                      for key, t in (("format", str), ("version", int)))  # fmt: skip
+        with reading(path, "a whole HDF5 file"):
+            found = tuple(attribute(file, key, t) if key in file.attrs else None
+                          for key, t in (("format", str), ("version", int)))  # fmt: skip
         if found[0] != kind or found[1] not in (version, *older):
             again = "; make it again" if found[0] == kind else ""
             raise IntvitError(f"{path}: must be {kind} version {version}, not {found[0]} version {found[1]}{again}")
