@@ -157,7 +157,7 @@ def log2_matmul(q: Any, v_int: Any, v_scale: float, *, backend: str = "kernel") 
     """
     codes, values = _integers("log2_matmul: codes", q), _integers("log2_matmul: values", v_int)
     scale = real("log2_matmul: v_scale", v_scale)
-    if not (math.isfinite(scale) and scale > 0):
+    if not (math.isfinite(scale) and scale * 2.0**-15 > 0):
         raise IntvitError(f"log2_matmul: v_scale must be positive and finite, not {scale}")
     lead = check_shapes("log2_matmul", codes, values)
     check_codes(codes)

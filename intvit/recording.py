@@ -118,7 +118,7 @@ def record(
             writer = _Writer(file, about)
             done = _resume(writer, old, journal, batch)
             if notice and begun:
-                anew = "started anew: what an earlier run left is of other images or another model, or damaged"
+                anew = "started anew: an earlier run left no whole batch of these images and this model"
                 notice(f"{path}: {f'resumed after image {done} of {about.n_images}' if done else anew}")
             names = [tensor.name for tensor in about.tensors]
             for start in range(done, about.n_images, batch):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,3 +135,170 @@ def test_power_ratios_are_those_of_the_dequantized_values(encoding, scale):
     assert old.ratios.keys() == new.ratios.keys()
     assert np.allclose(list(old.ratios.values()), list(new.ratios.values()), rtol=1e-12)
     assert new.ratios[9] == np.inf
+
+
+# ----------------------------------------------------------------- values behind layout moves
+
+
+def layout_graph():
+    from intvit.graph.ir import Graph, Node, Tensor
+
+    shapes = {
+        "a": (4, 6), "sliced": (2, 6), "turned": (6, 2), "flat": (12,), "b": (6, 2), "joined": (6, 5), "picked": (5,),
+        "before": (3, 4), "between": (4, 3), "after": (12,), "lost": (2, 2),
+    }  # fmt: skip
+    nodes = [
+        Node("slice", "n0", ("a",), "sliced", {"axis": 0, "start": 1, "stop": 4, "step": 2}),
+        Node("transpose", "n1", ("sliced",), "turned", {"perm": [1, 0]}),
+        Node("reshape", "n2", ("turned",), "flat", {"shape": [12]}),
+        Node("concat", "n3", ("turned", "b"), "joined", {"axis": 1, "order": [0, "c", 1]}, {"c": np.full((6, 1), 7.0)}),
+        Node("take", "n4", ("joined",), "picked", {"axis": 0, "index": 3}),
+        Node("transpose", "n5", ("before",), "between", {"perm": [1, 0]}),
+        Node("reshape", "n6", ("between",), "after", {"shape": [12]}),
+        Node("gelu", "n7", ("lost",), "gelu"),
+    ]
+    tensors = {name: Tensor(name, shape) for name, shape in {**shapes, "gelu": (2, 2)}.items()}
+    return Graph(("a",), ("flat",), tuple(nodes), tensors)
+
+
+def test_values_behind_layout_moves_are_moved_values():
+    from intvit.analysis.mapping import float_values
+
+    rng = np.random.default_rng(0)
+    recorded = {"a": rng.normal(size=(3, 4, 6)), "b": rng.normal(size=(3, 6, 2)), "after": rng.normal(size=(3, 12))}
+    turned = recorded["a"][:, 1:4:2].transpose(0, 2, 1)
+    joined = np.concatenate([turned, np.full((3, 6, 1), 7.0), recorded["b"]], axis=2)
+    expected = {
+        "a": recorded["a"], "turned": turned, "flat": turned.reshape(3, 12), "joined": joined, "picked": joined[:, 3],
+        "between": recorded["after"].reshape(3, 4, 3),
+        "before": recorded["after"].reshape(3, 4, 3).transpose(0, 2, 1),
+    }  # fmt: skip
+    graph = layout_graph()
+    for name, values in expected.items():
+        assert np.array_equal(float_values(graph, name, set(recorded), recorded.get), values), name
+    for name in ("lost", "gelu"):
+        with pytest.raises(IntvitError, match=f"{name}: no recorded activation"):
+            float_values(graph, name, set(recorded), recorded.get)
+    recorded["a"] = recorded["a"][:, :3]
+    for name in ("a", "turned"):
+        with pytest.raises(IntvitError, match=f"{name}: recorded activation must have the shape"):
+            float_values(graph, name, set(recorded), recorded.get)
+
+
+@pytest.mark.parametrize("until", ["view_11", "view_10", "layer_norm_4"])
+def test_the_error_of_an_output_behind_layout_moves_is_that_of_its_values(cli, tmp_path, until):
+    """The ranges of a slice are its source's, its values are not: a map once read beyond them and printed -6.86."""
+    from intvit.analysis.mapping import map_methods
+    from intvit.calibrate import calibrate
+    from intvit.engine import Engine
+    from intvit.floatrun import FloatModel
+    from intvit.images import open_images
+    from intvit.importers.onnx import float_graph, load_model
+    from intvit.live import LiveActivations
+    from intvit.lowering import lower
+
+    foreign = Path(__file__).resolve().parent.parent / "golden" / "foreign" / "dense_new20.onnx"
+    assert cli("import", foreign, "--until", until, "-o", tmp_path / "m.onnx")[0] == 0
+    graph, model = float_graph(load_model(tmp_path / "m.onnx")), FloatModel(tmp_path / "m.onnx", threads=1)
+    images = np.random.default_rng(0).normal(size=(4, *model.input_shape)).astype(np.float32)
+    np.save(tmp_path / "x.npy", images)
+    source = open_images(str(tmp_path / "x.npy"), size=model.input_shape[1:], channels=model.input_shape[0])
+    activations, recipe = LiveActivations(model, source), build_recipe({})
+    calibration = calibrate(graph, activations, recipe)
+    found = map_methods(graph, activations, source, calibration, recipe, ("ibert", "ivit"), batch=3).logits
+    (real,) = model.run(images).values()
+    for method in ("ibert", "ivit"):
+        integer = lower(graph, calibration, recipe.with_method(method))
+        name = integer.outputs[0]
+        truth = Sqnr()
+        truth.update(0, real, Engine(integer).run(images)[name] * integer.tensors[name].scale)
+        assert found[method] == pytest.approx(truth.decibel(), abs=1e-3)
+        assert truth.decibel() > 40
+
+
+# --------------------------------------------------------------- a method that is undefined at a site
+
+
+@pytest.fixture(scope="module")
+def steep(vit, tmp_path_factory):
+    """The embedded model with the queries of two blocks 60 times as long: scores far beyond I-BERT's softmax."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(vit.onnx_path))
+    changed = 0
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if re.search(r"blocks\.[24]\.attn\.qkv", tensor.name):
+            values = values.copy()
+            third = max(values.shape) // 3
+            values[(slice(None),) * (values.shape.index(3 * third)) + (slice(0, third),)] *= 60
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+            changed += 1
+    assert changed >= 2, [t.name for t in model.graph.initializer]
+    path = tmp_path_factory.mktemp("steep") / "steep.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+LIMIT = r"blocks\.2\.attn\.softmax: softmax ibert: input scale must be below 1\.67, or every exponent is 0; not \d"
+
+
+def test_a_candidate_that_is_undefined_at_a_site_is_skipped_there(cli, steep, tmp_path):
+    source = ["--images", "fashion-mnist:calibration", "--limit", "8"]
+    mapping = tmp_path / "m.json"
+    status, out, err = cli("map", steep, *source, "-o", mapping)
+    assert status == 0, err
+    report = json.loads(mapping.read_text())
+    assert [(s["site"], s["method"], s["stand_in"]) for s in report["skipped"]] == [
+        (f"blocks.{i}.attn.softmax", "ibert", "fqvit") for i in (2, 4)
+    ]
+    assert all("must be below 1.67" in s["reason"] for s in report["skipped"])
+    scored = {(s["site"], s["method"]) for s in report["scores"]}
+    for i in range(6):
+        assert ((f"blocks.{i}.attn.softmax", "ibert") in scored) == (i not in (2, 4))
+        assert {(f"blocks.{i}.attn.softmax", m) for m in ("fqvit", "ivit")} <= scored
+    assert out.count("undefined here") == 2
+    assert err.count("note: blocks.") == 2
+    assert re.search(r"note: blocks\.2\.attn\.softmax: ibert is skipped here, fqvit stands in for it: .*1\.67", err)
+    assert cli("lower", steep, *source, "--mapping", mapping, "-o", tmp_path / "g.h5")[0] == 0
+    status, _, err = cli("lower", steep, *source, "--method", "ibert", "-o", tmp_path / "h.h5")
+    assert status == 2
+    assert re.search(LIMIT, err)
+    assert not (tmp_path / "h.h5").exists()
+
+
+def test_a_site_without_a_candidate_ends_a_map(cli, steep, tmp_path):
+    source = ["--images", "fashion-mnist:calibration", "--limit", "8"]
+    status, out, err = cli("map", steep, *source, "--methods", "ibert", "-o", tmp_path / "m.json")
+    assert (status, out) == (2, "")
+    assert re.search(r"blocks\.2\.attn\.softmax: no candidate is left here: .*1\.67", err)
+    assert err.strip().count("\n") == 0
+    assert not (tmp_path / "m.json").exists()
+    # its stand-in takes the same scale no better
+    status, _, err = cli("map", steep, *source, "--methods", "ibert,ivit_tvm", "-o", tmp_path / "m.json")
+    assert status == 2
+    assert re.search(r"no candidate is left here: .*1\.67.*; .*out_bits must be 8", err)
+
+
+def test_a_candidate_that_is_undefined_everywhere_is_refused(vit, monkeypatch):
+    from intvit.analysis import mapping
+    from intvit.lowering import Infeasible
+
+    sites = {node.name: node.op for node in vit.graph.nodes if node.op in ("softmax", "gelu", "layernorm")}
+
+    def lower(graph, calibration, recipe):
+        for site, op in sites.items():
+            if recipe.choice(op, site).method == "ibert":
+                raise Infeasible(site, "not here")
+        return graph
+
+    monkeypatch.setattr(mapping, "lower", lower)
+    recipe = build_recipe({})
+    with pytest.raises(
+        IntvitError, match=r"ibert: must be defined at one site of the model at least, and is at none: .*not"
+    ):
+        mapping.uniform_model(vit.graph, vit.calibration, recipe, "ibert", ("ibert", "ivit"))
+    found = mapping.uniform_model(vit.graph, vit.calibration, recipe, "fqvit", ("ibert", "fqvit", "ivit"))
+    assert found.skipped == ()
+    assert found.recipe == recipe.with_method("fqvit")

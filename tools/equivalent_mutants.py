@@ -169,7 +169,7 @@ EQUIVALENT = (
         "_apply_regular",
         "if second is None or residual.dtype == np.int64 or max(len(m), len(residual_m)) > 1:",
         ("1 -> 0", "Gt -> GtE"),
-        "requantized",
+        "residuals",
         GENERAL + "two terms of one constant each go to `_residual`",
     ),
     Equivalent(
@@ -177,7 +177,7 @@ EQUIVALENT = (
         "add_saturating",
         "if b > 0:",
         ("0 -> -1", "Gt -> GtE"),
-        "requantized",
+        "saturating_sums",
         "only b = 0 takes the other side: a + 0 fits on both",
     ),
     Equivalent(
@@ -185,7 +185,7 @@ EQUIVALENT = (
         "add_saturating",
         "return a + b if a <= INT64_MAX - b else np.int64(INT64_MAX)",
         ("LtE -> Lt",),
-        "requantized",
+        "saturating_sums",
         "at equality the sum is INT64_MAX itself",
     ),
     Equivalent(
@@ -193,7 +193,7 @@ EQUIVALENT = (
         "add_saturating",
         "return a + b if a >= INT64_MIN - b else np.int64(INT64_MIN)",
         ("GtE -> Gt",),
-        "requantized",
+        "saturating_sums",
         "at equality the sum is INT64_MIN itself",
     ),
     # --------------------------------------------------------------------------- kernels: matrix products
@@ -213,14 +213,6 @@ EQUIVALENT = (
         ("1 -> 2", "Lt -> LtE"),
         "wide_products",
         GENERAL + "parts of one product each go to `_slow`",
-    ),
-    Equivalent(
-        "kernels/matmul.py",
-        "_max_abs",
-        "return max(-int(x.min()), int(x.max())) if x.size else 0",
-        ("0 -> -1",),
-        "wide_products",
-        "a bound of no elements: below every limit, as 0 is, and what an empty operand gives is empty or 0",
     ),
     Equivalent(
         "kernels/gemm.py",

@@ -51,7 +51,7 @@ percentile = 99.9
 """
 FORMATS = {
     "a.png": "RGB", "b.jpg": "RGB", "c.bmp": "RGB", "d.gif": "P", "e.tif": "RGB", "f.ppm": "RGB", "g.webp": "RGB",
-    "h.pgm": "L", "i.tiff": "F", "j.jpeg": "CMYK", "k.PNG": "RGBA",
+    "h.pgm": "L", "i.tiff": "L", "j.jpeg": "CMYK", "k.PNG": "RGBA",
 }  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def write_images(folder: Path, rng: np.random.Generator) -> None:
     with h5py.File(folder / "images.h5", "w") as file:
         file.create_dataset("images", data=images, chunks=(1, CHANNELS, SIDE, SIDE), compression="gzip")
         file["labels"] = labels
-        file.attrs["mean"], file.attrs["std"] = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
+        file.attrs["mean"], file.attrs["std"] = VIT["mean"], VIT["std"]
         file["test/images"], file["test/labels"] = images, labels
     np.save(folder / "images.npy", images)
     np.save(folder / "floats.npy", rng.normal(size=images.shape).astype(np.float32))

@@ -125,19 +125,27 @@ def inverse_roots(rng: Rng) -> Outcomes:
 # ------------------------------------------------------------------------------------ requantization
 
 
-@search
-def requantized(rng: Rng) -> Outcomes:
-    """Every dtype, alone and with a residual of every dtype, one constant and one per channel, every width, at every
-    shift where one kernel hands over to another; inputs beside 2**61, where the two-word kernel ends, beside the first
-    that saturate, at ties, and multipliers beyond those that scales give."""
-    from intvit.kernels.requantize import add_saturating, apply_requantize
+MULTIPLIERS = (2**30, 2**31, 2**31 - 1, -(2**31), -(2**30) - 1, 3 * 2**29, 0, 1, -1, 2, 7)
 
-    ends = powers_and_random(rng, 63, 300)
-    for a, b in itertools.product([*INT64, *ends[::9], 0, 1, -1], repeat=2):
-        for c in {max(INT64[0], INT64[1] - b) if b > 0 else INT64[0] - b if b > INT64[0] else 0, a}:
+
+@search
+def saturating_sums(rng: Rng) -> Outcomes:
+    """Sums of two int64 of every length and sign, and those that end beside the limits."""
+    from intvit.kernels.requantize import add_saturating
+
+    values = powers_and_random(rng, 63, 300)
+    for a, b in itertools.product(values[::7], values[::5]):
+        for c in {a, *(min(max(end - b + d, INT64[0]), INT64[1]) for end in INT64 for d in (-1, 0, 1))}:
             yield f"add_saturating({c}, {b})", add_saturating(c, b)
 
-    def columns(kind: Any, m: int, e: int, bits: int) -> list[int]:
+
+@search
+def requantized(rng: Rng) -> Outcomes:
+    """Every dtype and width, at every shift where one kernel hands over to another; inputs beside 2**61, where the
+    two-word kernel ends, beside the first that saturate, at ties; multipliers beyond those that scales give."""
+    from intvit.kernels.requantize import apply_requantize
+
+    def column(kind: Any, m: int, e: int, bits: int) -> list[int]:
         low, high = np.iinfo(kind).min, np.iinfo(kind).max
         edge = (2 ** (bits - 1)) * 2**e // m if m and e >= 0 else 0
         wide = [2**61, 2**60, 2**59, 2**62 // abs(m) if m else 0, edge, edge // 2]
@@ -145,31 +153,32 @@ def requantized(rng: Rng) -> Outcomes:
         chosen = [*beside(*wide, low=low, high=high), low, high, 0, 1, -1, *ties, *rng.integers(low, high, 12).tolist()]
         return [v for v in chosen if low <= v <= high]
 
-    multipliers = [2**30, 2**31, 2**31 - 1, -(2**31), -(2**30) - 1, 3 * 2**29, 0, 1, 2, 7]
-    multipliers += rng.integers(2**30, 2**31, 4).tolist()
-    widths = (4, 8, 16, 31, 32, 61, 62, 63, None)
-    for kind, bits in itertools.product(KINDS, widths):
+    multipliers = [*MULTIPLIERS, *rng.integers(2**30, 2**31, 4).tolist()]
+    for kind, bits in itertools.product(KINDS, (4, 8, 16, 31, 32, 61, 62, 63, None)):
         width = bits or 64
-        limits = {-3, 0, 1, 2, 3, 30, 31, 32, 33, 34, 61, 62, 63, 64, 92, 93, 94, 95} | {
-            k - width for k in (61, 62, 63)
-        }
+        limits = {-3, 0, 1, 2, 3, *range(30, 35), *range(61, 65), *range(92, 96), 61 - width, 62 - width, 63 - width}
         for e, m in itertools.product(sorted(limits), multipliers):
-            x = np.array(columns(kind, m, e, width), kind)
+            x = np.array(column(kind, m, e, width), kind)
             for rows in (x[:, None], *([x[:1, None], x[-1:, None]] if kind is np.int64 else [])):
                 got = outcome(apply_requantize, rows, np.array([m]), np.array([e]), bits)
                 yield f"requantize({kind.__name__} {rows.ravel().tolist()}, {m}, {e}, {bits})", got
+
+
+@search
+def residuals(rng: Rng) -> Outcomes:
+    """Two terms of every pair of dtypes, each with one constant or one per channel."""
+    from intvit.kernels.requantize import apply_requantize
+
     for kind, other in itertools.product(KINDS, KINDS):
         for channels, bits, e in itertools.product(((1, 1), (3, 1), (1, 3), (3, 3)), (8, 32, 63), (1, 31, 40, 62, 63)):
-            sides = [(rng.choice(multipliers, n), np.full(n, e) + rng.integers(0, 2, n)) for n in channels]
+            m, n = (rng.choice(MULTIPLIERS, count) for count in channels)
+            f, g = (np.full(count, e) + rng.integers(0, 2, count) for count in channels)
             x, r = (
-                rng.integers(np.iinfo(k).min, np.iinfo(k).max, (9, 3), endpoint=True).astype(k) >> rng.integers(0, 8)
+                rng.integers(np.iinfo(k).min, np.iinfo(k).max, (9, 3), endpoint=True).astype(k) >> k(rng.integers(0, 8))
                 for k in (kind, other)
             )
-            x, r = x.astype(kind), r.astype(other)
-            got = outcome(
-                apply_requantize, x, *sides[0], bits, residual=r, residual_m=sides[1][0], residual_e=sides[1][1]
-            )
-            yield f"requantize({x.tolist()}, {r.tolist()}, {sides}, {bits})", got
+            got = outcome(apply_requantize, x, m, f, bits, residual=r, residual_m=n, residual_e=g)
+            yield f"requantize({x.tolist()}, {m}, {f}, {bits}, {r.tolist()}, {n}, {g})", got
 
 
 # --------------------------------------------------------------------------------- matrix products
@@ -425,24 +434,6 @@ def gelu_rows(rng: Rng) -> Outcomes:
     params = method.lower(np.array([0.02, 0.3, 0.001]), n=14)[0]
     row = rng.integers(-300, 300, (500, 3))
     yield "gelu(ibert, per channel)", (method.kernel(params)(row), [method.spec(r, params) for r in row.tolist()])
-
-
-@search
-def gelu_by_table(rng: Rng) -> Outcomes:
-    """Every 8-bit input, with every row maximum, through the tables."""
-    from intvit import registry
-    from intvit.kernels import tables
-    from intvit.kernels.arith import as_rows
-
-    x = np.arange(-128, 128)
-    pairs = np.stack(np.meshgrid(x, x), axis=-1).reshape(-1, 2).astype(np.int8)
-    for name, scale in itertools.product(("ivit", "ibert"), (0.5, 0.05, 0.011)):
-        method = registry.get("gelu", name)
-        kernel = method.kernel(method.lower(scale, n=6)[0])
-        for low, high in ((-128, 127), (-8, 7)):
-            run = tables.prepare(method.depends, lambda rows, k=kernel: k(as_rows(rows)), low, high)
-            inside = pairs[(pairs >= low).all(axis=1) & (pairs <= high).all(axis=1)]
-            yield f"table({name}, {scale}, {low}, {high})", run(inside)
 
 
 # --------------------------------------------------------------------------------------- LayerNorm

@@ -52,6 +52,7 @@ TESTS = [
     "test_layernorm_leading.py",
     "test_packing.py",
     "test_limits.py",
+    "test_borders.py",
     "test_properties.py",
     "test_equivalence.py",
     "test_gemm.py",
@@ -63,7 +64,7 @@ KEYWORDS = {
     "arith.py": "arith or known_answers or equivalence or conformance",
     "softmax.py": "softmax or gelu or mixed_all3 or masked or bound",
     "gelu.py": "gelu or bound",
-    "gemm.py": "test_gemm or plans_of or packing",
+    "gemm.py": "test_gemm or plans_of or packing or test_borders",
     "tables.py": "gelu_tables or plans_of",
     "layernorm.py": "layernorm or gamma or inverse or product_high or bound",
     "requantize.py": "requant or dyadic or two_word or add_saturating or multiplier",
@@ -75,6 +76,11 @@ KEYWORDS = {
 SWAPPED_CALLS = {"min": "max", "max": "min"}
 DROPPED_CALLS = frozenset({"saturate", "clamp", "wrap", "wrap32"})
 REFUSING = ("Method", "IntvitError", "check", "_check", "require")
+REFUSING_FUNCTIONS = (
+    "check", "_check", "require", "_require", "__post_init__", "_line", "_inside", "_border", "as_rows", "aligned",
+    "available_paths", "chosen_path", "path_notes", "known_to_llvm", "target_features",
+)  # fmt: skip
+"""Functions that refuse, lay out or choose; no arithmetic."""
 NO_ARITHMETIC = frozenset({"__init__.py", "border.py", "cache.py", "ranges.py"})
 FLOORED = {"rhe": "//", "rhe_div": "//", "rhe_shift": ">>"}
 
@@ -184,9 +190,7 @@ def mutable_nodes(tree: ast.Module) -> Iterator[Place]:
             return
         if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom, ast.arguments, ast.Assert)):
             return
-        if isinstance(node, ast.FunctionDef) and node.name.startswith(
-            ("check", "require", "__post_init__", "_border", "as_rows", "aligned", "available_paths", "chosen_path")
-        ):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith(REFUSING_FUNCTIONS):
             return
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.startswith(REFUSING):
             return

@@ -32,8 +32,9 @@ NEVER_CALLED = ("act_out", "attn.qact_softmax")
 """Quantizers that the published modules build and never call: their scale stays 0."""
 GELU_BITS, RESIDUAL_BITS = 8, 16
 """As published."""
-NEAR_WIDTH = 0.75
-"""How far, in bits, a scale may be from a constant's own maximum: a running range follows what training changes."""
+NEAR_WIDTH = 0.05
+"""How far, in bits, a scale may be from a constant's own maximum: a running range follows what training changes. What
+is farther from every width tells nothing."""
 WEIGHT_SCALES = ("fc_scaling_factor", "conv_scaling_factor")
 DERIVED = (
     "act_scaling_factor", "fc_scaling_factor", "conv_scaling_factor", "norm_scaling_factor", "weight_integer",
@@ -210,8 +211,9 @@ def checkpoint_widths(tensors: Mapping[str, Array]) -> tuple[dict[str, int], lis
     """The recipe's widths as far as a checkpoint tells them, and what contradicts them.
 
     Exact: `weight_integer` fills its width in every channel, a softmax's scale is a power of two. Within a fraction of
-    a bit: position embeddings and Swin's tables are constants, and their maximum over their scale tells the width of
-    the residual stream and of the other activations. Where there is no table, activations are as wide as the weights.
+    a bit: Swin's tables and the position embeddings are constants, and their maximum over their scale tells the width
+    of narrow activations, and that of the residual stream, 16 bits or 8. Where there is no table, narrow activations
+    are as wide as the weights: the published modules have one default for both.
     """
     found = {site: _weight_width(tensors, site) for site in _layers(tensors)}
     known = [width for width in found.values() if width]
@@ -236,11 +238,11 @@ def checkpoint_widths(tensors: Mapping[str, Array]) -> tuple[dict[str, int], lis
                 findings.append(_unlike(module, GELU_BITS, width))
         elif name == "qact_table":
             width = _constant_width(tensors.get(f"{block}.relative_position_bias_table"), scale) or bits
-            if abs(width - bits) > NEAR_WIDTH:
+            if width != bits:
                 findings.append(_unlike(module, bits, width))
-        elif module == "qact_pos" and "pos_embed" in tensors:
-            width = _constant_width(tensors["pos_embed"], scale) or RESIDUAL_BITS
-            widths["residual_bits"] = RESIDUAL_BITS if abs(width - RESIDUAL_BITS) <= NEAR_WIDTH else round(width)
+        elif module == "qact_pos":
+            width = _constant_width(tensors.get("pos_embed"), scale) or RESIDUAL_BITS
+            widths["residual_bits"] = width if width == 8 else RESIDUAL_BITS
     return widths, findings
 
 
@@ -268,10 +270,11 @@ def _weight_width(tensors: Mapping[str, Array], site: str) -> int:
     return top.bit_length() + 1 if top else 0
 
 
-def _constant_width(constant: Array | None, scale: float) -> float | None:
-    """The width, with its fraction, at which a constant has this scale."""
+def _constant_width(constant: Array | None, scale: float) -> int | None:
+    """The width, 4 to 16 bits, at which a constant has this scale; None if there is none such."""
     top = 0.0 if constant is None or not constant.size else float(np.abs(constant).max())
-    return math.log2(top / scale + 1) + 1 if 0 < top < math.inf else None
+    width = math.log2(top / scale + 1) + 1 if 0 < top < math.inf else 0.0
+    return round(width) if 4 <= round(width) <= 16 and abs(width - round(width)) <= NEAR_WIDTH else None
 
 
 # -------------------------------------------------------------------------------------------- audit

@@ -76,7 +76,8 @@ def mlp(
 
 def _layernorm(b: Builder, site: str, x: str, w: Weights, dim: int, eps: float) -> str:
     if f"{site}.weight" in w.tensors and f"{site}.bias" not in w.tensors:
-        raise IntvitError(f"{site}: a norm without bias (RMSNorm) cannot be built here")
+        why = "a norm without bias (RMSNorm) cannot be built here"
+        raise IntvitError(f"{site}.bias: tensor is missing; it must have shape [{dim}]: {why}")
     return b.layernorm(site, x, w.take(f"{site}.weight", dim), w.take(f"{site}.bias", dim), eps)
 
 

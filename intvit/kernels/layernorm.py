@@ -56,10 +56,11 @@ def integer_bias(gamma: Any, beta: Any) -> tuple[tuple[int, ...], np.ndarray]:
     """
     g, b = _affine("layernorm", gamma, beta)
     unit = float(np.float32(math.sqrt(len(g)))) / UNIT
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         raw = (b / g) / unit
     lost = ~np.isfinite(raw) | (np.abs(raw) >= BIAS_LIMIT) | (g == 0)
-    step = np.abs(b) / (unit * REPLACED_BIAS)
+    with np.errstate(under="ignore"):
+        step = np.abs(b) / (unit * REPLACED_BIAS)
     step = np.where(step == 0, LEAST_GAMMA, step)
     g = np.where(lost, np.where(g < 0, -step, step), g)
     bias = np.floor((b / g) / unit)

@@ -68,7 +68,9 @@ def matmul(a: Array, b: Array, *, a_max: int | None = None, b_max: int | None = 
 
     Leading axes are broadcast.
     """
-    check_shapes("matmul", a, b)
+    lead = check_shapes("matmul", a, b)
+    if not (a.size and b.size):  # the sum of nothing is 0
+        return np.zeros((*lead, a.shape[-2], b.shape[-1]), np.int32)
     a_max = _max_abs(a) if a_max is None else a_max
     b_max = _max_abs(b) if b_max is None else b_max
     depth = a.shape[-1]
@@ -96,7 +98,7 @@ def _product(a: Array, b: Array, kind: Any) -> Array:
 
 
 def _max_abs(x: Array) -> int:
-    return max(-int(x.min()), int(x.max())) if x.size else 0
+    return max(-int(x.min()), int(x.max()))
 
 
 @border(a="int64 N R K", b="int64 N K C", out="int64 N R C")
@@ -164,4 +166,4 @@ def log2_matmul_codes(q: Array, v: Array) -> Array:
     """
     check_codes(q)
     table = np.array([0, *(1 << (LOG2_FRACTION_BITS - k) for k in range(LOG2_FRACTION_BITS + 1))], np.int32)
-    return matmul(table[q.astype(np.intp) + 1], v, a_max=1 << LOG2_FRACTION_BITS, b_max=_max_abs(v))
+    return matmul(table[q.astype(np.intp) + 1], v, a_max=1 << LOG2_FRACTION_BITS)

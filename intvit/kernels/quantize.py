@@ -38,7 +38,8 @@ class Convention:
     """Codes are rhe(x * (1/scale)); False: rhe(x / scale)."""
 
     def codes(self, x: Array, scale: Array, bits: int) -> Array:
-        scaled = x * (1.0 / scale) if self.by_reciprocal else x / scale
+        with np.errstate(over="ignore", under="ignore"):  # what overflows saturates
+            scaled = x * (1.0 / scale) if self.by_reciprocal else x / scale
         return np.clip(np.rint(scaled), self.low(bits), self.high(bits)).astype(np.int64)
 
 

@@ -31,7 +31,6 @@ from intvit.vectors.manifest import (
     Manifest,
     Signal,
     header,
-    json_text,
     layout,
     parse_text,
     sha256,
@@ -75,7 +74,7 @@ def read_manifest(folder: Path, index: Index, entry: Entry) -> tuple[Manifest, l
         raise _stale(path, manifest.spec_version)
     for key, source in {"site": entry, "image": entry, "graph_hash": index, "recipe": index}.items():
         expected, actual = getattr(source, key), getattr(manifest, key)
-        if json_text(expected) != json_text(actual):
+        if repr(expected) != repr(actual):  # which tells 1, 1.0 and true apart
             raise IntvitError(f"{path}: {key} must be as in {INDEX}, and differs")
     holds_exactly(folder, case, {MANIFEST, *manifest.files})
     return manifest, list(_altered(path, entry.sha256, data))
@@ -90,9 +89,9 @@ class Case:
     intact: bool
 
 
-def read_case(folder: Path, entry: Entry, manifest: Manifest) -> Case:
+def read_case(folder: Path, manifest: Manifest) -> Case:
     """The arrays of a case; those that are what their digest says fit their types and bounds."""
-    case = folder / entry.folder
+    case = folder / manifest.folder
     files = {name: read_bytes(folder, case / name, size) for name, size in manifest.sizes.items()}
     stored = parse_npz(files[ARRAYS], layout(manifest.signals), case / ARRAYS)
     found: list[Mismatch] = []
@@ -128,7 +127,9 @@ def _altered(path: Path, expected: str, data: bytes) -> Iterator[Mismatch]:
 
 
 def check_values(where: str, signal: Signal, array: Array) -> None:
-    """Every value must fit the declared type, and the proven bound."""
+    """Every value must fit the declared type, and the proven bound; a parameter has the narrowest type."""
+    if signal.role == "parameter" and signal.type != declared_type(array):
+        raise IntvitError(f"{where}: type must be {declared_type(array)}, the narrowest, not {signal.dtype}")
     low, high = int(array.min()), int(array.max())
     most = signal.bound if signal.bound is not None else 1 << 64
     if low < max(signal.type.min, -most) or high > min(signal.type.max, most):

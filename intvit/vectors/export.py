@@ -12,7 +12,7 @@ import numpy as np
 from intvit.engine import Engine, quantize_images
 from intvit.errors import IntvitError
 from intvit.files import whole_folder
-from intvit.graph.check import check_operator
+from intvit.graph.check import check
 from intvit.graph.ir import LAYOUT_OPS, Array, Graph, Node, Tensor
 from intvit.spec import SPEC_VERSION
 from intvit.vectors.bundle import array_hash, check_values, declared_type
@@ -99,14 +99,11 @@ def _index(origin: Mapping[str, Any], entries: Sequence[Entry]) -> Index:
 
 
 def _origin(graph: Graph) -> dict[str, Any]:
-    """What the vectors are made from."""
+    """What the vectors are made from; IntvitError for a graph that could not be stored."""
     version = graph.metadata.get("spec_version")
     if version != SPEC_VERSION:
         raise IntvitError(f"graph: spec version must be {SPEC_VERSION}, not {version!r}: lower the model again")
-    names = [node.name for node in graph.nodes]
-    for name in names:
-        if names.count(name) > 1:
-            raise IntvitError(f"{name}: site must be the name of one node")
+    check(graph)
     recipe = graph.metadata.get("recipe", {})
     return {"graph_hash": graph.content_hash, "spec_version": version, "recipe": recipe}
 
@@ -116,11 +113,10 @@ def write_case(
 ) -> bytes:
     """One operator on one image: `case.npz`, if asked for a hex file per array, and `case.json`, which is returned.
 
-    IntvitError, before a file is written, for a node or values that a check would refuse.
+    IntvitError, before a file is written, for values that a check would refuse.
     """
     inputs = [graph.tensors[name] for name in node.inputs]
     output = graph.tensors[node.output]
-    check_operator(node, inputs, output)
     arrays: dict[str, Array] = {}
     signals: list[Signal] = []
 

@@ -132,6 +132,10 @@ class Manifest(_Strict):
         return self
 
     @property
+    def folder(self) -> str:
+        return case_folder(self.site, self.image)
+
+    @property
     def sizes(self) -> dict[str, int]:
         """File name -> its length in bytes, which types and shapes decide."""
         sizes = {ARRAYS: size_npz(layout(self.signals))}
