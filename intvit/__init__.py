@@ -8,7 +8,10 @@ Public names are loaded when they are first used, so that light parts stay light
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or else onnxruntime writes to the temporary folder, to report
 
 if TYPE_CHECKING:
     from intvit.calibrate import Calibration

@@ -14,6 +14,7 @@ from intvit.errors import IntvitError
 from intvit.graph.ir import LAYOUT_OPS, Graph
 from intvit.graph.widths import quantizer_bits
 from intvit.observers import build_observer
+from intvit.preprocessing import Preprocessing
 from intvit.recipe import Recipe
 
 
@@ -24,6 +25,7 @@ class Activations(Protocol):
     names: list[str]
     model_sha256: str
     images_sha256: str
+    preprocessing: Preprocessing
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray: ...
 
@@ -33,16 +35,21 @@ class Calibration:
     """`ranges[tensor] = (lo, hi)` in real units; the other fields are keyed by the site of an operator.
 
     `variances`: the largest sum of squared deviations of a LayerNorm row, real units squared; it fixes I-BERT's shift.
-    `shifts` and `exp_range_max` override what the lowering would derive, for networks that come with them.
+    `shifts` and `exp_range_max` override what the lowering would derive, for networks that come with them. `trained`:
+    the ranges came with the weights, and so the integer biases that the graph carries belong to them.
+    `preprocessing` of the images that were calibrated on, where there were any; the graph states it from then on.
     """
 
     ranges: dict[str, tuple[float, float]]
     variances: dict[str, float] = field(default_factory=dict)
     shifts: dict[str, int] = field(default_factory=dict)
     exp_range_max: dict[str, float] = field(default_factory=dict)
+    trained: bool = False
+    preprocessing: Preprocessing | None = None
 
     def write(self, path: str | Path) -> None:
-        Path(path).write_text(json.dumps(self.__dict__, indent=1, sort_keys=True))
+        applied = self.preprocessing and self.preprocessing.as_json()
+        Path(path).write_text(json.dumps({**self.__dict__, "preprocessing": applied}, indent=1, sort_keys=True))
 
 
 def source_tensor(graph: Graph, name: str, known: Container[str]) -> str:
@@ -81,6 +88,7 @@ def calibrate(
             f"recording: must be of model {str(graph.metadata.get('model_sha256'))[:12]}, "
             f"not of {recording.model_sha256[:12]}"
         )
+    recipe = at_trained_widths(graph, recipe)
     n_images = min(limit or recording.n_images, recording.n_images)
     known = set(recording.names)
     widths = quantizer_bits(graph, recipe)
@@ -99,7 +107,8 @@ def calibrate(
             variances[node.name] = max(variances[node.name], float(rows.var(axis=1).max()) * rows.shape[1])
         if progress:
             progress(stop, n_images)
-    return Calibration({name: observer.range() for name, observer in observers.items()}, variances)
+    ranges = {name: observer.range() for name, observer in observers.items()}
+    return Calibration(ranges, variances, preprocessing=recording.preprocessing)
 
 
 def trained(graph: Graph) -> Calibration:
@@ -107,7 +116,17 @@ def trained(graph: Graph) -> Calibration:
     ranges = graph.metadata.get("ranges")
     if not ranges:
         raise IntvitError("--recording: must be given, as this model came without ranges of its own")
-    return Calibration({str(name): (float(low), float(high)) for name, (low, high) in ranges.items()})
+    return Calibration({str(name): (float(low), float(high)) for name, (low, high) in ranges.items()}, trained=True)
+
+
+def at_trained_widths(graph: Graph, recipe: Recipe) -> Recipe:
+    """`recipe` at the widths that the network was trained at, if it was; IntvitError if it asks for others."""
+    widths = graph.metadata.get("trained") or {}
+    for key, bits in widths.items():
+        asked = getattr(recipe, key)
+        if key in recipe.model_fields_set and asked != bits:
+            raise IntvitError(f"{key}: must be the {bits} that the weights were trained at, not {asked}")
+    return recipe.model_copy(update=widths)
 
 
 def _finite(name: str, batch: np.ndarray) -> np.ndarray:

@@ -1,17 +1,19 @@
 """The `intvit` command: thin verbs over the library. Only this file prints.
 
 Exit status: 0 done, 1 a check failed, 2 bad input (one clear line, nothing half-written), 70 a bug of intvit's own,
-74 standard output cannot be written, 130 interrupted, 141 the reader of a pipe went away.
+74 standard output cannot be written, 130 interrupted, 141 the reader of a pipe went away, 143 terminated (129: the
+terminal went away).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -24,6 +26,7 @@ from intvit.files import whole_file
 
 if TYPE_CHECKING:
     from intvit.images import ImageSource
+    from intvit.preprocessing import Preprocessing
     from intvit.recipe import Recipe
 
 app = typer.Typer(
@@ -60,9 +63,12 @@ LimitOpt = Annotated[int | None, typer.Option(min=1, help="Use only the first im
 BatchOpt = Annotated[int, typer.Option(min=1, help="Images per batch; never changes a bit.")]
 ThreadsOpt = Annotated[int | None, typer.Option(min=1, help="Threads; default all cores. Never changes a bit.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-MeanOpt = Annotated[list[float] | None, typer.Option(help="Channel mean; repeat per channel. Default: the model's.")]
+MeanOpt = Annotated[
+    list[float] | None,
+    typer.Option(help="Channel mean, of float images too; repeat per channel. Default: the recording's, the model's."),
+]
 StdOpt = Annotated[list[float] | None, typer.Option(help="Channel deviation; repeat per channel.")]
-ResizeOpt = Annotated[int | None, typer.Option(help="Resize image files: length of the shorter side.")]
+ResizeOpt = Annotated[int | None, typer.Option(min=1, help="Resize image files: length of the shorter side.")]
 
 
 @contextmanager
@@ -80,19 +86,16 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
         yield report
 
 
-def _images(source: str, shape: tuple[int, ...], metadata: dict[str, Any], **options: Any) -> ImageSource:
+def _images(source: str, shape: tuple[int, ...], metadata: Any, **options: Any) -> ImageSource:
     from intvit.images import open_images
 
-    mean, std, resize = (options.pop(key, None) for key in ("mean", "std", "resize"))
-    return open_images(
-        source,
-        mean=mean or metadata.get("mean"),
-        std=std or metadata.get("std"),
-        size=shape[1:],
-        channels=shape[0],
-        resize=resize or metadata.get("resize"),
-        **options,
-    )
+    options = {key: value or None for key, value in options.items()}
+    return open_images(source, size=shape[1:], channels=shape[0], metadata=metadata, **options)
+
+
+def _applied(preprocessing: Preprocessing) -> None:
+    """Say what was done to the images, beside the result: input that is refused gets one line, of its own."""
+    err.print(f"images: {preprocessing}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _recipe(path: Path | None, mapping: Path | None, method: str | None, bits: int | None,
@@ -105,7 +108,7 @@ def _recipe(path: Path | None, mapping: Path | None, method: str | None, bits: i
     recipe = read_recipe(chosen) if chosen else build_recipe({})
     if path and mapping:
         recipe = read_recipe(path).model_copy(update={"sites": recipe.sites})
-    values = recipe.model_dump(exclude_none=True)
+    values = recipe.model_dump(exclude_none=True, exclude_unset=True)  # what was asked for, not what is the default
     if bits is not None:
         values["bits"] = bits
     if observer is not None:
@@ -147,25 +150,30 @@ def import_command(
     layer_norm_eps: Annotated[float | None, typer.Option(help="LayerNorm epsilon.")] = None,
     until: Annotated[str | None, typer.Option(help="ONNX: node or tensor that becomes the output.")] = None,
     start: Annotated[str | None, typer.Option("--from", help="ONNX: node or tensor that becomes the input.")] = None,
-    mean: MeanOpt = None,
-    std: StdOpt = None,
+    mean: Annotated[
+        list[float] | None, typer.Option(help="Channel mean that the network was trained with; repeat per channel.")
+    ] = None,
+    std: Annotated[list[float] | None, typer.Option(help="Channel deviation; repeat per channel.")] = None,
 ) -> None:
     import onnx
 
     from intvit.importers.kinds import import_model
+    from intvit.importers.onnx import model_metadata
 
     heads = None if num_heads is None else _int_list("--num-heads", num_heads)
     size = None if img_size is None else _int_list("--img-size", img_size)
     values = {"num_heads": heads, "img_size": size, "layer_norm_eps": layer_norm_eps, "mean": mean, "std": std}
     model = import_model(weights, until=until, start=start, **values)
     _write_whole(output, lambda path: onnx.save(model, str(path)))
+    for line in model_metadata(model).get("assumed", []):
+        print(line, file=sys.stderr)
     err.print(f"wrote {output}")
 
 
 @app.command()
 def doctor(
     checkpoint: Annotated[Path, typer.Argument(help="I-ViT checkpoint: .safetensors, .npz or a PyTorch file.")],
-    bits: Annotated[int, typer.Option(help="Width of the weights.")] = 8,
+    bits: Annotated[int | None, typer.Option(help="Width that it must have; default: the checkpoint's own.")] = None,
     as_json: JsonOpt = False,
 ) -> None:
     """Audit an I-ViT checkpoint: scales at eps, missing or stale weight_integer, ranges lost on reload. Exit 1 if any.
@@ -196,6 +204,10 @@ def _int_list(option: str, text: str) -> int | list[int]:
     return values[0] if len(values) == 1 else values
 
 
+def _notice(text: str) -> None:
+    err.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
 def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
     with whole_file(path) as partial:
         write(partial)
@@ -221,28 +233,12 @@ def record(
     from intvit.recording import record as run
 
     float_model = FloatModel(model, threads=threads)
-    source = _images(images, float_model.input_shape, float_model.metadata, mean=mean, std=std, resize=resize)
+    source = _images(images, float_model.input_shape, float_model.metadata, mean=mean, std=std,
+                     resize=resize)  # fmt: skip
     with progress("record") as report:
-        run(float_model, source, output, limit=limit, batch=batch, progress=report)
+        run(float_model, source, output, limit=limit, batch=batch, progress=report, notice=_notice)
+    _applied(source.preprocessing)
     err.print(f"wrote {output}")
-
-
-@contextmanager
-def _activations(
-    model: Path, graph: Any, recording: Path | None, images: str | None, limit: int | None
-) -> Iterator[Any]:
-    """A recording, or else the float model on images."""
-    from intvit.floatrun import FloatModel
-    from intvit.live import LiveActivations
-    from intvit.recording import Recording
-
-    if recording is not None:
-        with Recording(recording) as found:
-            yield found
-    else:
-        assert images is not None
-        source = _images(images, graph.tensors[graph.inputs[0]].shape, dict(graph.metadata))
-        yield LiveActivations(FloatModel(model), source, limit)
 
 
 @app.command()
@@ -262,6 +258,9 @@ def lower(
     bits: Annotated[int | None, typer.Option(help="Width of weights and activations, 4 to 8.")] = None,
     observer: Annotated[str | None, typer.Option(help="minmax, percentile or mse.")] = None,
     limit: LimitOpt = None,
+    mean: MeanOpt = None,
+    std: StdOpt = None,
+    resize: ResizeOpt = None,
 ) -> None:
     """Float model + recording + recipe to an integer graph: the last place where a float decides anything.
 
@@ -269,20 +268,38 @@ def lower(
 
     Example: intvit lower vit.onnx --images images.h5 --limit 1000 -o vit_ivit.h5
     """
-    from intvit.calibrate import calibrate, trained
+    from intvit.calibrate import at_trained_widths, calibrate, trained
+    from intvit.floatrun import FloatModel
     from intvit.graph.store import save
     from intvit.importers.onnx import float_graph, load_model
+    from intvit.live import LiveActivations
     from intvit.lowering import lower as run
+    from intvit.preprocessing import resolve
+    from intvit.recording import Recording
 
-    chosen = _recipe(recipe, mapping, method, bits, observer)
-    graph = float_graph(load_model(model))
-    if recording is None and images is None:
-        calibration = trained(graph)
+    graph, applied = float_graph(load_model(model)), None
+    chosen = at_trained_widths(graph, _recipe(recipe, mapping, method, bits, observer))
+    options = {"mean": mean or None, "std": std or None, "resize": resize}
+    if recording is not None:
+        if images is not None:
+            raise IntvitError("--recording and --images: only one of them must be given")
+        with Recording(recording) as recorded, progress("calibrate") as report:
+            resolve(options, recorded=recorded.preprocessing)
+            calibration = calibrate(graph, recorded, chosen, limit=limit, progress=report)
+            applied = recorded.preprocessing
+    elif images is not None:
+        source = _images(images, _input_shape(graph), graph.metadata, **options)
+        with progress("calibrate") as report:
+            live, applied = LiveActivations(FloatModel(model), source, limit), source.preprocessing
+            calibration = calibrate(graph, live, chosen, limit=limit, progress=report)
     else:
-        with _activations(model, graph, recording, images, limit) as source, progress("calibrate") as report:
-            calibration = calibrate(graph, source, chosen, limit=limit, progress=report)
+        if any(options.values()):
+            raise IntvitError("--mean, --std, --resize: must go with --images or --recording")
+        calibration = trained(graph)
     integer = run(graph, calibration, chosen)
     save(integer, output)
+    if applied is not None:
+        _applied(applied)
     err.print(f"wrote {output}  {integer.content_hash[:16]}")
 
 
@@ -308,30 +325,29 @@ def run_command(
 
     from intvit import trace as tracing
     from intvit.engine import Engine
-    from intvit.evaluation import batches
+    from intvit.evaluation import batch_of, batches
     from intvit.graph.store import load
 
     integer = load(graph)
-    source = _images(images, _input_shape(integer), dict(integer.metadata), mean=mean, std=std, resize=resize)
+    source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
+                     resize=resize)  # fmt: skip
     n_images = min(limit or len(source), len(source))
     engine = Engine(integer, backend)
     parts: dict[str, list[Any]] = {name: [] for name in integer.outputs}
     names = list(integer.tensors) if trace else list(integer.outputs)
-    with progress("run") as report:
-        stream = batches(source, n_images, batch)
-        if trace:
-            with tracing.writer(trace, integer, names, n_images) as write:
-                engine.stream(stream, names, _collect(parts, n_images, report, write), threads=threads)
-        else:
-            engine.stream(stream, names, _collect(parts, n_images, report), threads=threads)
-    arrays = {name: np.concatenate(part) for name, part in parts.items()}
-    scales = {f"{name}_scale": integer.tensors[name].scale for name in arrays}
-
-    def write_npz(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(file, **arrays, **scales)  # type: ignore[arg-type]
-
-    _write_whole(output, write_npz)
+    batch, n_threads = batch_of(integer, batch), threads or os.cpu_count() or 1
+    if trace:
+        batch, n_threads = tracing.in_flight(integer, batch, n_threads)
+    tracer = tracing.writer(trace, integer, names, n_images) if trace else nullcontext()
+    with whole_file(output) as partial, tracer as write:
+        with progress("run") as report:
+            sink = _collect(parts, n_images, report, write)
+            engine.stream(batches(source, n_images, batch), names, sink, threads=n_threads)
+        arrays: dict[str, Any] = {name: np.concatenate(part) for name, part in parts.items()}
+        arrays |= {f"{name}_scale": integer.tensors[name].scale for name in parts}
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+    _applied(source.preprocessing)
     err.print(f"wrote {output}" + (f" and {trace}" if trace else ""))
 
 
@@ -372,13 +388,15 @@ def eval_command(
     from intvit.graph.store import load
 
     integer = load(graph)
-    source = _images(images, _input_shape(integer), dict(integer.metadata), mean=mean, std=std, resize=resize)
+    source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
+                     resize=resize)  # fmt: skip
     with progress("eval") as report:
         top1 = integer_accuracy(integer, source, limit=limit, batch=batch, threads=threads, progress=report)
     result: dict[str, Any] = {"integer": top1, "images": min(limit or len(source), len(source))}
     if model is not None:
         with progress("float") as report:
             result["float"] = float_accuracy(FloatModel(model, threads=threads), source, limit=limit, progress=report)
+    _applied(source.preprocessing)
     if as_json:
         print(json.dumps(result, sort_keys=True))
         return
@@ -403,6 +421,9 @@ def map_command(
     limit: LimitOpt = None,
     batch: BatchOpt = 32,
     threads: ThreadsOpt = None,
+    mean: MeanOpt = None,
+    std: StdOpt = None,
+    resize: ResizeOpt = None,
     as_json: JsonOpt = False,
 ) -> None:
     """Run the uniform models against the float model; choose the least-error method per site.
@@ -412,14 +433,22 @@ def map_command(
     Example: intvit map vit.onnx --images images.h5 --limit 1000 -o mapping.json
     """
     from intvit.analysis.mapping import map_methods
-    from intvit.calibrate import calibrate
+    from intvit.calibrate import at_trained_widths, calibrate
+    from intvit.floatrun import FloatModel
     from intvit.importers.onnx import float_graph, load_model
+    from intvit.live import LiveActivations
+    from intvit.recording import Recording
     from intvit.report import mapping_table
 
-    chosen = _recipe(recipe, None, None, bits, observer)
     graph = float_graph(load_model(model))
-    source = _images(images, graph.tensors[graph.inputs[0]].shape, dict(graph.metadata))
-    with _activations(model, graph, recording, images, limit) as activations, progress("map") as report:
+    chosen = at_trained_widths(graph, _recipe(recipe, None, None, bits, observer))
+    options = {"mean": mean, "std": std, "resize": resize}
+    with ExitStack() as stack:
+        recorded = stack.enter_context(Recording(recording)) if recording is not None else None
+        source = _images(images, _input_shape(graph), graph.metadata, **options,
+                         recorded=recorded and recorded.preprocessing)  # fmt: skip
+        activations: Any = recorded or LiveActivations(FloatModel(model), source, limit)
+        report = stack.enter_context(progress("map"))
         calibration = calibrate(graph, activations, chosen)
         mapping = map_methods(
             graph,
@@ -435,6 +464,7 @@ def map_command(
             progress=report,
         )
     _write_whole(output, mapping.write)
+    _applied(source.preprocessing)
     for note in mapping.skipped:
         err.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     if as_json:
@@ -485,36 +515,43 @@ def golden_export(
     from intvit.vectors.export import export
 
     integer = load(graph)
-    source = _images(images, _input_shape(integer), dict(integer.metadata), mean=mean, std=std, resize=resize)
+    source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
+                     resize=resize)  # fmt: skip
     if first + count > len(source):
         raise IntvitError(f"--first/--count: must lie within {len(source)} images, not {first}..{first + count - 1}")
     with progress("export") as report:
-        cases = export(integer, source.read(first, first + count), output, sites=site or ["*"], first_image=first,
+        index = export(integer, source.read(first, first + count), output, sites=site or ["*"], first_image=first,
                        hex_files=hex_files, progress=report)  # fmt: skip
-    err.print(f"wrote {len(cases)} cases to {output}")
+    _applied(source.preprocessing)
+    err.print(f"wrote {len(index.cases)} cases to {output}, digest {index.digest}", soft_wrap=True, highlight=False)
 
 
 @golden.command("check")
 def golden_check(
     folder: Annotated[Path, typer.Argument(help="Folder of golden vectors.")],
     backend: Annotated[list[str] | None, typer.Option(help="spec, kernel; default both.")] = None,
+    digest: Annotated[str | None, typer.Option(help="The bundle's digest, as `golden export` printed it.")] = None,
     as_json: JsonOpt = False,
 ) -> None:
     """Recompute every case with both backends; exit 1 with the first differing element if any bit changed.
 
+    --digest ties the whole folder, names and scales too, to what was exported.
+
     Example: intvit golden check vectors
     """
-    from intvit.vectors.check import check
+    from intvit.vectors.check import BACKENDS, check
 
     with progress("check") as report:
-        n_cases, mismatches = check(folder, backends=tuple(backend or ("spec", "kernel")), progress=report)
+        found = check(folder, backends=backend or BACKENDS, digest=digest, progress=report)
+    mismatches = [str(mismatch) for mismatch in found.mismatches]
     if as_json:
-        print(json.dumps({"cases": n_cases, "mismatches": [str(m) for m in mismatches]}))
+        print(json.dumps({"cases": found.n_cases, "digest": found.digest, "mismatches": mismatches}))
     else:
-        for mismatch in mismatches[:20]:
-            out.print(str(mismatch), soft_wrap=True, highlight=False, markup=False)
+        for line in mismatches[:20]:
+            out.print(line, soft_wrap=True, highlight=False, markup=False)
         verdict = "every bit equal" if not mismatches else f"{len(mismatches)} comparisons differ"
-        out.print(f"{n_cases} cases: {verdict}", highlight=False)
+        out.print(f"{found.n_cases} cases: {verdict}", highlight=False)
+        out.print(f"digest {found.digest}", highlight=False)
     if mismatches:
         raise typer.Exit(1)
 
@@ -542,6 +579,10 @@ def _callback(version: Annotated[bool, typer.Option("--version", help="Print the
 
         print(__version__)
         raise typer.Exit
+
+
+class _Terminated(BaseException):
+    """SIGTERM or SIGHUP: what an interrupt cleans up, they do."""
 
 
 class _CannotPrint(Exception):
@@ -589,6 +630,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _say(error.format_message(), USAGE)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", INTERRUPTED)
+    except _Terminated as error:
+        return _say("terminated", 128 + int(error.args[0]))
     except MemoryError:
         return _say("not enough memory; use a smaller --batch", USAGE)
     except _CannotPrint as error:
@@ -602,8 +645,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(text: str, status: int) -> int:
+    """One line, whatever a file may be called."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     with suppress(OSError):
-        print(f"intvit: {text}", file=sys.stderr)
+        print(f"intvit: {line}", file=sys.stderr)
     return status
 
 
@@ -618,7 +663,15 @@ def _close_stdout(error: Exception) -> int:
     return _say(f"standard output: cannot be written: {reason(error)}", CANNOT_PRINT)
 
 
+def _terminate(number: int, frame: Any) -> None:
+    raise _Terminated(number)
+
+
 def entry() -> None:
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _terminate)
     sys.exit(main())
 
 

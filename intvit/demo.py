@@ -65,10 +65,10 @@ def run_demo(
     graph = float_graph(onnx.load(str(model_path)))
     say(f"import     {WEIGHTS} -> {model_path.name}, {len(graph.nodes)} nodes")
     shape = graph.tensors[graph.inputs[0]].shape
-    options: dict[str, Any] = {"mean": graph.metadata["mean"], "std": graph.metadata["std"]}
-    options |= {"size": shape[1:], "channels": shape[0]}
+    options: dict[str, Any] = {"size": shape[1:], "channels": shape[0], "metadata": graph.metadata}
     calibration_images = open_images("fashion-mnist:calibration", **options)
     test = open_images("fashion-mnist:test", **options)
+    say(f"images     {test.preprocessing}")
     with progress("record") as report:
         record(model, calibration_images, recording_path, limit=n_calibration, progress=report)
     megabytes = recording_path.stat().st_size / 1e6
@@ -97,10 +97,10 @@ def run_demo(
     with progress("golden export") as report:
         export(integer, test.read(0, 1), output / "vectors", sites=VECTOR_SITES, progress=report)
     with progress("golden check") as report:
-        n_cases, mismatches = check(output / "vectors", progress=report)
-    if mismatches:
-        raise AssertionError(f"spec and kernel disagree: {mismatches[0]}")
-    say(f"golden     {n_cases} cases exported, recomputed by spec and kernel: every bit equal")
+        checked = check(output / "vectors", progress=report)
+    if checked.mismatches:
+        raise AssertionError(f"spec and kernel disagree: {checked.mismatches[0]}")
+    say(f"golden     {checked.n_cases} cases exported, recomputed by spec and kernel: every bit equal")
     assert mapping is not None
     out.print(mapping_table(mapping))
     out.print(accuracy_table(top1, rows, n_test))

@@ -137,15 +137,19 @@ class Engine:
 
         with threadpool_limits(limits=1), ThreadPoolExecutor(n_threads) as pool:
             pending: list[tuple[int, Future[Any]]] = []
-            for start, images in batches:
-                share = -(-len(images) // n_threads)
-                for at in range(0, len(images), share):
-                    pending.append((start + at, pool.submit(job, start + at, images[at : at + share])))
-                    if len(pending) > 2 * n_threads:
-                        first, done = pending.pop(0)
-                        sink(first, done.result())
-            for first, done in pending:
-                sink(first, done.result())
+            try:
+                for start, images in batches:
+                    share = -(-len(images) // n_threads)
+                    for at in range(0, len(images), share):
+                        pending.append((start + at, pool.submit(job, start + at, images[at : at + share])))
+                        if len(pending) > 2 * n_threads:
+                            first, done = pending.pop(0)
+                            sink(first, done.result())
+                for first, done in pending:
+                    sink(first, done.result())
+            except BaseException:  # an interrupt waits for what is running, and not for what would run next
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def run(
         self,

@@ -29,12 +29,20 @@ NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 def safe_name(name: str) -> str:
-    """`name` as one component of a path or one HDF5 key, on every file system; `plain_name` is the inverse.
+    """`name` as one component of a path, on every file system; a `safe_key` that is not too long for one."""
+    text = safe_key(name)
+    if len(text) > LONGEST_NAME:
+        raise IntvitError(f"{name[:40]}...: name must fit {LONGEST_NAME} characters of a file name, not {len(text)}")
+    return text
+
+
+def safe_key(name: str) -> str:
+    """`name` as one key of an HDF5 file, of any length; `plain_name` is the inverse.
 
     Lower-case letters, digits and `_ - .` stand for themselves, every other byte of UTF-8 is `%` and two hex digits: no
     separators, no NUL, nothing that folds case, no `.`, `..` or name with a meaning of its own.
 
-    >>> safe_name("blocks.0.attn.qkv"), safe_name("../MatMul"), plain_name(safe_name("../MatMul"))
+    >>> safe_key("blocks.0.attn.qkv"), safe_key("../MatMul"), plain_name(safe_key("../MatMul"))
     ('blocks.0.attn.qkv', '%2e.%2f%4dat%4dul', '../MatMul')
     """
     text = "".join(chr(b) if chr(b) in PLAIN else f"%{b:02x}" for b in name.encode("utf-8", "surrogatepass"))
@@ -42,22 +50,18 @@ def safe_name(name: str) -> str:
         return "%"
     if text.startswith(".") or RESERVED.fullmatch(text):
         text = f"%{ord(text[0]):02x}{text[1:]}"
-    if text.endswith("."):
-        text = f"{text[:-1]}%2e"
-    if len(text) > LONGEST_NAME:
-        raise IntvitError(f"{name[:40]}...: name must fit {LONGEST_NAME} characters of a file name, not {len(text)}")
-    return text
+    return f"{text[:-1]}%2e" if text.endswith(".") else text
 
 
 def plain_name(text: str) -> str:
-    """The name that `safe_name` made `text` of; IntvitError if it made it of none."""
+    """The name that `safe_key` made `text` of; IntvitError if it made it of none."""
     try:
         parts = re.split(r"%([0-9a-f]{2})", "" if text == "%" else text)
         encoded = b"".join(bytes.fromhex(p) if i % 2 else p.encode("ascii") for i, p in enumerate(parts))
         name = encoded.decode("utf-8", "surrogatepass")
     except ValueError:
         name = ""
-    if safe_name(name) != text:
+    if safe_key(name) != text:
         raise IntvitError(f"{text!r}: must be a name as intvit writes it")
     return name
 
@@ -106,7 +110,8 @@ def writing(path: str | Path) -> Iterator[None]:
         raise IntvitError(f"{path}: cannot be written: {reason(error)}") from None
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove what is there, a whole folder too; a link itself and not what it names."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -122,7 +127,8 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _publish(partial: Path, path: Path) -> None:
+def publish(partial: Path, path: Path) -> None:
+    """Let `partial`, which is on disk, become `path`."""
     os.replace(partial, path)
     if os.name == "posix":
         sync(path.parent)
@@ -141,12 +147,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             raise IntvitError(f"{path}: must be a file to write, not a folder")
         with locked(path):
             try:
-                _remove(partial)
+                remove(partial)
                 yield partial
                 sync(partial)
-                _publish(partial, path)
+                publish(partial, path)
             finally:
-                _remove(partial)
+                remove(partial)
 
 
 @contextmanager
@@ -160,16 +166,16 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             if path.exists() or path.is_symlink():
                 raise IntvitError(f"{path}: must not exist yet")
             try:
-                _remove(partial)
+                remove(partial)
                 partial.mkdir()
                 yield partial
                 for folder, _, names in os.walk(partial):
                     for name in names:
                         sync(Path(folder, name))
                     sync(Path(folder))
-                _publish(partial, path)
+                publish(partial, path)
             finally:
-                _remove(partial)
+                remove(partial)
 
 
 def regular(path: str | Path) -> Path:

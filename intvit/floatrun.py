@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from intvit.errors import IntvitError
+from intvit.errors import IntvitError, reading
 from intvit.graph.ir import Array
-from intvit.importers.onnx import load_model, model_metadata, model_sha256
+from intvit.importers.onnx import float_graph, load_model, model_metadata, model_sha256
 
 COMPUTE_OPS = frozenset(
     {"Add", "Conv", "Gelu", "Identity", "LayerNormalization", "MatMul", "Mul", "ReduceMean", "Softmax"}
@@ -22,14 +22,14 @@ class FloatModel:
     """A float32 onnxruntime session over a model whose activations are all graph outputs."""
 
     def __init__(self, model: str | Path | onnx.ModelProto, threads: int | None = None) -> None:
+        self.where = "float model" if isinstance(model, onnx.ModelProto) else str(model)
         self.proto = model if isinstance(model, onnx.ModelProto) else load_model(model)
+        graph = float_graph(self.proto)  # of the canonical form, or refused
         self.sha256 = model_sha256(self.proto)
         self.metadata = model_metadata(self.proto)
         self.threads = threads or 0
-        graph = self.proto.graph
-        self.input = graph.input[0].name
-        self.output = graph.output[0].name
-        self.input_shape = tuple(d.dim_value for d in graph.input[0].type.tensor_type.shape.dim)[1:]
+        self.input, self.output = graph.inputs[0], graph.outputs[0]
+        self.input_shape = graph.tensors[self.input].shape
         self._sessions: dict[tuple[str, ...], Any] = {}
 
     def sites(self) -> dict[str, onnx.NodeProto]:
@@ -52,7 +52,8 @@ class FloatModel:
         names = tuple(outputs or (self.output,))
         session = self._session(names)
         wanted = [name for name in names if name != self.input]
-        found = dict(zip(wanted, session.run(wanted, {self.input: images.astype(np.float32)}), strict=True))
+        with reading(self.where, "a model that onnxruntime runs on these images"):
+            found = dict(zip(wanted, session.run(wanted, {self.input: images.astype(np.float32)}), strict=True))
         return {name: images if name == self.input else found[name] for name in names}
 
     def _session(self, names: tuple[str, ...]) -> Any:
@@ -66,7 +67,8 @@ class FloatModel:
             options = ort.SessionOptions()
             options.intra_op_num_threads = self.threads
             options.log_severity_level = 3
-            self._sessions[names] = ort.InferenceSession(
-                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            with reading(self.where, "a model that onnxruntime loads"):
+                self._sessions[names] = ort.InferenceSession(
+                    proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                )
         return self._sessions[names]

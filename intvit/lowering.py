@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from intvit import registry
-from intvit.calibrate import Calibration, source_tensor
+from intvit.calibrate import Calibration, at_trained_widths, source_tensor
 from intvit.errors import IntvitError
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, LOGITS, Array, Graph, Node, Tensor
@@ -44,6 +44,7 @@ def lower(graph: Graph, calibration: Calibration, recipe: Recipe) -> Graph:
     Raises IntvitError for a recipe that names an unknown site or method, or a site without a range, and Infeasible for
     a site at whose scale a method is undefined.
     """
+    recipe = at_trained_widths(graph, recipe)
     _check_sites(graph, recipe)
     lowering = _Lowering(graph, calibration, recipe)
     for node in graph.nodes:
@@ -87,6 +88,8 @@ class _Lowering:
     # -- small parts
 
     def define(self, name: str, shape: tuple[int, ...], dtype: IntType, scale: Any, **values: Any) -> Tensor:
+        if name in self.tensors:
+            raise IntvitError(f"{name}: must be the name of one tensor, and a quantizer would be called so too")
         self.tensors[name] = Tensor(name, shape, dtype, np.asarray(scale, np.float64), **values)
         return self.tensors[name]
 
@@ -182,16 +185,35 @@ class _Lowering:
 
     def _linear(self, node: Node) -> None:
         x = self.value(node.inputs[0])
-        weight, weight_scale = quantize_weight(node.arrays["weight"], self.recipe.bits)
+        weight, weight_scale = self._codes(node)
         arrays = {"weight": weight.astype(np.int8)}
         assert x.scale is not None
         if "bias" in node.arrays:
-            arrays["bias"] = quantize_bias(node.arrays["bias"], float(x.scale), weight_scale)[0]
+            bias = quantize_bias(node.arrays["bias"], float(x.scale), weight_scale)[0]
+            arrays["bias"] = self._trained_bias(node, bias) if self.calibration.trained else bias
         bound = int(linear_bound(arrays["weight"], arrays.get("bias"), x.max_abs).max())
         shape = (*x.shape[:-1], len(weight))
         self.define(node.output, shape, accumulator_type(bound), weight_scale * float(x.scale), bound=bound)
         self.emit("linear", node.name, (x.name,), node.output, arrays=arrays)
         self.values[node.output] = node.output
+
+    def _codes(self, node: Node) -> tuple[Array, Array]:
+        """(codes, scale) of the weights: the trained ones if they came along, else rounded here."""
+        codes, scale = quantize_weight(node.arrays["weight"], self.recipe.bits)
+        trained = node.arrays.get("weight_integer", codes)
+        if trained.shape != codes.shape or np.abs(trained.astype(np.int64) - codes).max() > 1:
+            raise IntvitError(f"{node.name}: weight_integer must be the weight rounded to {self.recipe.bits} bits")
+        given = node.arrays.get("weight_scale", scale).astype(np.float64)
+        if given.shape != scale.shape or not np.allclose(given, scale, rtol=1e-6, atol=0):
+            raise IntvitError(f"{node.name}: weight_scale must be that of its weight at {self.recipe.bits} bits")
+        return trained, given
+
+    def _trained_bias(self, node: Node, bias: Array) -> Array:
+        """The bias that came along, in the place of `bias`; float32 had rounded it."""
+        trained = node.arrays.get("bias_integer", bias)
+        if trained.shape != bias.shape or np.any(np.abs(trained - bias) > 1 + np.abs(bias) * 2.0**-20):
+            raise IntvitError(f"{node.name}: bias_integer must be the bias at the scale of its accumulator")
+        return trained
 
     def _matmul(self, node: Node) -> None:
         a, b = (self.value(name) for name in node.inputs)
@@ -216,6 +238,9 @@ class _Lowering:
             params, scale = method.lower(float(np.asarray(x.scale)), **options)
         except IntvitError as error:
             raise Infeasible(node.name, str(error)) from None
+        if method.id == "layernorm.ivit.v1" and "bias_integer" in node.arrays:
+            bias = self._trained_bias(node, np.array(params.bias, np.int64))
+            params = dataclasses.replace(params, bias=tuple(bias.tolist()))
         scalars: dict[str, int] = {}
         for key, value in dataclasses.asdict(params).items():
             if isinstance(value, tuple):
@@ -294,8 +319,9 @@ class _Lowering:
         scales = np.broadcast_to(np.abs(raw.scale), raw.shape[-1:])
         common = max(float(scales.min()), float(scales.max()) * raw.max_abs / (2**31 - 1))
         self.requantize(LOGITS, raw, 32, float(np.float32(common)))
+        applied = self.calibration.preprocessing
         metadata = {
-            **self.graph.metadata,
+            **(self.graph.metadata if applied is None else applied.restate(self.graph.metadata)),
             "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
             "spec_version": SPEC_VERSION,
         }

@@ -1,15 +1,27 @@
 """Golden vectors: exported, recomputed by both backends, and caught when one bit changes."""
 
+import dataclasses
+import errno
+import io
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_graph import small_graph, small_images
 
+from intvit.errors import IntvitError
 from intvit.inttypes import IntType
+from intvit.vectors.bundle import declared_type
 from intvit.vectors.check import check
+from intvit.vectors.compare import word
 from intvit.vectors.export import export
-from intvit.vectors.memh import format_memh, parse_memh
+from intvit.vectors.memh import format_memh, parse_memh, size_memh
+from intvit.vectors.npz import format_npz, parse_npz
 
 SITES = (
     "blocks.0.*",
@@ -38,16 +50,18 @@ def copied(vectors, tmp_path):
 
 
 def flip(folder, site, key, index, bit=0):
-    path = folder / site / "image0" / "case.npz"
-    with np.load(path) as file:
+    case = folder / site / "image0"
+    with np.load(case / "case.npz") as file:
         arrays = {name: np.array(file[name]) for name in file.files}
     arrays[key][index] ^= 1 << bit
-    np.savez_compressed(path, **arrays)
+    signals = json.loads((case / "case.json").read_text())["signals"]
+    layout = {s["key"]: (IntType.parse(s["dtype"]), tuple(s["shape"])) for s in signals}
+    (case / "case.npz").write_bytes(format_npz(arrays, layout))
 
 
 def test_exported_vectors_are_equal_in_both_backends(vectors):
-    n_cases, mismatches = check(vectors)
-    assert (n_cases, mismatches) == (29, [])
+    report = check(vectors)
+    assert (report.n_cases, report.mismatches) == (29, ())
 
 
 def test_every_operator_is_among_them(vectors):
@@ -88,12 +102,22 @@ def test_one_flipped_stimulus_or_parameter_bit_exits_1(copied, cli, site, key, i
     assert f"{site}: {key}.hex against case.npz differs first at index {list(index)}" in out
 
 
-def test_flipped_bit_without_hex_files_is_caught_by_the_digest(copied, cli):
-    site = "blocks.0.attn.qkv"
-    for path in (copied / site / "image0").glob("*.hex"):
-        path.unlink()
-    flip(copied, site, "weight", (0, 0))
-    assert cli("golden", "check", copied)[0] == 1
+def test_a_flipped_output_is_found_by_both_backends_without_hex_files(mixed, vit, cli, tmp_path):
+    folder, site = tmp_path / "v", "blocks.0.attn.proj"
+    export(mixed, vit.test.read(0, 1), folder, sites=[site], hex_files=False)
+    assert sorted(p.name for p in (folder / site / "image0").iterdir()) == ["case.json", "case.npz"]
+    flip(folder, site, "output", (1, 2))
+    status, out, _ = cli("golden", "check", folder)
+    assert status == 1
+    assert f"{site}: output (spec) differs first at index [1, 2]" in out
+    assert f"{site}: output (kernel) differs first at index [1, 2]" in out
+
+
+def test_values_are_printed_as_words_of_their_width():
+    assert word(-3, IntType(6)) == "-3 (0x3d)"
+    assert word(-1, IntType(33)) == "-1 (0x1ffffffff)"
+    assert word(5, IntType(64)) == "5 (0x0000000000000005)"
+    assert word(128, IntType(8)) == "128 (beyond s8)"
 
 
 def test_one_flipped_hex_digit_exits_1(copied, cli):
@@ -138,8 +162,84 @@ def test_damaged_vectors_exit_2_with_one_line(copied, cli, kind):
 
 
 def test_export_never_mixes_with_older_vectors(copied, cli, mixed_path):
+    before = sorted(copied.rglob("*"))
     status, _, err = cli("golden", "export", mixed_path, "fashion-mnist:test", "-o", copied)
     assert (status, "must not exist yet" in err) == (2, True)
+    assert (sorted(copied.rglob("*")), list(copied.parent.iterdir())) == (before, [copied])
+
+
+def test_export_says_the_digest_that_check_demands(cli, mixed_path, tmp_path):
+    folder = tmp_path / "v"
+    status, _, err = cli("golden", "export", mixed_path, "fashion-mnist:test", "-o", folder, "--site", "logits")
+    images, wrote = err.splitlines()
+    digest = wrote.split()[-1]
+    assert (status, images[:8], wrote) == (0, "images: ", f"wrote 1 cases to {folder}, digest {digest}")
+    assert cli("golden", "check", folder, "--digest", digest)[0] == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_write_that_fails_leaves_nothing(monkeypatch, tmp_path, number):
+    write, written, failing_at = Path.write_bytes, [], [-1]
+
+    def failing(path, data):
+        if len(written) == failing_at[0]:
+            write(path, data[: len(data) // 2])
+            raise OSError(number, os.strerror(number), str(path))
+        written.append(path)
+        return write(path, data)
+
+    def run(folder):
+        written.clear()
+        export(small_graph(), small_images(), folder, sites=["fc", "codes"])
+
+    monkeypatch.setattr(Path, "write_bytes", failing)
+    run(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "whole")
+    for at in range(len(written)):
+        failing_at[0] = at
+        with pytest.raises(IntvitError) as caught:
+            run(tmp_path / "v")
+        assert str(caught.value) == f"{tmp_path / 'v'}: cannot be written: {os.strerror(number)}"
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["/proc/vectors", "/dev/null/vectors", "/sys/kernel/a/b"])
+def test_a_folder_that_cannot_be_made_is_one_line(folder):
+    with pytest.raises(IntvitError, match="cannot be written"):
+        export(small_graph(), small_images(), folder)
+
+
+def test_two_exports_into_one_folder_at_a_time(tmp_path):
+    def second(done, total):
+        with pytest.raises(IntvitError, match="one writer at a time"):
+            export(small_graph(), small_images(), tmp_path / "v")
+
+    export(small_graph(), small_images(), tmp_path / "v", progress=second)
+    assert check(tmp_path / "v").mismatches == ()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "rule"),
+    [
+        ({"spec_version": 0, "recipe": {}}, "spec version must be 1, not 0"),
+        ({"recipe": {}}, "spec version must be 1, not None"),
+        ({"spec_version": 1, "recipe": []}, "recipe: input should be a valid dictionary"),
+        ({"spec_version": 1, "recipe": {"x": float("nan")}}, "plain JSON values"),
+        ({"spec_version": 1, "recipe": {"x": "y" * (1 << 24)}}, "must not pass 16777216 bytes"),
+    ],
+)
+def test_metadata_that_no_bundle_holds_are_refused_before_anything_is_written(tmp_path, metadata, rule):
+    graph = dataclasses.replace(small_graph(), metadata=metadata)
+    with pytest.raises(IntvitError, match=rule):
+        export(graph, small_images(), tmp_path / "v")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sites_of_one_name_are_refused(tmp_path):
+    graph = small_graph()
+    twins = tuple(dataclasses.replace(node, name="fc") if node.name == "fc.quant" else node for node in graph.nodes)
+    with pytest.raises(IntvitError, match="fc: name must be of one node only"):
+        export(dataclasses.replace(graph, nodes=twins), small_images(), tmp_path / "v")
 
 
 def test_a_pattern_that_matches_nothing_exits_2(cli, mixed_path, tmp_path):
@@ -148,8 +248,25 @@ def test_a_pattern_that_matches_nothing_exits_2(cli, mixed_path, tmp_path):
     assert not (tmp_path / "n").exists()
 
 
-@pytest.mark.parametrize("text", ["s8", "u4", "s33", "s2"])
-def test_memh_round_trip(text):
+@pytest.mark.parametrize("text", ["s1", "u1", "s2", "u4", "s8", "u7", "s33", "u63", "s64"])
+def test_memh_and_npz_round_trip(text):
     dtype = IntType.parse(text)
-    array = np.array([[dtype.min, dtype.max, 0], [1, -1 if dtype.signed else 2, dtype.max - 1]], np.int64)
-    assert np.array_equal(parse_memh(format_memh(array, dtype, "x"), dtype, (2, 3), "here"), array)
+    values = [dtype.min, dtype.max, 0, dtype.max - 1, dtype.min + 1, min(1, dtype.max)]
+    array = np.array(values, np.int64).reshape(2, 3)
+    data = format_memh(array, dtype, "x")
+    digits = -(-dtype.bits // 4)
+    assert data.decode() == "// x\n" + "".join(f"{v % 2**dtype.bits:0{digits}x}\n" for v in values)
+    assert size_memh(dtype, (2, 3), "x") == len(data)
+    assert np.array_equal(parse_memh(data, dtype, (2, 3), "x", "here"), array)
+    layout = {"a": (dtype, (2, 3))}
+    data = format_npz({"a": array}, layout)
+    assert np.array_equal(parse_npz(data, layout, "here")["a"], array)
+    assert np.array_equal(np.load(io.BytesIO(data))["a"], array)
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
+def test_the_type_of_a_parameter_is_the_narrowest(values):
+    dtype = declared_type(np.array(values, np.int64))
+    assert all(dtype.min <= v <= dtype.max for v in values)
+    narrower = IntType(max(2, dtype.bits - 1))
+    assert dtype.bits == 2 or not all(narrower.min <= v <= narrower.max for v in values)

@@ -320,3 +320,262 @@ def test_command_line(tmp_path, cli):
     status, _, err = cli("import", tmp_path / "notes.txt", "-o", tmp_path / "n.onnx")
     assert status == 2
     assert "must be one of" in err
+
+
+# what is no function of its inputs
+
+
+def body(nodes, *outputs):
+    """A subgraph without inputs."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    return helper.make_graph(nodes, "body", [], values)
+
+
+def yes():
+    return N("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True)))
+
+
+RANDOM = {
+    "weights drawn": [N("RandomNormal", [], ["r"], shape=[6, 6], seed=1.0), N("MatMul", ["x", "r"], ["y"])],
+    "like": [N("RandomUniformLike", ["w"], ["r"]), N("MatMul", ["x", "r"], ["y"])],
+    "of an activation's shape": [N("RandomNormalLike", ["x"], ["r"]), N("Add", ["x", "r"], ["y"])],
+    "stochastic depth": [
+        N("Constant", [], ["p"], value_float=0.9), N("Bernoulli", ["half"], ["keep"]), N("Mul", ["keep", "v"], ["s"]),
+        linear("x", "a"), N("Mul", ["a", "s"], ["y"]),
+    ],
+    "drawn classes": [N("Multinomial", ["half2"], ["c"]), N("Gather", ["x", "c"], ["y"], axis=1)],
+    "dropout": [yes(), N("Dropout", ["w", "", "yes"], ["r"]), N("MatMul", ["x", "r"], ["y"])],
+    "dropout of an activation": [
+        yes(), N("Identity", ["yes"], ["t"]), linear("x", "a"), N("Dropout", ["a", "", "t"], ["y"]),
+    ],
+    "dropout in a mode that is computed": [
+        N("ReduceSum", ["x"], ["s"], keepdims=0), N("Cast", ["s"], ["t"], to=TensorProto.BOOL), linear("x", "a"),
+        N("Dropout", ["a", "", "t"], ["y"]),
+    ],
+    "batch norm": [
+        N("BatchNormalization", ["x", "four", "four", "four", "four"], ["y", "m", "s"], training_mode=1),
+    ],
+    "in a branch": [
+        yes(),
+        N("If", ["yes"], ["r"], then_branch=body([N("RandomUniform", [], ["t"], shape=[6])], "t"),
+          else_branch=body([N("RandomUniform", [], ["e"], shape=[6])], "e")),
+        N("Add", ["x", "r"], ["y"]),
+    ],
+    "of onnxruntime's own": [
+        yes(), N("BiasDropout", ["x", "v", "", "", "yes"], ["y"], domain="com.microsoft"),
+    ],
+}  # fmt: skip
+DRAWN = {"w": weights(6, 6), "v": weights(6), "half": np.full(6, 0.5, np.float32),
+         "half2": np.full((1, 4), 0.5, np.float32), "four": np.ones(4, np.float32)}  # fmt: skip
+
+
+def random_graph(case, tmp_path):
+    nodes = RANDOM[case]
+    used = {name for node in nodes for name in node.input}
+    path = small(tmp_path, nodes, {k: v for k, v in DRAWN.items() if k in used})
+    model = onnx.load(path)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("case", RANDOM)
+def test_what_is_drawn_is_refused(case, tmp_path):
+    message = r"draws at random|must not be in training mode|no integer form"
+    with pytest.raises(IntvitError, match=message) as error:
+        import_foreign(random_graph(case, tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_in_a_function_of_the_model(tmp_path):
+    path = small(tmp_path, [N("Noise", [], ["r"], domain="mine"), N("Add", ["x", "r"], ["y"])], {})
+    model = onnx.load(path)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+    noise = N("RandomUniform", [], ["z"], shape=[6])
+    model.functions.append(helper.make_function("mine", "Noise", [], ["z"], [noise], opsets))
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
+    onnx.save(model, path)
+    with pytest.raises(IntvitError, match=r"\(RandomUniform\): must be a function of its inputs, and draws at random"):
+        import_foreign(path)
+
+
+def test_functions_that_would_never_end_are_refused(tmp_path):
+    path = small(tmp_path, [N("f0", ["x"], ["y"], domain="mine")], {})
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+
+    def function(name, inner):
+        nodes = [N(inner, ["a"], ["b"], domain="mine"), N(inner, ["b"], ["c"], domain="mine")]
+        return helper.make_function("mine", name, ["a"], ["c"], nodes, opsets)
+
+    model = onnx.load(path)
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
+    for functions, message in (
+        ([function(f"f{i}", f"f{i + 1}") for i in range(60)], "nodes: must be 200000 at most"),
+        ([function("f0", "f1"), function("f1", "f0")], "f0: a function must not call itself"),
+    ):
+        del model.functions[:]
+        model.functions.extend(functions)
+        onnx.save(model, path)
+        with pytest.raises(IntvitError, match=message):
+            import_foreign(path)
+
+
+def test_what_the_cut_leaves_out_may_be_random(tmp_path):
+    nodes = [linear("x", "a"), N("RandomNormalLike", ["a"], ["r"], dtype=1), N("Add", ["a", "r"], ["c"]),
+             N("Reshape", ["c", "s"], ["b"]), linear("b", "y")]  # fmt: skip
+    path = small(tmp_path, nodes, {"w": weights(6, 6), "s": np.array([1, 4, 6])})
+    with pytest.raises(IntvitError, match="draws at random"):
+        import_foreign(path)
+    import_foreign(path, until="a")
+    import_foreign(path, start="b")
+    with pytest.raises(IntvitError, match="draws at random"):
+        import_foreign(path, start="a")
+
+
+@pytest.mark.parametrize("mode", [None, False])
+def test_dropout_in_evaluation_mode_passes(mode, tmp_path):
+    constants = {"w": weights(6, 6), "off": np.array(False)}
+    inputs = ["a"] if mode is None else ["a", "", "off"]
+    path = small(tmp_path, [linear("x", "a"), N("Dropout", inputs, ["y"])], constants)
+    assert import_foreign(path).SerializeToString() == import_foreign(path).SerializeToString()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_same_file_every_time(name):
+    first, second = (import_foreign(FOLDER / name).SerializeToString() for _ in range(2))
+    assert first == second
+
+
+# cuts
+
+
+def test_a_cut_inside_a_residual_block_is_told_with_the_place_to_cut(tmp_path):
+    model = onnx.load(FOLDER / "dense_old13.onnx")
+    fc1 = next(node for node in model.graph.node if node.name.endswith("layer.0/mlp/fc1/Add"))
+    start, until = fc1.output[0], dense_parts()[1]
+    softmax = [node.name for node in model.graph.node if node.op_type == "Softmax"]
+    with pytest.raises(
+        IntvitError, match=r"what follows must depend on it alone, and .* also reads .*; --from"
+    ) as error:
+        import_foreign(FOLDER / "dense_old13.onnx", start=start, until=softmax[1])
+    advice = str(error.value).split("--from ")[-1].split(" ")[0]
+    import_foreign(FOLDER / "dense_old13.onnx", start=advice, until=softmax[1])
+    with pytest.raises(IntvitError, match=r"the output .* must depend on it"):
+        import_foreign(FOLDER / "dense_old13.onnx", start=start, until=until)
+
+
+# broadcasts that only look like a vector per channel, and other traps of shapes
+
+
+TRAPS = {
+    "one factor per token": [linear("x", "a"), N("Mul", ["a", "column"], ["y"])],
+    "one term per token": [linear("x", "a"), N("Add", ["a", "column"], ["y"])],
+    "gamma per token": [N("LayerNormalization", ["x", "column", "v6"], ["y"])],
+    "bias per row of a Gemm": [N("Reshape", ["x", "s"], ["a"]), N("Gemm", ["a", "w", "column"], ["y"])],
+    "index beyond": [linear("x", "a"), N("Gather", ["a", "seven"], ["y"], axis=1)],
+    "other outputs": [N("LayerNormalization", ["x", "v6", "v6"], ["n", "mean"]), N("Mul", ["n", "mean"], ["y"])],
+}
+TRAP_VALUES = {"column": weights(6, 1), "v6": weights(6), "w": weights(6, 6), "s": np.array([6, 6]),
+               "seven": np.array(7)}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TRAPS)
+def test_what_is_accepted_computes_the_same(case, tmp_path):
+    """Square activations, where an axis is easily taken for another: the right numbers, or a refusal."""
+    nodes = TRAPS[case]
+    used = {name for node in nodes for name in node.input}
+    path = small(tmp_path, nodes, {k: v for k, v in TRAP_VALUES.items() if k in used}, x_shape=(1, 6, 6))
+    x = np.random.default_rng(1).normal(size=(1, 6, 6)).astype(np.float32)
+    try:
+        model = import_foreign(path)
+    except IntvitError:
+        return
+    y = reference(path, x)
+    assert np.allclose(float_output(model, x).reshape(y.shape), y, rtol=1e-5, atol=1e-5)
+
+
+def test_softmax_of_old_opsets_has_another_default_axis(tmp_path):
+    path = small(tmp_path, [linear("x", "a"), N("Softmax", ["a"], ["y"])], {"w": weights(6, 6)}, opset=11)
+    with pytest.raises(IntvitError, match="axis must be the last, not 1"):
+        import_foreign(path)
+
+
+# hostile sizes, names and depths
+
+
+BOMBS = {
+    "filled": ([N("ConstantOfShape", ["huge"], ["c"]), N("Add", ["x", "c"], ["y"])], 
+               {"huge": np.array([2**20, 2**20])}),
+    "expanded": ([N("Expand", ["v", "huge"], ["c"]), N("Add", ["x", "c"], ["y"])],
+                 {"huge": np.array([2**40, 1, 6]), "v": weights(6)}),
+    "tiled": ([N("Tile", ["v", "huge"], ["c"]), N("ReduceSum", ["c"], ["d"], keepdims=0),
+               N("Add", ["x", "d"], ["y"])],
+              {"huge": np.array([2**33]), "v": weights(6)}),
+    "by arithmetic": ([N("Pow", ["ten", "ten"], ["n"]), N("ConstantOfShape", ["n"], ["c"]),
+                       N("Add", ["x", "c"], ["y"])],
+                      {"ten": np.array([10])}),
+    "a range": ([N("Range", ["zero", "much", "one"], ["c"]), N("ReduceSum", ["c"], ["d"], keepdims=0),
+                 N("Add", ["x", "d"], ["y"])],
+                {"zero": np.float32(0), "much": np.float32(1e12), "one": np.float32(1)}),
+    "an activation": ([N("Reshape", ["x", "s"], ["a"]), N("Expand", ["a", "huge"], ["b"]), N("Add", ["b", "b"], ["y"])],
+                      {"s": np.array([4, 6, 1]), "huge": np.array([4, 6, 2**31])}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_memory_is_bounded_by_what_the_file_holds(case, tmp_path):
+    resource = pytest.importorskip("resource")
+    path = small(tmp_path, *BOMBS[case])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(IntvitError) as error:
+        import_foreign(path)
+    assert "\n" not in str(error.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+
+
+def test_a_function_that_doubles_is_not_computed(tmp_path):
+    """60 sums of a value with itself: 2**60 steps, written out."""
+    nodes = [N("Tanh", ["x"], ["t0"]), *(N("Add", [f"t{i}", f"t{i}"], [f"t{i + 1}"]) for i in range(60)),
+             N("Identity", ["t60"], ["y"])]  # fmt: skip
+    with pytest.raises(IntvitError, match="is far longer"):
+        import_foreign(small(tmp_path, nodes, {}))
+
+
+NAMES = [
+    "",
+    "../../x",
+    "/etc/x",
+    "a\0b",
+    "x" * 10_000,
+    "y" * 900,
+    "\u2603" * 100,
+    "logits",
+    "batch",
+    "..",
+    "index.json",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_becomes_a_safe_one(name, tmp_path):
+    from intvit.files import safe_name
+
+    middle = name or "a"
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], [middle], name),
+        helper.make_node("Add", [middle, "x"], ["y"], f"{name}2"),
+    ]
+    path = small(tmp_path, nodes, {"w": weights(6, 6)})
+    try:
+        model = import_foreign(path)
+    except IntvitError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+        return
+    for node in float_graph(model).nodes:
+        assert node.name.isprintable()
+        assert len(safe_name(node.name)) < 200
+        assert node.name not in ("", "logits")
+    x = np.random.default_rng(1).normal(size=(1, 4, 6)).astype(np.float32)
+    assert np.allclose(float_output(model, x), x @ weights(6, 6) + x, atol=1e-5)

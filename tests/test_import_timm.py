@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from intvit.demo import WEIGHTS, embedded
 from intvit.errors import IntvitError
 from intvit.floatrun import FloatModel
+from intvit.importers.architectures import facts
 from intvit.importers.onnx import float_graph
 from intvit.importers.timm import build_swin, build_vit, import_timm, shift_mask
 
@@ -151,6 +152,61 @@ def test_options_that_do_not_fit(options, message):
     w = random_vit(np.random.default_rng(5), dim=16, depth=1, patch=4, side=8, channels=1, hidden=32, classes=3)
     with pytest.raises(IntvitError, match=message):
         build_vit(w, options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_heads": 0}, "num_heads: must be greater than or equal to 1, not 0"),
+        ({"num_heads": -2}, "num_heads: .*not -2"),
+        ({"num_heads": [2, 2]}, r"num_heads: must be 1 positive integers, not \[2, 2\]"),
+        ({"num_heads": 2, "img_size": [8, 8, 8]}, r"img_size: must be one or two positive integers, not \[8, 8, 8\]"),
+        ({"num_heads": 2, "img_size": 0}, "img_size: .*not 0"),
+        ({"num_heads": 2, "img_size": 10}, r"img_size: must be a multiple of the patch \[4, 4\], not \[10, 10\]"),
+        ({"num_heads": 2, "img_size": 2**20}, "img_size: must give at most 262144 patches"),
+        ({"num_heads": 2, "layer_norm_eps": float("nan")}, "layer_norm_eps: .*not nan"),
+        ({"num_heads": 2, "layer_norm_eps": -1e-6}, "layer_norm_eps: .*not -1e-06"),
+        ({"num_heads": 2, "layer_norm_eps": 0.0}, "layer_norm_eps: .*not 0.0"),
+        ({"num_heads": 2, "mean": [float("nan")]}, r"mean: .*not \[nan\]"),
+        ({"num_heads": 2, "mean": [0.5, 0.5]}, "mean: must be one number or 1, not 2"),
+        ({"num_heads": 2, "std": [0.0]}, "std: must be positive"),
+    ],
+)
+def test_options_out_of_range(options, message, tmp_path):
+    w = random_vit(np.random.default_rng(5), dim=16, depth=1, patch=4, side=8, channels=1, hidden=32, classes=3)
+    save_file(w, tmp_path / "w.safetensors")
+    with pytest.raises(IntvitError, match=message):
+        import_timm(tmp_path / "w.safetensors", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "heads", "act", "eps"),
+    [
+        ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", 192, 3, "none", 1e-6),
+        ("vit_huge_patch14_224", 1280, 16, "none", 1e-6),
+        ("vit_giant_patch14_clip_224", 1408, 16, "none", 1e-5),
+        ("vit_base_patch16_gap_224", 768, 16, "none", 1e-6),
+        ("vit_base_patch16_siglip_gap_224", 768, 12, "none", 1e-6),
+        ("vit_base_patch32_siglip_gap_256", 768, 12, "tanh", 1e-6),
+        ("vit_so400m_patch14_siglip_gap_384", 1152, 16, "none", 1e-6),
+        ("vit_so400m_patch16_siglip_gap_384", 1152, 16, "tanh", 1e-6),
+        ("vit_large_patch16_siglip_gap_384", 1024, 16, "none", 1e-6),
+        ("vit_large_patch16_siglip_gap_512", 1024, 16, "tanh", 1e-6),
+        ("vit_so150m2_patch16_reg1_gap_256", 832, 13, "none", 1e-6),
+        ("vit_base_patch16_plus_clip_240", 896, 14, "none", 1e-5),
+        ("vit_base_patch32_224_clip_laion2b", 768, 12, "none", 1e-5),
+        ("timm/deit3_small_patch16_224.fb_in1k", 384, 6, "none", 1e-6),
+        ("deit_base_distilled_patch16_384", 768, 12, "none", 1e-6),
+        ("flexivit_large", 1024, 16, "none", 1e-6),
+        ("eva_large_patch14_196", 1024, 16, "none", 1e-6),
+        ("swin_base_patch4_window12_384", 128, 4, "none", 1e-5),
+        ("swin_s3_base_224", 96, 3, "none", 1e-5),
+    ],
+)
+def test_what_names_of_timm_imply(name, width, heads, act, eps):
+    """As timm 1.0.31 builds them; all 180 names that can be built were compared."""
+    found = facts(name)
+    assert (found.width, found.heads, found.act, found.layer_norm_eps) == (width, heads, act, eps)
 
 
 def test_oblong_images():

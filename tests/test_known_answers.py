@@ -3,6 +3,8 @@
 Each says where its formula stands.
 """
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -139,8 +141,6 @@ def test_log2_matmul(backend):
 @pytest.mark.parametrize("bits", [4, 8, 16, 32, 62])
 @pytest.mark.parametrize("e", [1, 20, 31, 32, 33, 34, 40, 51, 55, 62, 70, 92, 93, 94])
 def test_requantize_of_64_bit_inputs_is_the_fraction_rounded_to_even(bits, e):
-    from fractions import Fraction
-
     from intvit.kernels.requantize import apply_requantize
 
     rng = np.random.default_rng(e)
@@ -331,3 +331,168 @@ def test_quantize_weight_of_0_has_the_least_scale(method, scale):
     q, got = ops.quantize_weight(np.zeros((2, 3)), method=method)
     assert not q.any()
     assert (np.asarray(got) == scale).all()
+
+
+# FQ-ViT and I-ViT clamp to -2**(b-1) .. 2**(b-1) - 1, I-BERT to -(2**(b-1) - 1) .. 2**(b-1) - 2; the scale of a bias is
+# not its own, so that it meets both ends
+
+
+@pytest.mark.parametrize(
+    ("method", "codes"), [("ivit", [-128, 127, -128]), ("ibert", [-127, 126, -127]), ("fqvit", [-128, 127, -128])]
+)
+def test_quantize_bias_saturates_at_both_ends(method, codes):
+    assert ops.quantize_bias([-200.0, 200.0, -128.0], 1.0, [1.0] * 3, 8, method=method)[0].tolist() == codes
+
+
+# A row that is hidden whole: every exponent is -x0. Deployed in 32 bits: 641 * 6700417 = 2**32 + 1 wraps to 1, so that
+# F = 2**31 - 1, and 6700417 * F is 2**31 - 6700417 modulo 2**32, y that >> 24; 255 * 16843009 = 2**32 - 1 wraps to -1,
+# F = -(2**31 - 1), 16843009 * F is 16843009 - 2**31
+
+
+@pytest.mark.parametrize(("n", "x0", "y"), [(641, -6700417, 127), (255, -16843009, -127)])
+def test_deployed_softmax_of_a_hidden_row_whose_sum_wraps_to_one(n, x0, y):
+    method = registry.get("softmax", "ivit_tvm")
+    params, rows, mask = method.params(x0, 16), np.arange(n)[None], np.ones((1, n), bool)
+    assert method.kernel(params)(rows, mask).tolist() == [[y] * n]
+    assert method.spec(rows[0].tolist(), params, mask[0].tolist()) == [y] * n
+
+
+def test_ivit_softmax_of_one_hidden_position_with_the_smallest_exponent():
+    """x0 = -1: the sum is 1 and F = 2**31 - 1 itself, which 32 bits of output show whole."""
+    method = registry.get("softmax", "ivit")
+    params, rows, mask = method.params(-1, 15, 32), np.array([[5]]), np.ones((1, 1), bool)
+    assert method.kernel(params)(rows, mask).tolist() == [[2**31 - 1]]
+    assert method.spec([5], params, [True]) == [2**31 - 1]
+    out = np.empty((1, 1), np.int64)
+    method.narrow(params, 1, True)(rows.astype(np.int8), mask, out)
+    assert out.tolist() == [[2**31 - 1]]
+
+
+def test_deployed_softmax_exponents_are_32_bit_words():
+    from intvit.spec.softmax import shift_exp_tvm
+
+    # t = 6 + 3 - 0 = 9, q = -9: 1 << 31 for n = 22, which is -2**31 as a word, and 1 << 32 for n = 23
+    assert [shift_exp_tvm(6, -1, n) for n in (21, 22, 23, 24)] == [2**30, -(2**31), 0, 0]
+
+
+def test_softmax_polynomial_below_zero_is_clamped():
+    """x0 = -10, b = 18, c = 3: at -5 it is -5 * 13 + 3 = -62, clamped; at 0 it is 3 << 30, which 16 bits saturate."""
+    ibert, fqvit = registry.get("softmax", "ibert"), registry.get("softmax", "fqvit")
+    rows = np.array([[0, -5]])
+    params = ibert.params(-10, 18, 3, 30, 2**30, 30, 8)
+    assert ibert.kernel(params)(rows).tolist() == [ibert.spec([0, -5], params)] == [[255, 0]]
+    codes = fqvit.params(-10, 18, 3, 30, 4)
+    assert fqvit.kernel(codes)(rows).tolist() == [fqvit.spec([0, -5], codes)] == [[0, -1]]
+
+
+# I-ViT's ten steps from 2**16 give 2**31 - 1 for variances from 142617140447281152 on (far from their root 2**28.5), so
+# that F = 1 and y = d >> 1; I-ViT deployed: the variance is 2**32 - 1 = 65536**2 - 1, where the steps do not settle:
+# they alternate between 65535 and 65536
+
+
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_ivit_layernorm_of_the_largest_root_that_has_a_factor(backend):
+    a, b = 267036645, 21232
+    assert 142617140447281152 <= 2 * a * a + 2 * b * b < 142617140514390016
+    y, _ = ops.layernorm([[a, -a, b, -b]], 0.1, [1.0] * 4, [0.0] * 4, method="ivit", backend=backend)
+    assert y.tolist() == [[a >> 1, -a >> 1, b >> 1, -b >> 1]]
+
+
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_deployed_layernorm_of_a_variance_where_the_steps_alternate(backend):
+    row = [20926, -20926, 41342, -41342, 1, -754, 357, 393]
+    assert sum(row) == -3  # a mean of 0, toward zero
+    assert sum(x * x for x in row) == 2**32 - 1
+    k = 2**16
+    for _ in range(10):
+        k = (k + (2**32 - 1) // k) // 2
+    factor = (2**31 - 1) // k
+    assert factor == 32767
+    y, _ = ops.layernorm([row], 0.1, [1.0] * 8, [0.0] * 8, method="ivit_tvm", backend=backend)
+    assert y.tolist() == [[int(x * factor / 2) for x in row]]
+
+
+# Constants beyond those that scales give: m / 2**e of any m and e is what the words say
+
+
+@pytest.mark.parametrize(
+    ("m", "e"), [(1, 30), (0, 30), (2**29, 30), (2**31, 30), (2**30, 30), (2**30, 29), (2**30, 31)]
+)
+@pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64])
+@pytest.mark.parametrize("bits", [8, 16, None])
+def test_requantize_by_constants_around_a_ratio_of_one(m, e, kind, bits):
+    from intvit.kernels.requantize import apply_requantize
+
+    x = [-128, -5, -1, 0, 1, 2, 3, 100, 127]
+    low, high = -(2 ** ((bits or 64) - 1)), 2 ** ((bits or 64) - 1) - 1
+    want = [min(max(round(Fraction(v * m, 2**e)), low), high) for v in x]
+    assert apply_requantize(np.array(x, kind), np.array([m]), np.array([e]), bits).tolist() == want
+
+
+@pytest.mark.parametrize("bits", [8, 16, 31, 32])
+def test_requantize_of_int64_beyond_one_word_saturates_at_every_multiplier(bits):
+    """Where x * m leaves 62 bits the fast form clamps x first; whatever m leaves of 2**62, the result is the limit."""
+    from intvit.kernels.requantize import apply_requantize
+
+    rng = np.random.default_rng(bits)
+    multipliers = [2**31 - 1, 2**30 + 1, 2**30, *rng.integers(2**30, 2**31, 40).tolist(), 3, 1]
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    for e in (62 - bits - 1, 62 - bits, 62 - bits + 1):
+        m = np.array(multipliers)
+        for x in (2**63 - 1, -(2**63), 2**40, -(2**40), 2**32, -(2**32), 2**62 // (2**31 - 1) + 1):
+            got = apply_requantize(np.full((1, len(m)), x), m, np.full(len(m), e), bits)
+            assert got.tolist() == [[min(max(round(Fraction(x * f, 2**e)), low), high) for f in multipliers]], (e, x)
+
+
+@pytest.mark.parametrize("term", [0, 2**31, 2**32, -(2**31), -(2**32), 2**62])
+@pytest.mark.parametrize("step", [-1, 0, 7])
+def test_requantize_with_a_constant_residual_of_more_than_32_bits(term, step):
+    from intvit.kernels.requantize import apply_requantize, prepare_constant
+
+    x, term = np.array([[1, -7, 100]], np.int8), term + step
+    one = np.array([2**30]), np.array([30])
+    ratio = np.array([2**30]), np.array([31])
+    constant = np.full((1, 3), term)
+    want = apply_requantize(x, *ratio, 32, residual=constant, residual_m=one[0], residual_e=one[1])
+    assert want.tolist() == [[min(max(round(v / 2) + term, -(2**31)), 2**31 - 1) for v in (1, -7, 100)]]
+    run = prepare_constant(*ratio, 32, constant, *one, np.int64)
+    assert (run is not None) == (-(2**31) <= term < 2**31)
+    assert run is None or np.array_equal(run(x), want)
+
+
+def test_requantize_constants_are_regular_for_shifts_of_1_to_62():
+    from intvit.kernels.requantize import regular
+
+    for m, e in ((2**30, 1), (2**30, 62), (2**31, 2), (2**31, 63), (-(2**31), 63)):
+        full = abs(m) == 2**31
+        got = regular(np.array([m]), np.array([e]))
+        assert [v.tolist() for v in got] == [[m // 2 if full else m], [e - full], [2 ** (e - full - 1) - 1]]
+    for m, e in ((2**30, 0), (2**30, 63), (2**31, 1), (2**31, 64)):
+        assert regular(np.array([m]), np.array([e])) is None
+
+
+def test_matrix_product_of_a_magnitude_that_no_float_holds():
+    """321 * 28059810762433 = 2**53 + 1 is no float64: one product alone must already go by integers."""
+    from intvit.kernels.matmul import matmul
+
+    assert matmul(np.array([[321]]), np.array([[28059810762433]])).tolist() == [[2**53 + 1]]
+    assert matmul(np.array([[2**26, 1]]), np.array([[2**27], [-1]])).tolist() == [[2**53 - 1]]
+    pair = np.array([[3, 3, 3]]), np.array([[(2**53 + 1) // 3], [1], [0]])
+    assert matmul(*pair).tolist() == [[2**53 + 4]]
+
+
+def test_matrix_product_of_no_elements():
+    from intvit.kernels.matmul import matmul
+
+    assert matmul(np.zeros((0, 3), np.int64), np.full((3, 2), 2**62)).shape == (0, 2)
+    assert matmul(np.zeros((2, 0), np.int64), np.zeros((0, 2), np.int64)).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_log2_matmul_of_values_up_to_48_bits(backend):
+    for v in (2**48 - 1, -(2**48) + 1, 2**47, 2**38):
+        y, _ = ops.log2_matmul([[0], [15], [-1]], [[v]], 1.0, backend=backend)
+        assert y.tolist() == [[v << 15], [v], [0]]
+    if backend == "kernel":
+        with pytest.raises(IntvitError, match=r"below 2\*\*63"):
+            ops.log2_matmul([[0]], [[2**48]], 1.0)

@@ -152,3 +152,74 @@ def test_a_tiny_beta_of_a_layernorm_beside_a_tie(total):
     for part in (0.0, 0.1, 0.24, 0.26, 0.4, 0.5, 0.51, 0.74, 0.76, 1.0, 1.5):
         for beta in (part * 2.0**-24, -part * 2.0**-24):
             check(lowered([1 + 2.0**-9, 1 + 2.0**-9], [beta * 2.0**-10] * 2, 2.0**-10), rows)
+
+
+def alone(slope, inverse, gain, total, bias):
+    """`_fqvit_leading_row` on one channel: (whether there was no doubt, multiplier, offset)."""
+    words = np.array([[1], [slope], [0], [gain >> 30], [gain & (2**30 - 1)]], np.int32)
+    longs, m, offset = np.array([[bias], [70]]), np.zeros(1, np.int32), np.zeros(1, np.int32)
+    rows, factor, out = np.array([[1]]), np.array([1], np.int16), np.zeros((1, 1), np.int64)
+    arguments = rows, 0, factor, total, inverse, 70 - BIAS_SHIFT, words, longs, 0, m, offset, out
+    return kernels._fqvit_leading_row(*arguments), int(m[0]), int(offset[0])
+
+
+BIAS_SHIFT = 5
+
+
+def described(slope, inverse, gain, total, bias):
+    """The same from its description, on unbounded integers."""
+    product = slope * min(inverse >> 30, 2**31 - 1)
+    m = product >> 53
+    mean = (gain * (inverse * total >> 32) - (gain & (2**30 - 1)) * ((inverse * total >> 32) & (2**30 - 1))) >> 60
+    offset = (bias >> (BIAS_SHIFT + (m >> 8))) - (mean >> (m >> 8))
+    least, most = ((offset + step + 2**21) >> 22 for step in (-8, 8))  # rounded, in 2**-22
+    return m == (product + 2**32) >> 53 and least == most, m, least
+
+
+def agrees(*case):
+    fast, slow = alone(*case), described(*case)
+    return fast == slow if slow[0] else not fast[0]
+
+
+def test_layernorm_multipliers_are_in_doubt_where_the_product_may_reach_the_next_and_nowhere_else():
+    for leading in (2**30, 2**30 + 4, 3 * 2**29, 2**31 - 1):
+        inverse = leading << 30
+        for m in (128, 200, 255, 256, 300, 511):
+            slope = -(-m * 2**53 // leading)
+            for step in range(-9, 4):
+                if 2**30 <= slope + step < 2**31:
+                    for total in (0, 1000):
+                        assert agrees(slope + step, inverse, 2**60, total, 2**40), (leading, m, step)
+    assert 1073902167 * 1140680345 == 136 * 2**53 - 2**32 - 1  # just not in doubt
+    assert agrees(1073902167, 1140680345 << 30, 2**60, 0, 0)
+    assert agrees(2**31 - 1, 2**61, 2**60, 0, 0)
+    assert alone(1073902167, 1140680345 << 30, 2**60, 0, 0)[:2] == (True, 135)
+
+
+def test_layernorm_offsets_are_in_doubt_within_8_of_a_half_and_nowhere_else():
+    rng = np.random.default_rng(3)
+    seen = set()
+    for _ in range(4000):
+        slope, inverse = int(rng.integers(2**30, 2**31)), int(rng.integers(2**60, 2**61)) | 1
+        gain, total = int(rng.integers(2**60, 2**61)) | 1, int(rng.integers(-(2**26), 2**26))
+        m = slope * (inverse >> 30) >> 53
+        mean = (gain * (inverse * total >> 32) - (gain & (2**30 - 1)) * ((inverse * total >> 32) & (2**30 - 1))) >> 60
+        for beside in (-9, -8, -7, 0, 7, 8, 9):
+            offset = (int(rng.integers(-50, 50)) << 22) + 2**21 + beside
+            case = slope, inverse, gain, total, (offset + (mean >> (m >> 8))) << (BIAS_SHIFT + (m >> 8))
+            assert agrees(*case), (beside, case)
+            seen.add((beside, described(*case)[0]))
+    assert {(-9, True), (-8, False), (0, False), (7, False), (8, True), (9, True)} <= seen
+
+
+def test_layernorm_words_hold_the_constants():
+    rng = np.random.default_rng(4)
+    params = lowered(rng.uniform(0.2, 3, 40), rng.normal(0, 1, 40))
+    words, longs, gap, *_ = kernels._leading(params)
+    between = np.array(params.gain_exp) - np.array(params.slope_exp)
+    wide = words.astype(np.int64)
+    gains = np.array(params.gain) >> (between - between.min())
+    assert np.array_equal((wide[kernels.GAIN] << 30) + wide[kernels.GAIN_LOW], gains)
+    assert gap == between.min() - 1
+    assert np.array_equal(wide[kernels.SLOPE], np.array(params.slope) >> 30)
+    assert np.array_equal(longs[0], np.array(params.bias))

@@ -10,12 +10,12 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "intvit"
 
 LAYERS = [
-    {"errors", "files", "inttypes"},
+    {"errors", "files", "journal", "inttypes", "memory"},
     {"spec"},
     {"method"},
     {"kernels"},
     {"registry"},
-    {"ops", "graph", "recipe", "hdf5"},
+    {"ops", "graph", "recipe", "hdf5", "preprocessing"},
     {
         "importers",
         "images",

@@ -205,3 +205,19 @@ def test_rhe_shift_at_its_largest_shifts(shift):
         for v in (value, -value):
             if abs(v) < 2**62:
                 assert fast.rhe_shift(v, shift) == spec.rhe_shift(v, shift)
+
+
+@pytest.mark.parametrize("e", [*range(-40, 100)])
+def test_rhe_product_of_the_largest_factors(e):
+    """-2**63 times -2**31 is the only product of 94 bits."""
+    for x in (-(2**63), -(2**63) + 1, 2**63 - 1, 2**62, -(2**62)):
+        for m in (-(2**31), 2**31, -(2**31) + 1, 2**31 - 1):
+            assert fast.rhe_product(x, m, e) == spec.saturate(spec.rhe_shift(x * m, e), 64)
+
+
+def test_saturate_to_every_width():
+    for bits in range(1, 65):
+        for value in (0, 1, -1, 2 ** (bits - 1) - 1, -(2 ** (bits - 1)), 2**63 - 1, -(2**63)):
+            for v in (value, value - 1, value + 1):
+                if -(2**63) <= v < 2**63:
+                    assert fast.saturate(v, bits) == spec.saturate(v, bits)

@@ -47,8 +47,8 @@ def recipe_of(kind: str, meta: dict[str, Any], graph: Graph) -> Recipe:
     return build_recipe({"softmax_bits": SOFTMAX_BITS[kind], "sites": sites})
 
 
-def integer_graph(meta: dict[str, Any], arrays: Arrays) -> tuple[Graph, Graph]:
-    """(float graph, integer graph) from the file's parameters, ranges and choice."""
+def integer_graph(meta: dict[str, Any], arrays: Arrays, bits: int = 8) -> tuple[Graph, Graph]:
+    """(float graph, integer graph) from the file's parameters, ranges and choice; `bits` other than the file's 8."""
     kind, config = meta["kind"], meta["config"]
     params = {key.removeprefix("param/"): value for key, value in arrays.items() if key.startswith("param/")}
     build = build_vit if kind == "vit" else build_swin
@@ -65,7 +65,7 @@ def integer_graph(meta: dict[str, Any], arrays: Arrays) -> tuple[Graph, Graph]:
         if key.startswith("exp_range_max/")
     }
     calibration = Calibration(ranges, shifts=shifts, exp_range_max=exp_range_max)
-    return graph, lower(graph, calibration, recipe_of(kind, meta, graph))
+    return graph, lower(graph, calibration, recipe_of(kind, meta, graph).model_copy(update={"bits": bits}))
 
 
 def layout_path(graph: Graph, start: str) -> Iterator[tuple[str, Any]]:

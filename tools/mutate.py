@@ -3,13 +3,15 @@
 
     python tools/mutate.py --sample 200 --seed 1 --workers 2
     python tools/mutate.py --only kernels/softmax.py
+    python tools/mutate.py --verify-equivalents [--sample 15 --seed 1 --with-suite]
 
 Choices between kernels that compute the same, alignment and block sizes are not arithmetic and are left alone.
 A mutant changes one thing: a constant by one, + and -, a shift's direction, a comparison's edge, min and max, a dropped
 saturation or rounding. Conditions whose only effect is to refuse input, docstrings and annotations are left alone, and
-so are the changes that `equivalent_mutants.py` lists with the reason why they cannot change a result.
-A mutant meets the tests of its operator. Survivors are printed with file and line: each is a missing test, or a change
-that changes nothing.
+so are the changes that `equivalent_mutants.py` lists: each with the reason why it cannot change a result and with a
+search of its own (`mutant_searches.py`), which --verify-equivalents runs on the original and on the mutant.
+A mutant meets the tests of its operator, in memory: no file is changed. What survives is printed with file and line:
+each is a missing test, or a change that changes nothing. A run that hangs is counted apart: it is no kill.
 """
 
 from __future__ import annotations
@@ -18,39 +20,51 @@ import argparse
 import ast
 import copy
 import json
+import multiprocessing
 import os
 import random
-import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from queue import SimpleQueue
+from typing import Any
 
+import mutant_import
+import numba
+import numpy as np
+import pytest
 from equivalent_mutants import EQUIVALENT
+from mutant_searches import SEARCHES
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("intvit", "tests", "tools", "golden", "pyproject.toml")
+FORK = multiprocessing.get_context("fork")
+sys.path.insert(0, str(ROOT))  # the intvit beside this file, whatever is installed
 TESTS = [
     "test_known_answers.py",
-    "test_conformance.py",
-    "test_properties.py",
     "test_spec_arith.py",
-    "test_equivalence.py",
-    "test_plan.py",
     "test_layernorm_leading.py",
+    "test_packing.py",
     "test_limits.py",
+    "test_borders.py",
+    "test_properties.py",
+    "test_equivalence.py",
     "test_gemm.py",
+    "test_conformance.py",
+    "test_plan.py",
 ]
+"""The quick ones first: a mutant's tests end with the first that fails."""
 KEYWORDS = {
     "arith.py": "arith or known_answers or equivalence or conformance",
     "softmax.py": "softmax or gelu or mixed_all3 or masked or bound",
     "gelu.py": "gelu or bound",
-    "gemm.py": "test_gemm or plans_of",
+    "gemm.py": "test_gemm or plans_of or packing or test_borders",
     "tables.py": "gelu_tables or plans_of",
     "layernorm.py": "layernorm or gamma or inverse or product_high or bound",
     "requantize.py": "requant or dyadic or two_word or add_saturating or multiplier",
@@ -61,26 +75,45 @@ KEYWORDS = {
 """File -> the tests that can tell; files not named here get all of TESTS."""
 SWAPPED_CALLS = {"min": "max", "max": "min"}
 DROPPED_CALLS = frozenset({"saturate", "clamp", "wrap", "wrap32"})
-REFUSING = ("Method", "IntvitError", "check", "_check")
+REFUSING = ("Method", "IntvitError", "check", "_check", "require")
+REFUSING_FUNCTIONS = (
+    "check", "_check", "require", "_require", "__post_init__", "_line", "_inside", "_border", "as_rows", "aligned",
+    "available_paths", "chosen_path", "path_notes", "known_to_llvm", "target_features",
+)  # fmt: skip
+"""Functions that refuse, lay out or choose; no arithmetic."""
+NO_ARITHMETIC = frozenset({"__init__.py", "border.py", "cache.py", "ranges.py"})
 FLOORED = {"rhe": "//", "rhe_div": "//", "rhe_shift": ">>"}
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: `text` is the whole mutated file."""
+    """One change: the one of number `number` of the `index`-th node of `file` that computes."""
 
     file: str
     line: int
     change: str
-    text: str
-    source: str
-    """The line as written."""
-    nth: int = 1
-    """Which of the equal changes of such lines it is."""
+    index: int
+    number: int
+    place: str
+    """The function, with those around it; empty at the module's own level."""
+    statement: str
+    """The statement as Python writes it, of a compound one the first line: neither layout nor comments matter."""
+    nth: int
+    """Which of the equal changes of such statements of the function it is."""
+    many: bool
+    """True if there are several."""
 
     @property
-    def keys(self) -> set[tuple[str, str, str]]:
-        return {(self.file, self.source, self.change), (self.file, self.source, f"{self.change} ({self.nth})")}
+    def key(self) -> tuple[str, str, str, str]:
+        """What `equivalent_mutants.py` calls it."""
+        return self.file, self.place, self.statement, f"{self.change} ({self.nth})" if self.many else self.change
+
+    def text(self) -> str:
+        """The whole mutated file."""
+        return apply(ROOT / "intvit" / self.file, self.index, self.number)
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.key[-1]} in {self.statement}"
 
 
 def mutations(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
@@ -134,10 +167,19 @@ def call_mutations(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
         yield f"{name} -> floor", template
 
 
-def mutable_nodes(tree: ast.Module) -> Iterator[ast.AST]:
+@dataclass(frozen=True)
+class Place:
+    """A node that computes, and where it stands."""
+
+    node: ast.AST
+    function: str = ""
+    statement: str = ""
+
+
+def mutable_nodes(tree: ast.Module) -> Iterator[Place]:
     """Nodes that compute: no docstrings, annotations, defaults, decorators, nor what only refuses input."""
 
-    def visit(node: ast.AST) -> Iterator[ast.AST]:
+    def visit(node: ast.AST, function: str, statement: str) -> Iterator[Place]:
         if isinstance(node, ast.If) and len(node.body) == 1 and isinstance(node.body[0], ast.Raise) and not node.orelse:
             return
         if isinstance(node, ast.keyword) and node.arg == "align":  # a hint to the compiler
@@ -148,49 +190,59 @@ def mutable_nodes(tree: ast.Module) -> Iterator[ast.AST]:
             return
         if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom, ast.arguments, ast.Assert)):
             return
-        if isinstance(node, ast.FunctionDef) and node.name.startswith(
-            ("check", "_caching", "cache_folder", "_border", "as_rows", "aligned", "available_paths", "chosen_path")
-        ):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith(REFUSING_FUNCTIONS):
             return
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.startswith(REFUSING):
             return
-        yield node
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            function = f"{function}.{node.name}" if function else node.name
+        if isinstance(node, ast.stmt):
+            statement = ast.unparse(node).splitlines()[0]
+        yield Place(node, function, statement)
         for field, value in ast.iter_fields(node):
             if field in ("annotation", "returns", "decorator_list", "slice", "type_params"):
                 continue
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST):
-                    yield from visit(child)
+                    yield from visit(child, function, statement)
 
-    yield from visit(tree)
+    yield from visit(tree, "", "")
 
 
-def all_mutants(only: str | None) -> list[Mutant]:
+def all_mutants(only: str | None = None) -> list[Mutant]:
+    """Every mutant, or those of one file or line."""
     found: list[Mutant] = []
-    seen: Counter[tuple[str, str, str]] = Counter()
     only, _, only_line = (only or "").partition(":")
     for folder in ("spec", "kernels"):
         for path in sorted((ROOT / "intvit" / folder).glob("*.py")):
             name = f"{folder}/{path.name}"
-            if only and name != only:
-                continue
-            lines = path.read_text().splitlines()
-            for index, node in enumerate(mutable_nodes(ast.parse(path.read_text()))):
-                for number, (change, _) in enumerate(mutations(node)):
-                    line = getattr(node, "lineno", 1)
-                    if only_line and line != int(only_line):
-                        continue
-                    source = lines[line - 1].strip()
-                    seen[name, source, change] += 1
-                    text = apply(path, index, number)
-                    found.append(Mutant(name, line, change, text, source, seen[name, source, change]))
+            if path.name not in NO_ARITHMETIC and (not only or name == only):
+                found += mutants_of(path, name)
+    return [mutant for mutant in found if not only_line or mutant.line == int(only_line)]
+
+
+def mutants_of(path: Path, name: str) -> list[Mutant]:
+    places = list(mutable_nodes(ast.parse(path.read_text())))
+    changes = [
+        (index, number, place, change)
+        for index, place in enumerate(places)
+        for number, (change, _) in enumerate(mutations(place.node))
+    ]
+    often = Counter((place.function, place.statement, change) for _, _, place, change in changes)
+    seen: Counter[tuple[str, str, str]] = Counter()
+    found = []
+    for index, number, place, change in changes:
+        same = (place.function, place.statement, change)
+        seen[same] += 1
+        line = getattr(place.node, "lineno", 1)
+        found.append(Mutant(name, line, change, index, number, *same[:2], seen[same], often[same] > 1))
     return found
 
 
 def apply(path: Path, index: int, number: int) -> str:
     """The file with mutation `number` of node `index` made."""
     tree = ast.parse(path.read_text())
-    target = list(mutable_nodes(tree))[index]
+    target = list(mutable_nodes(tree))[index].node
     replacement = list(mutations(target))[number][1]
 
     class Replace(ast.NodeTransformer):
@@ -200,29 +252,133 @@ def apply(path: Path, index: int, number: int) -> str:
     return ast.unparse(ast.fix_missing_locations(Replace().visit(tree)))
 
 
-def survives(mutant: Mutant, folder: Path, timeout: int) -> bool:
-    """True if the tests of the mutant's operator pass on it."""
-    path = folder / "intvit" / mutant.file
-    original = path.read_text()
-    path.write_text(mutant.text)
-    keyword = KEYWORDS.get(path.name)
+def run_tests(mutant: Mutant | None, timeout: int) -> str:
+    """ "killed", "survived" or "timed out": what the tests of the mutant's file say; None is the original."""
+    keyword = KEYWORDS.get(Path(mutant.file).name) if mutant else None
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     command += [*(["-k", keyword] if keyword else []), *(f"tests/{name}" for name in TESTS)]
-    # hypothesis must not remember failures of other mutants
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(folder),
-        "NUMBA_CACHE_DIR": str(folder / "cache"),
-        "HYPOTHESIS_STORAGE_DIRECTORY": str(folder / "h"),
-    }
+    with tempfile.TemporaryDirectory() as scratch:
+        # hypothesis must not remember failures of other mutants
+        env = {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": scratch}
+        env["PYTHONPATH"] = os.pathsep.join(str(path) for path in (ROOT / "tools" / "mutated", ROOT / "tools", ROOT))
+        if mutant:
+            env["INTVIT_MUTANT"] = f"{scratch}/mutant.json"
+            Path(env["INTVIT_MUTANT"]).write_text(json.dumps({"file": mutant.file, "text": mutant.text()}))
+        tests = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            status = tests.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return "timed out"
+        finally:
+            if tests.poll() is None:
+                os.killpg(tests.pid, signal.SIGKILL)
+                tests.wait()
+    if status in (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR):
+        raise SystemExit(f"no tests for {mutant}")
+    return "survived" if status == 0 else "killed"
+
+
+# ------------------------------------------------------------------------------ searches of equivalents
+
+
+def plain(outcome: Any) -> Any:
+    """An outcome of a search as a value that compares bit for bit, dtype and shape included."""
+    if isinstance(outcome, np.ndarray):
+        return str(outcome.dtype), outcome.shape, outcome.tobytes()
+    return [plain(value) for value in outcome] if isinstance(outcome, tuple) else outcome
+
+
+def size(outcome: Any) -> int:
+    if isinstance(outcome, tuple):
+        return sum(size(value) for value in outcome)
+    return outcome.size if isinstance(outcome, np.ndarray) else 1
+
+
+def search_once(name: str, seed: int, mutant: Mutant | None, expected: list[Any] | None) -> Any:
+    """In a process of its own: the outcomes of the search and their number, or the first call that is told apart."""
+    if mutant:
+        mutant_import.install(mutant.file, mutant.text())
+    np.seterr(all="ignore")
+    found, n_values = [], 0
     try:
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, timeout=timeout, check=False)
-        return done.returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        path.write_text(original)
-        shutil.rmtree(folder / "h", ignore_errors=True)
+        for number, (call, outcome) in enumerate(SEARCHES[name](np.random.default_rng(seed))):
+            value = plain(outcome)
+            if expected is None:
+                found.append(value)
+                n_values += size(outcome)
+            elif number >= len(expected) or value != expected[number]:
+                return call
+    except Exception as error:  # the original raises nothing
+        return f"{type(error).__name__}: {error}"
+    return (found, n_values) if expected is None else None
+
+
+def in_processes(tasks: Sequence[tuple[Any, ...]], workers: int, timeout: int) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """(task, `search_once(*task)`) as they end, each in a fork of this process; what dies or hangs gives a text."""
+    waiting, running = list(tasks), {}
+
+    def child(end: Connection, task: tuple[Any, ...]) -> None:
+        end.send(search_once(*task))
+
+    while waiting or running:
+        while waiting and len(running) < workers:
+            task = waiting.pop(0)
+            here, there = FORK.Pipe(duplex=False)
+            process = FORK.Process(target=child, args=(there, task))
+            process.start()
+            there.close()
+            running[here] = task, process, time.monotonic() + timeout
+        for end in wait(list(running), timeout=1) or [e for e in running if running[e][2] < time.monotonic()]:
+            task, process, _ = running.pop(end)
+            try:
+                result = end.recv() if end.poll() else f"no answer in {timeout} s"
+            except EOFError:
+                result = "died"
+            process.kill()
+            process.join()
+            yield task, result
+
+
+def verify(mutants: Sequence[Mutant], args: argparse.Namespace) -> int:
+    """Search for an input that tells a listed mutant from the original, then, if asked to, run the tests on it."""
+    entry_of = {key: entry for entry in EQUIVALENT for key in entry.keys}
+    listed = [mutant for mutant in mutants if mutant.key in entry_of]
+    if args.sample and args.sample < len(listed):
+        listed = random.Random(args.seed).sample(listed, args.sample)
+    numba.njit(lambda x: x + 1)(1)  # every fork starts with a compiler that is warm
+    expected, apart = {}, []
+    names = sorted({entry_of[mutant.key].search for mutant in listed})
+    for (name, *_), result in in_processes([(name, args.seed, None, None) for name in names], args.workers, 3600):
+        if isinstance(result, str):
+            print(f"{name}: {result}")
+            return 2
+        expected[name], n_values = result
+        print(f"{name}: {len(expected[name])} calls, {n_values} integers", flush=True)
+    tasks = [(name, args.seed, mutant, expected[name]) for mutant in listed for name in [entry_of[mutant.key].search]]
+    for number, ((name, _, mutant, _), result) in enumerate(in_processes(tasks, args.workers, 20 * args.timeout), 1):
+        if result is not None:
+            apart.append(mutant)
+            print(f"TOLD APART {mutant}\n  by {name}: {str(result)[:400]}", flush=True)
+        if number % 20 == 0:
+            print(f"{number} of {len(tasks)}, {len(apart)} told apart", flush=True)
+    killed = 0
+    if args.with_suite:
+        for mutant, verdict in judged(listed, args.workers, args.timeout):
+            killed += verdict != "survived"
+            if verdict != "survived":
+                print(f"{verdict.upper()} {mutant}", flush=True)
+        print(f"the tests: {killed} of {len(listed)} killed or timed out")
+    print(
+        f"{len(listed)} of {len(entry_of)} listed mutants, seed {args.seed}: {len(apart)} told apart by their searches"
+    )
+    return 1 if apart or killed else 0
+
+
+def judged(mutants: Sequence[Mutant], workers: int, timeout: int) -> Iterator[tuple[Mutant, str]]:
+    with ThreadPoolExecutor(workers) as pool:
+        yield from zip(mutants, pool.map(lambda mutant: run_tests(mutant, timeout), mutants), strict=True)
 
 
 def main() -> int:
@@ -231,62 +387,43 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", help="one file or line of it, e.g. kernels/softmax.py or kernels/softmax.py:152")
-    parser.add_argument("--timeout", type=int, default=180, help="seconds a mutant may take; an endless loop is a kill")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/intvit-mutants"))
-    parser.add_argument("--json", type=Path, help="write the survivors here")
+    parser.add_argument("--timeout", type=int, default=300, help="seconds a mutant may take")
+    parser.add_argument("--json", type=Path, help="write what was not killed here")
+    parser.add_argument("--verify-equivalents", action="store_true", help="run the search of every listed mutant")
+    parser.add_argument("--with-suite", action="store_true", help="with --verify-equivalents: the tests on each, too")
     args = parser.parse_args()
     mutants = all_mutants(args.only)
-    excluded = [m for m in mutants if m.keys & set(EQUIVALENT)]
-    unknown = set(EQUIVALENT).difference(*(m.keys for m in excluded))
+    listed = {key for entry in EQUIVALENT for key in entry.keys}
+    unknown = listed - {mutant.key for mutant in mutants}
     if unknown and args.only is None:
-        print(f"EQUIVALENT names changes that do not exist: {sorted(unknown)}")
+        print("EQUIVALENT names changes that do not exist:", *sorted(unknown), sep="\n")
         return 2
-    mutants = [m for m in mutants if not m.keys & set(EQUIVALENT)]
-    total = len(mutants)
-    if args.sample and args.sample < total:
-        mutants = random.Random(args.seed).sample(mutants, args.sample)
-    folders: SimpleQueue[Path] = SimpleQueue()
-    for i in range(args.workers):
-        folder = args.work / str(i)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        for name in COPIED:
-            source = ROOT / name
-            copy_of = shutil.copytree if source.is_dir() else shutil.copy
-            copy_of(source, folder / name)  # type: ignore[operator]
-        folders.put(folder)
-    unchanged = Mutant("spec/pool.py", 0, "nothing", (ROOT / "intvit/spec/pool.py").read_text(), "")
-    folder = folders.get()
-    if not survives(unchanged, folder, 600):
+    if args.verify_equivalents:
+        return verify(mutants, args)
+    candidates = [mutant for mutant in mutants if mutant.key not in listed]
+    drawn = candidates
+    if args.sample and args.sample < len(candidates):
+        drawn = random.Random(args.seed).sample(candidates, args.sample)
+    if run_tests(None, 3600) != "survived":
         print("the tests fail without any mutation")
         return 2
-    folders.put(folder)
-    start, survivors, done = time.monotonic(), [], 0
-
-    def judge(mutant: Mutant) -> tuple[Mutant, bool]:
-        place = folders.get()
-        try:
-            return mutant, survives(mutant, place, args.timeout)
-        finally:
-            folders.put(place)
-
-    with ThreadPoolExecutor(args.workers) as pool:
-        for mutant, alive in pool.map(judge, mutants):
-            done += 1
-            if alive:
-                survivors.append(mutant)
-                print(f"SURVIVED {mutant.file}:{mutant.line}: {mutant.change}", flush=True)
-            if done % 20 == 0:
-                print(f"{done} of {len(mutants)}, {len(survivors)} alive, {time.monotonic() - start:.0f} s", flush=True)
-    killed = len(mutants) - len(survivors)
+    start, alive, count = time.monotonic(), [], Counter[str]()
+    for mutant, verdict in judged(drawn, args.workers, args.timeout):
+        count[verdict] += 1
+        if verdict != "killed":
+            alive.append((mutant, verdict))
+            print(f"{verdict.upper()} {mutant}", flush=True)
+        if count.total() % 20 == 0:
+            print(f"{count.total()} of {len(drawn)}: {dict(count)}, {time.monotonic() - start:.0f} s", flush=True)
     print(
-        f"killed {killed} of {len(mutants)} mutants ({100 * killed / len(mutants):.1f} %), "
-        f"drawn from {total}, seed {args.seed}; {len(excluded)} more are equivalent, as EQUIVALENT says"
+        f"{len(drawn)} mutants, seed {args.seed}, of {len(candidates)}: {count['killed']} killed, "
+        f"{count['survived']} survived, {count['timed out']} timed out: "
+        f"{100 * count['killed'] / len(drawn):.1f} % killed; "
+        f"{len(mutants) - len(candidates)} more are equivalent, as EQUIVALENT says"
     )
     if args.json:
-        args.json.write_text(
-            json.dumps([{"file": m.file, "line": m.line, "change": m.change} for m in survivors], indent=1)
-        )
+        found = [{"file": m.file, "line": m.line, "change": m.change, "verdict": verdict} for m, verdict in alive]
+        args.json.write_text(json.dumps(found, indent=1))
     return 0
 
 

@@ -26,6 +26,7 @@ from intvit.errors import IntvitError
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, Array, Graph
 from intvit.lowering import Infeasible, lower
+from intvit.memory import fitting
 from intvit.recipe import OPERATORS, Choice, Recipe
 
 RULES: dict[str, Callable[[SiteScore], float]] = {}
@@ -157,6 +158,7 @@ def map_methods(
     if len(images) < recording.n_images or images.sha256(recording.n_images) != recording.images_sha256:
         raise IntvitError(f"images: must be the {recording.n_images} images that were recorded, and are others")
     n_images = min(limit or recording.n_images, recording.n_images)
+    batch = fitting(batch, 4 * sum(math.prod(tensor.shape) for tensor in graph.tensors.values()))
     candidates = {method: uniform_model(graph, calibration, recipe, method, methods) for method in methods}
     runs = {method: SqnrRun.of(graph, found.graph) for method, found in candidates.items()}
     known = set(recording.names)

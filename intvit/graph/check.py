@@ -7,7 +7,7 @@ proven anew, from the actual integers: a tensor's declared bound must be at leas
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ def check(graph: Graph) -> None:
         if node.output not in graph.tensors:
             raise IntvitError(f"{node.name}: output {node.output!r} must be a tensor of the graph")
         seen.add(node.output)
-        check_node(node, [graph.tensors[name] for name in node.inputs], graph.tensors[node.output])
+        _check_node(node, [graph.tensors[name] for name in node.inputs], graph.tensors[node.output])
     for name in (*graph.inputs, *graph.outputs, *graph.tensors):
         if name not in seen or name not in graph.tensors:
             raise IntvitError(f"graph: tensor {name!r} must be computed")
@@ -53,8 +53,14 @@ def check(graph: Graph) -> None:
         raise IntvitError("graph: outputs must be at least one")
 
 
-def check_node(node: Node, inputs: list[Tensor], output: Tensor) -> None:
-    """One operator by itself, as golden vectors hold it."""
+def check_operator(node: Node, inputs: Sequence[Tensor], output: Tensor) -> None:
+    """One operator by itself, as a golden case holds it: raise IntvitError if it is not well formed."""
+    for tensor in (*inputs, output):
+        _check_tensor(tensor)
+    _check_node(node, list(inputs), output)
+
+
+def _check_node(node: Node, inputs: list[Tensor], output: Tensor) -> None:
     rule = _RULES.get("layout" if node.op in LAYOUT_OPS else node.op)
     if rule is None:
         raise IntvitError(f"{node.name}: must be an integer operator, not {node.op!r}")

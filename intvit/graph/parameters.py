@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from intvit import registry
@@ -20,7 +21,13 @@ def node_method(node: Node) -> Method:
 def method_params(node: Node) -> Any:
     """The parameter value that the method's `lower` made; IntvitError outside the ranges of the parameter class."""
     method = node_method(node)
+    scalars = {field.name for field in dataclasses.fields(method.params) if field.type in (int, "int")}
+    if set(node.attrs["params"]) != scalars:
+        raise IntvitError(f"{node.name}: parameters must be {sorted(scalars)}, not {sorted(node.attrs['params'])}")
     values = dict(node.attrs["params"])
+    for key, value in values.items():
+        if type(value) is not int:
+            raise IntvitError(f"{node.name}: {key} must be an integer, not {value!r:.60}")
     values |= {key: tuple(array.tolist()) for key, array in node.arrays.items() if key != "mask"}
     try:
         return method.params(**values)

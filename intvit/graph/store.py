@@ -9,37 +9,39 @@ import numpy as np
 
 from intvit import hdf5
 from intvit.errors import IntvitError, reading
+from intvit.files import safe_key
 from intvit.graph.check import check
 from intvit.graph.ir import Array, Graph, describe
 from intvit.graph.text import GraphText, rebuild
 from intvit.spec import SPEC_VERSION
 
-KIND, VERSION = "intvit.graph", 1
+KIND, VERSION = "intvit.graph", 2
+"""Version 1 had names as they are for keys."""
 
 
 def save(graph: Graph, path: str | Path) -> None:
     """Write `graph`; the file appears whole or not at all."""
     check(graph)
-    with hdf5.create(path, KIND, VERSION) as file:
+    with hdf5.create(path, KIND, VERSION) as (file, _):
         file.attrs["content_hash"] = graph.content_hash
-        file.create_dataset("graph.json", data=json.dumps(describe(graph), sort_keys=True))
+        file.create_dataset("graph.json", data=np.bytes_(json.dumps(describe(graph), sort_keys=True)))
         for node in graph.nodes:
             for key, array in sorted(node.arrays.items()):
                 compressed = {"compression": "gzip", "shuffle": True} if array.size > 1024 else {}
-                file.create_dataset(f"arrays/{node.name}/{key}", data=array, **compressed)
+                file.create_dataset(_key(node.name, key, VERSION), data=array, **compressed)
 
 
 def load(path: str | Path) -> Graph:
     """Read and verify a graph: hash, names, shapes, every constant's range. IntvitError names what does not hold."""
-    with hdf5.read(path, KIND, VERSION) as file:
+    with hdf5.read(path, KIND, VERSION, 1) as file:
+        version = hdf5.attribute(file, "version", int)
+        expected = hdf5.attribute(file, "content_hash", str)
         with reading(path, "a graph"):
-            text = GraphText.model_validate_json(file["graph.json"][()])
-            expected = str(file.attrs["content_hash"])
-        with reading(path, "a graph with all its arrays"):
-            arrays: dict[str, dict[str, Array]] = {
-                node.name: {key: np.asarray(file[f"arrays/{node.name}/{key}"]) for key in node.arrays}
-                for node in text.nodes
-            }
+            text = GraphText.model_validate_json(hdf5.text(file, "graph.json"))
+        arrays: dict[str, dict[str, Array]] = {
+            node.name: {key: hdf5.array(file, _key(node.name, key, version)) for key in node.arrays}
+            for node in text.nodes
+        }
     try:
         graph = rebuild(text, arrays)
         if graph.content_hash != expected:
@@ -51,3 +53,7 @@ def load(path: str | Path) -> Graph:
     except IntvitError as error:
         raise IntvitError(f"{path}: {error}") from None
     return graph
+
+
+def _key(site: str, key: str, version: int) -> str:
+    return f"arrays/{site}/{key}" if version == 1 else f"arrays/{safe_key(site)}/{safe_key(key)}"

@@ -11,10 +11,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from intvit.errors import IntvitError
 from intvit.graph.ir import Array
 from intvit.importers.onnx import METADATA_KEY
 
 OPSET, IR_VERSION = 20, 10
+MOST_BYTES = 2**31 - 2**24
+"""Of constants: ONNX's limit, less what nodes and names may take."""
 
 
 @dataclass
@@ -74,6 +77,11 @@ class Builder:
         self, input_shape: Sequence[int], output: str, output_shape: Sequence[int], metadata: dict[str, Any]
     ) -> onnx.ModelProto:
         """The model with per-image `input_shape` and `output_shape`; the batch axis is free."""
+        for name, value in self.initializers.items():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise IntvitError(f"{name}: weights must stay finite where they are folded, not overflow")
+        if sum(value.nbytes for value in self.initializers.values()) > MOST_BYTES:
+            raise IntvitError("weights: must fit the 2 GB of an ONNX file, and do not")
         graph = helper.make_graph(
             self.nodes,
             str(metadata["architecture"]),
@@ -114,11 +122,28 @@ def evaluate(node: onnx.NodeProto, constants: Sequence[Array], opsets: Any) -> l
     return list(session.run(None, {}))
 
 
-def resize_bicubic(grid: Array, rows: int, cols: int) -> Array:
-    """(N, C, H, W) float32 to (N, C, rows, cols), cubic with a = -0.75 and half pixels, as PyTorch interpolates."""
+def resize_bicubic(grid: Array, rows: int, cols: int, *, antialias: bool = False) -> Array:
+    """(N, C, H, W) float32 to (N, C, rows, cols), half pixels, as PyTorch interpolates: cubic with a = -0.75.
+
+    With `antialias`, as PyTorch then does: a = -0.5, in each axis over as many pixels more as it gets smaller.
+    """
+    if antialias:
+        down, across = (_antialiased(old, new) for old, new in zip(grid.shape[2:], (rows, cols), strict=True))
+        return np.einsum("ri,nchi->nchr", across, np.einsum("ri,nciw->ncrw", down, grid)).astype(np.float32)
     node = helper.make_node(
         "Resize", ["x", "", "", "sizes"], ["y"], mode="cubic", coordinate_transformation_mode="half_pixel",
         cubic_coeff_a=-0.75,
     )  # fmt: skip
     sizes = np.array([*grid.shape[:2], rows, cols], np.int64)
     return evaluate(node, [grid, sizes], [helper.make_opsetid("", OPSET)])[0]
+
+
+def _antialiased(old: int, new: int) -> Array:
+    """(new, old) weights of a cubic filter (a = -0.5) that is stretched where an axis gets shorter."""
+    scale = old / new
+    stretch = max(scale, 1.0)
+    centres = (np.arange(new) + 0.5) * scale
+    t = np.abs(np.arange(old) + 0.5 - centres[:, None]) / stretch
+    near, far = (1.5 * t - 2.5) * t * t + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2
+    weights = np.where(t < 1, near, np.where(t < 2, far, 0.0))
+    return weights / weights.sum(axis=1, keepdims=True)

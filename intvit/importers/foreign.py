@@ -19,11 +19,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from intvit.errors import IntvitError
-from intvit.graph.ir import Array
+from intvit.errors import IntvitError, reading, reason
 from intvit.importers.builder import Builder, evaluate
-from intvit.importers.fold import fold
-from intvit.importers.onnx import attributes, load_model, model_metadata
+from intvit.importers.fold import MICROSOFT, ONNX_DOMAINS, check_result, constant_value, fold
+from intvit.importers.onnx import attributes, float_graph, load_model, model_metadata
 from intvit.importers.operators import HANDLERS, pointwise, recognised
 from intvit.importers.views import Pointwise, Refused, Unknown, Value, View, Writer
 
@@ -33,7 +32,7 @@ MOST_CAUSES = 4
 def import_foreign(
     path: str | Path, *, until: str | None = None, start: str | None = None, **options: Any
 ) -> onnx.ModelProto:
-    """ONNX file -> canonical float ONNX.
+    """ONNX file -> canonical float ONNX; the same file each time, as nothing may be drawn at random.
 
     `until`: the node or tensor that becomes the output; `start`: the node or tensor that becomes the input. Option
     img_size fixes free height and width; mean, std and resize go to the metadata.
@@ -43,14 +42,19 @@ def import_foreign(
             raise IntvitError(f"import: option must not be {key!r} for an ONNX file")
     model = load_model(path, check=False)  # onnxruntime takes more than the checker
     found = model_metadata(model)
-    if found and not (until or start):
-        return model  # ours already
     try:
-        names = {name for node in model.graph.node for name in node.output}
-        folded = fold(model, until, start, options.get("img_size"))
-        return _Walker(folded, names).rewrite(
-            {key: value for key, value in {**found, **options}.items() if key in ("mean", "std", "resize") and value}
-        )
+        if found and not (until or start):  # ours already
+            with reading("graph", "a valid ONNX graph"):
+                onnx.checker.check_model(model)
+            result = model
+        else:
+            names = {name for node in model.graph.node for name in node.output}
+            folded = fold(model, until, start, options.get("img_size"))
+            metadata = {k: v for k, v in {**found, **options}.items() if k in ("mean", "std", "resize") and v}
+            with reading("graph", "one that has a float form"):
+                result = _Walker(folded, names).rewrite(metadata)
+        float_graph(result)  # whoever reads it next must not be the first to find out
+        return result
     except IntvitError as error:
         raise IntvitError(f"{path}: {error}") from None
 
@@ -66,7 +70,7 @@ class _Walker:
         graph = self.model.graph
         self.values = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
         self.values[""] = None
-        (source,) = (value for value in graph.input if value.name not in self.values)
+        (source,) = graph.input
         shape = tuple(d.dim_value for d in source.type.tensor_type.shape.dim)
         writer = Writer(Builder())
         writer.builder.input = writer.unique(source.name)
@@ -85,6 +89,8 @@ class _Walker:
         if not isinstance(result, View):
             raise IntvitError(f"{graph.output[0].name}: output must depend on the input, and is constant")
         output = writer.settle(result)
+        if not writer.builder.nodes:
+            raise IntvitError(f"{graph.output[0].name}: something must be computed between input and output")
         found = {"architecture": "onnx", **metadata}
         if len(shape) == 4:
             found["img_size"] = list(shape[2:])
@@ -94,8 +100,9 @@ class _Walker:
     def complaint(self, result: Unknown) -> str:
         more = len(result.causes) - MOST_CAUSES
         text = "; ".join(result.causes[:MOST_CAUSES]) + (f"; and {more} more" if more > 0 else "")
-        known = [n.output[0] for n in self.model.graph.node if isinstance(self.values.get(n.output[0]), View)]
-        used = {name for n in self.model.graph.node for name in n.input if self.blocked(n)}
+        nodes = [node for node in self.model.graph.node if node.output]
+        known = [node.output[0] for node in nodes if isinstance(self.values.get(node.output[0]), View)]
+        used = {name for node in nodes for name in node.input if self.blocked(node)}
         border = [name for name in known if name in used and name in self.names]
         hint = f" Cut before it with --until, for example --until {border[-1]}" if border else ""
         return f"{text}.{hint}"
@@ -105,44 +112,50 @@ class _Walker:
 
     def node(self, writer: Writer, node: onnx.NodeProto) -> None:
         """Evaluate `node`: constants fold, views go to the handler, and what fails is remembered with its reason."""
-        if node.op_type == "Constant":
-            self.values[node.output[0]] = _constant_value(node)
-            return
-        inputs = [self.values[name] for name in node.input]
         outputs: list[Value]
-        unknown = [value for value in inputs if isinstance(value, Unknown)]
+        label = f"{node.name or next(iter(node.output), '')} ({node.op_type})"
         try:
             writer.last_name = node.output[0]
+            inputs = [self.values[name] for name in node.input]
+            unknown = [value for value in inputs if isinstance(value, Unknown)]
             if unknown:
                 outputs = [Unknown(tuple(dict.fromkeys(cause for value in unknown for cause in value.causes)))]
+                outputs *= len(node.output)
             elif any(isinstance(value, (View, Pointwise)) for value in inputs):
-                function = pointwise(writer, node, inputs)
-                if function is not None:
-                    self.values[node.output[0]] = function
-                    return
-                inputs = [recognised(writer, value) for value in inputs]
-                handler = HANDLERS.get(node.op_type)
-                if handler is None:
-                    raise Refused("this operator has no integer form")
-                result = handler(writer, node, inputs, attributes(node))
-                outputs = result if isinstance(result, list) else [result]
+                outputs = self.moved(writer, node, inputs)
+            elif node.op_type == "Constant" and node.domain in ONNX_DOMAINS:
+                outputs = [constant_value(node)]
+                if outputs[0] is None:
+                    raise Refused("holds no numbers")
             else:
-                outputs = evaluate(node, [v for v in inputs if v is not None], self.model.opset_import)
-        except Refused as reason:
-            outputs = [Unknown((f"{node.name or node.output[0]} ({node.op_type}): {reason}",))]
+                constants = [value for value in inputs if value is not None]
+                check_result(node, constants, self.model.opset_import)
+                outputs = evaluate(node, constants, self.model.opset_import)
+                if not all(isinstance(value, np.ndarray) for value in outputs):
+                    raise Refused("its result is no tensor")
         except IntvitError:
             raise
         except Exception as error:
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            outputs = [Unknown((f"{node.name or node.output[0]} ({node.op_type}): {line}",))]
+            outputs = [Unknown((f"{label}: {reason(error)}",))] * len(node.output)
+        more = Unknown((f"{label}: outputs after the first have no integer form",))
         for i, name in enumerate(node.output):
-            self.values[name] = outputs[i] if i < len(outputs) else outputs[0]
+            if name:
+                self.values[name] = outputs[i] if i < len(outputs) else more
 
-
-def _constant_value(node: onnx.NodeProto) -> Array:
-    values = attributes(node)
-    if "value" in values:
-        return numpy_helper.to_array(values["value"])
-    ((_, value),) = values.items()
-    kind = np.float32 if isinstance(np.asarray(value).reshape(-1)[0], np.floating) else np.int64
-    return np.asarray(value, kind)
+    def moved(self, writer: Writer, node: onnx.NodeProto, inputs: list[Value]) -> list[Value]:
+        """The outputs of a node that reads activations."""
+        known = node.domain in ONNX_DOMAINS or node.op_type in MICROSOFT
+        function = pointwise(writer, node, inputs) if node.domain in ONNX_DOMAINS else None
+        if function is not None:
+            return [function]
+        inputs = [recognised(writer, value) for value in inputs]
+        handler = HANDLERS.get(node.op_type) if known else None
+        if handler is None:
+            raise Refused("this operator has no integer form")
+        attrs = attributes(node)
+        if node.op_type == "Softmax" and any(
+            o.domain in ONNX_DOMAINS and o.version < 13 for o in self.model.opset_import
+        ):
+            attrs.setdefault("axis", 1)
+        result = handler(writer, node, inputs, attrs)
+        return result if isinstance(result, list) else [result]

@@ -1,19 +1,22 @@
 """Checkpoints of the published I-ViT training code: float weights with the scales that training found.
 
 Every `QuantAct` leaves a buffer `act_scaling_factor` (its minimum and maximum are no buffers, and are lost on reload);
-`QuantLinear` and `QuantConv2d` leave `weight_integer`. The scales become ranges, so that the network runs as it was
-trained. `audit` looks for what such files are known to get wrong.
+`QuantLinear` and `QuantConv2d` leave `weight_integer`, their scale and `bias_integer`. The scales become ranges at the
+widths that the checkpoint tells, and the integers are carried along, so that the network runs as it was trained.
+`audit` looks for what such files are known to get wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from intvit.calibrate import source_tensor
 from intvit.errors import IntvitError
@@ -22,9 +25,17 @@ from intvit.graph.widths import quantizer_bits
 from intvit.importers.onnx import float_graph, set_metadata
 from intvit.importers.timm import build_swin, build_vit
 from intvit.kernels.quantize import LEAST_SCALE, quantize_weight
-from intvit.recipe import build_recipe
+from intvit.recipe import Recipe, build_recipe
 
 SCALE = ".act_scaling_factor"
+NEVER_CALLED = ("act_out", "attn.qact_softmax")
+"""Quantizers that the published modules build and never call: their scale stays 0."""
+GELU_BITS, RESIDUAL_BITS = 8, 16
+"""As published."""
+NEAR_WIDTH = 0.05
+"""How far, in bits, a scale may be from a constant's own maximum: a running range follows what training changes. What
+is farther from every width tells nothing."""
+WEIGHT_SCALES = ("fc_scaling_factor", "conv_scaling_factor")
 DERIVED = (
     "act_scaling_factor", "fc_scaling_factor", "conv_scaling_factor", "norm_scaling_factor", "weight_integer",
     "bias_integer",
@@ -105,33 +116,65 @@ def architecture(tensors: Mapping[str, Array]) -> str:
 
 
 def build_ivit(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx.ModelProto:
-    """Float ONNX with the trained ranges in its metadata. IntvitError names the first quantizer whose scale is lost."""
+    """Float ONNX with the trained widths and ranges in its metadata, and the trained integers as constants.
+
+    IntvitError names the first quantizer whose scale is lost, and the first layer whose integers are not its weights.
+    """
     kind = architecture(tensors)
     floats = {name: tensor for name, tensor in tensors.items() if not name.endswith(DERIVED)}
+    widths, findings = checkpoint_widths(tensors)
+    for site in _layers(tensors):
+        findings += _audit_layer(site, tensors, widths.get("bits", 8))
     model = (build_swin if kind == "swin" else build_vit)(floats, options)
-    set_metadata(model, ranges=_ranges(float_graph(model), kind, tensors))
+    if findings:
+        raise IntvitError(str(findings[0]))
+    graph = float_graph(model)
+    ranges = _ranges(graph, kind, tensors, build_recipe(widths, "widths of the checkpoint"))
+    set_metadata(model, ranges=ranges, trained=widths)
+    model.graph.initializer.extend(_integers(graph, tensors))
     return model
 
 
-def _ranges(graph: Graph, kind: str, tensors: Mapping[str, Array]) -> dict[str, list[float]]:
+def _integers(graph: Graph, tensors: Mapping[str, Array]) -> Iterator[onnx.TensorProto]:
+    """What the lowering takes instead of rounding the floats anew: constants named after their site."""
+    for name, tensor in sorted(tensors.items()):
+        site, _, kind = name.rpartition(".")
+        if site not in graph.by_name:
+            continue
+        if kind == "weight_integer":
+            yield numpy_helper.from_array(tensor.reshape(len(tensor), -1).astype(np.int8), name)
+        elif kind == "bias_integer":
+            yield numpy_helper.from_array(_whole(name, tensor), name)
+        elif kind in WEIGHT_SCALES:
+            yield numpy_helper.from_array(tensor.astype(np.float32), f"{site}.weight_scale")
+
+
+def _whole(name: str, tensor: Array) -> Array:
+    if np.any(tensor != np.rint(tensor)) or np.any(np.abs(tensor) > 2.0**61):
+        raise IntvitError(f"{name}: must hold integers")
+    return tensor.astype(np.int64)
+
+
+def _ranges(graph: Graph, kind: str, tensors: Mapping[str, Array], recipe: Recipe) -> dict[str, list[float]]:
     scales = _scales(kind, tensors)
     ranges = {}
-    for name, bits in _quantizers(graph).items():
+    for name, bits in _quantizers(graph, recipe).items():
         try:
-            source = name if name in scales else source_tensor(graph, name, scales)
+            source = name if name in scales or name not in graph.tensors else source_tensor(graph, name, scales)
         except IntvitError:
-            raise IntvitError(f"{name}: its quantizer's act_scaling_factor is missing from the checkpoint") from None
+            source = name
+        if source not in scales:
+            raise IntvitError(f"{name}: its quantizer's act_scaling_factor is missing from the checkpoint")
         module, scale = scales[source]
         if not np.isfinite(scale) or scale <= LEAST_SCALE:
             raise IntvitError(f"{module}: act_scaling_factor must be above {LEAST_SCALE:.3g}, not {scale:.3g}")
-        top = scale * (2 ** (bits - 1) - 1)
+        top = scale * (2 ** (bits - 1) - 1)  # exact in double, and so is the way back
         ranges[source] = [-top, top]
     return ranges
 
 
-def _quantizers(graph: Graph) -> dict[str, int]:
+def _quantizers(graph: Graph, recipe: Recipe) -> dict[str, int]:
     """Everything that has a trained scale: activations, and constants that are added; with its width."""
-    recipe = build_recipe({})
     found = dict(quantizer_bits(graph, recipe))
     for node in graph.nodes:
         if node.op == "add" and "value" in node.arrays and node.output in found:
@@ -149,7 +192,7 @@ def _scales(kind: str, tensors: Mapping[str, Array]) -> dict[str, tuple[str, flo
     return found
 
 
-# -------------------------------------------------------------------------------------------- audit
+# ------------------------------------------------------------------------------------------- widths
 
 
 @dataclass(frozen=True)
@@ -160,20 +203,98 @@ class Finding:
     rule: str
     found: str
 
+    def __str__(self) -> str:
+        return f"{self.site}: {self.rule}, not {self.found}"
 
-def audit(path: str | Path, tensors: Mapping[str, Array], bits: int = 8) -> list[Finding]:
-    """What is wrong with an I-ViT checkpoint, site by site; empty if nothing is."""
+
+def checkpoint_widths(tensors: Mapping[str, Array]) -> tuple[dict[str, int], list[Finding]]:
+    """The recipe's widths as far as a checkpoint tells them, and what contradicts them.
+
+    Exact: `weight_integer` fills its width in every channel, a softmax's scale is a power of two. Within a fraction of
+    a bit: Swin's tables and the position embeddings are constants, and their maximum over their scale tells the width
+    of narrow activations, and that of the residual stream, 16 bits or 8. Where there is no table, narrow activations
+    are as wide as the weights: the published modules have one default for both.
+    """
+    found = {site: _weight_width(tensors, site) for site in _layers(tensors)}
+    known = [width for width in found.values() if width]
+    if not known:
+        return {}, [Finding("checkpoint", "weight_integer must tell the width", "missing or 0 in every layer")]
+    bits = max(sorted(set(known)), key=known.count)
+    widths = {"bits": bits}
+    findings = [
+        Finding(site, f"weight_integer must have {bits} bits as in most layers", f"{width} bits")
+        for site, width in found.items()
+        if width not in (0, bits)
+    ]
+    for module, scale in _act_scales(tensors).items():
+        block, _, name = module.rpartition(".")
+        if name in ("int_softmax", "log_int_softmax"):
+            width = 1 - math.log2(scale)
+            if width != widths.setdefault("softmax_bits", round(width)):
+                findings.append(_unlike(module, widths["softmax_bits"], width))
+        elif name == "act" and f"{block}.qact_gelu" in _act_scales(tensors):
+            width = 1 - math.log2(scale / _act_scales(tensors)[f"{block}.qact_gelu"])
+            if abs(width - GELU_BITS) > 1e-5:
+                findings.append(_unlike(module, GELU_BITS, width))
+        elif name == "qact_table":
+            width = _constant_width(tensors.get(f"{block}.relative_position_bias_table"), scale) or bits
+            if width != bits:
+                findings.append(_unlike(module, bits, width))
+        elif module == "qact_pos":
+            width = _constant_width(tensors.get("pos_embed"), scale) or RESIDUAL_BITS
+            widths["residual_bits"] = width if width == 8 else RESIDUAL_BITS
+    return widths, findings
+
+
+def _unlike(module: str, bits: int, width: float) -> Finding:
+    return Finding(module, f"act_scaling_factor must be that of {bits} bits", f"of {width:.4g}")
+
+
+def _layers(tensors: Mapping[str, Array]) -> list[str]:
+    """Modules with quantized weights."""
+    return [n.removesuffix(".weight") for n, t in tensors.items() if n.endswith(".weight") and t.ndim in (2, 4)]
+
+
+def _act_scales(tensors: Mapping[str, Array]) -> dict[str, float]:
+    """Published module -> its one positive `act_scaling_factor`."""
+    single = {name: float(t.reshape(-1)[0]) for name, t in tensors.items() if name.endswith(SCALE) and t.size == 1}
+    return {name.removesuffix(SCALE): scale for name, scale in single.items() if LEAST_SCALE < scale < math.inf}
+
+
+def _weight_width(tensors: Mapping[str, Array], site: str) -> int:
+    """Bits of the largest integer weight; 0 where nothing is known."""
+    integer = tensors.get(f"{site}.weight_integer", np.zeros(0))
+    if not integer.size or not np.isfinite(integer).all():
+        return 0
+    top = int(np.abs(integer).max())
+    return top.bit_length() + 1 if top else 0
+
+
+def _constant_width(constant: Array | None, scale: float) -> int | None:
+    """The width, 4 to 16 bits, at which a constant has this scale; None if there is none such."""
+    top = 0.0 if constant is None or not constant.size else float(np.abs(constant).max())
+    width = math.log2(top / scale + 1) + 1 if 0 < top < math.inf else 0.0
+    return round(width) if 4 <= round(width) <= 16 and abs(width - round(width)) <= NEAR_WIDTH else None
+
+
+# -------------------------------------------------------------------------------------------- audit
+
+
+def audit(path: str | Path, tensors: Mapping[str, Array], bits: int | None = None) -> list[Finding]:
+    """What is wrong with an I-ViT checkpoint, site by site; empty if nothing is. `bits`: what its width must be."""
     if not is_ivit(tensors):
         raise IntvitError(f"{path}: must be an I-ViT checkpoint with act_scaling_factor buffers, and has none")
-    findings = []
+    widths, findings = checkpoint_widths(tensors)
+    if bits is not None and widths.get("bits", bits) != bits:
+        raise IntvitError(f"{path}: bits must be the {widths['bits']} of weight_integer, not {bits}")
     for name, tensor in tensors.items():
-        site = name.rpartition(".")[0]
+        site, _, buffer = name.rpartition(".")
         if not np.isfinite(tensor).all():
-            findings.append(Finding(site, f"{name.rpartition('.')[2]} must be finite", "NaN or infinite"))
-        elif name.endswith(SCALE) and site.rpartition(".")[2].startswith("qact"):
+            findings.append(Finding(site, f"{buffer} must be finite", "NaN or infinite"))
+        elif name.endswith(SCALE) and site.rpartition(".")[2].startswith("qact") and not site.endswith(NEVER_CALLED):
             findings += _audit_scale(site, tensor)
-        elif name.endswith(".weight") and tensor.ndim in (2, 4):
-            findings += _audit_weight(site, tensor, tensors.get(f"{site}.weight_integer"), bits)
+    for site in _layers(tensors):
+        findings += _audit_layer(site, tensors, widths.get("bits", bits or 8))
     return findings
 
 
@@ -188,15 +309,24 @@ def _audit_scale(site: str, tensor: Array) -> list[Finding]:
     return []
 
 
-def _audit_weight(site: str, weight: Array, integer: Array | None, bits: int) -> list[Finding]:
+def _audit_layer(site: str, tensors: Mapping[str, Array], bits: int) -> list[Finding]:
+    """The integers and the scale of a layer against its float weights; `bits` where they tell no width."""
+    weight, integer = tensors[f"{site}.weight"], tensors.get(f"{site}.weight_integer")
     if integer is None:
         return [Finding(site, "weight_integer must be there", "missing")]
     if integer.shape != weight.shape:
         return [Finding(site, f"weight_integer must have shape {list(weight.shape)}", f"{list(integer.shape)}")]
-    codes = quantize_weight(weight, bits)[0]
+    if not (np.isfinite(weight).all() and np.isfinite(integer).all() and weight.size):
+        return []  # told elsewhere
+    bits = _weight_width(tensors, site) or bits
+    codes, scale = quantize_weight(weight, bits)
     off = np.abs(codes - integer)
-    n_off = int(np.count_nonzero(off > 1))  # the published float32 division may round a tie the other way
-    if n_off:
+    n_off = int(np.count_nonzero((off > 1) | (integer != np.rint(integer))))
+    if n_off:  # the published float32 division may round a tie the other way
         share = 100 * n_off / off.size
         return [Finding(site, "weight_integer must be the rounded weight", f"{share:.1f} % of the codes are stale")]
+    for name in WEIGHT_SCALES:
+        given = tensors.get(f"{site}.{name}")
+        if given is not None and (given.shape != scale.shape or not np.allclose(given, scale, rtol=1e-6, atol=0)):
+            return [Finding(site, f"{name} must be the largest weight / {2 ** (bits - 1) - 1}", "another: it is stale")]
     return []

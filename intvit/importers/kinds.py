@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from intvit.errors import IntvitError
+from intvit.errors import IntvitError, reading
 
 if TYPE_CHECKING:
     import onnx
@@ -26,10 +26,18 @@ class Kind:
     """(path, **options) -> canonical float ONNX."""
 
 
-def _huggingface(path: Path, **options: Any) -> onnx.ModelProto:
-    from intvit.importers.huggingface import import_huggingface
+def _folder(path: Path, **options: Any) -> onnx.ModelProto:
+    """A folder of timm names its architecture, one of transformers its model_type."""
+    from intvit.importers.config import member, read_json
+    from intvit.importers.huggingface import FAMILIES, import_huggingface
 
-    return import_huggingface(path, **options)
+    config = read_json(path / "config.json")
+    if "architecture" not in config or config.get("model_type") in FAMILIES:
+        return import_huggingface(path, **options)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (path / name).exists():
+            return _timm(member(path, name), **options)
+    raise IntvitError(f"{path / 'model.safetensors'}: no such file, nor pytorch_model.bin")
 
 
 def _foreign(path: Path, **options: Any) -> onnx.ModelProto:
@@ -46,9 +54,10 @@ def _timm(path: Path, **options: Any) -> onnx.ModelProto:
 
 KINDS = (
     Kind(
-        "a Hugging Face folder (config.json, model.safetensors or its shards): ViT, DeiT, distilled DeiT, Swin, DINOv2",
+        "a Hugging Face folder (config.json, model.safetensors or its shards): ViT, DeiT, distilled DeiT, Swin, "
+        "DINOv2 (with registers too); or a folder of timm's hub (`architecture` in its config.json)",
         lambda path: path.is_dir() and (path / "config.json").is_file(),
-        _huggingface,
+        _folder,
     ),
     Kind(
         "an .onnx graph exported by PyTorch (either exporter), optimum or others, opset 13 or newer",
@@ -72,8 +81,9 @@ KINDS = (
 def import_model(path: str | Path, **options: Any) -> onnx.ModelProto:
     """Any supported file or folder -> canonical float ONNX. Options that are None count as not given."""
     path = Path(path)
-    if not path.exists():
-        raise IntvitError(f"{path}: no such file")
+    with reading(path, "a file or folder that can be read"):
+        if not path.exists():
+            raise IntvitError(f"{path}: no such file")
     given = {key: value for key, value in options.items() if value is not None}
     for kind in KINDS:
         if kind.matches(path):

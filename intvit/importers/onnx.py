@@ -2,69 +2,54 @@
 
 The batch axis is axis 0 of every activation and is dropped: a Graph is the program for one image. Node names become
 site names. MatMul + Add with constants becomes `linear`, a patch convolution becomes layout moves and `linear`.
+
+The canonical form is what `Builder` writes, and nothing near it: whoever edits such a file is told what differs.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from intvit.errors import IntvitError
+from intvit.files import safe_name
 from intvit.graph import layout
 from intvit.graph.ir import Array, Graph, Node, Tensor
+from intvit.importers.onnxfile import METADATA_KEY, load_model, model_metadata, set_metadata
 
-METADATA_KEY = "intvit"
+__all__ = [
+    "METADATA_KEY", "OPSET", "attributes", "float_graph", "load_model", "model_metadata", "model_sha256",
+    "set_metadata",
+]  # fmt: skip
 
-
-def load_model(path: str | Path, *, check: bool = True) -> onnx.ModelProto:
-    """Read an ONNX file; IntvitError if it is not one. Without `check`, whoever runs it judges the graph."""
-    if not Path(path).is_file():
-        raise IntvitError(f"{path}: no such file")
-    try:
-        model = onnx.load(str(path))
-        if check:
-            onnx.checker.check_model(model)
-    except Exception as error:
-        raise IntvitError(f"{path}: must be a valid ONNX model, not: {_first_line(error)}") from error
-    return model
+OPSET = 20
+"""Of the canonical form."""
+TRAINED = ("weight_integer", "weight_scale", "bias_integer")
+"""Constants that a site of a trained network has beside its float weights."""
 
 
 def model_sha256(model: onnx.ModelProto) -> str:
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
-def model_metadata(model: onnx.ModelProto) -> dict[str, Any]:
-    for entry in model.metadata_props:
-        if entry.key == METADATA_KEY:
-            return dict(json.loads(entry.value))
-    return {}
-
-
-def set_metadata(model: onnx.ModelProto, **values: Any) -> None:
-    """Add to the model's own metadata."""
-    merged = {**model_metadata(model), **values}
-    for entry in list(model.metadata_props):
-        if entry.key == METADATA_KEY:
-            model.metadata_props.remove(entry)
-    model.metadata_props.add(key=METADATA_KEY, value=json.dumps(merged, sort_keys=True))
-
-
 def float_graph(model: onnx.ModelProto) -> Graph:
     """The float Graph of `model`; raises IntvitError naming the first node that cannot be lowered."""
+    metadata = model_metadata(model)
     reader = _Reader(model)
     for name, array in reader.constants.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise IntvitError(f"{name}: weights must be finite, not NaN or infinite")
     reader.read()
-    metadata = {**model_metadata(model), "model_sha256": model_sha256(model)}
+    if "trained" in metadata:
+        reader.nodes = [reader.with_trained(node) for node in reader.nodes]
+    metadata = {**metadata, "model_sha256": model_sha256(model)}
     return Graph((reader.input,), (model.graph.output[0].name,), tuple(reader.nodes), reader.tensors, metadata)
 
 
@@ -74,62 +59,101 @@ class _Reader:
     constants: dict[str, Array] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
     input: str = ""
     consumers: dict[str, int] = field(default_factory=dict)
+    producers: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    repeated: set[str] = field(default_factory=set)
+    """Constants that stand there once per image."""
 
     def __post_init__(self) -> None:
         graph = self.model.graph
-        self.constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        opsets = [entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")]
+        if opsets != [OPSET]:
+            raise IntvitError(f"ONNX graph: must be of opset {OPSET}, not {opsets}; import it with `intvit import`")
+        for tensor in graph.initializer:
+            if tensor.name in self.constants:
+                raise IntvitError(f"{tensor.name}: must be defined once")
+            self.constants[tensor.name] = numpy_helper.to_array(tensor)
         inputs = [i for i in graph.input if i.name not in self.constants]
         if len(inputs) != 1:
             raise IntvitError(f"ONNX graph: must have one input, not {[i.name for i in inputs]}")
+        if len(graph.output) != 1:
+            raise IntvitError(f"ONNX graph: must have one output, not {[o.name for o in graph.output]}")
         self.input = inputs[0].name
-        dims = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim]
+        kind = inputs[0].type.tensor_type
+        dims = [d.dim_value for d in kind.shape.dim]
         if len(dims) < 3 or min(dims[1:]) < 1:
             raise IntvitError(f"{self.input}: must be of a fixed size (batch, C, H, W) or (batch, T, D), not {dims}")
+        if dims[0] or kind.elem_type != TensorProto.FLOAT:
+            raise IntvitError(
+                f"{self.input}: must be float32 with a free batch axis, not type {kind.elem_type}, {dims}"
+            )
         self._add(Tensor(self.input, tuple(dims[1:])))
         for node in graph.node:
             for name in node.input:
                 self.consumers[name] = self.consumers.get(name, 0) + 1
+            for name in node.output:
+                if not name or name in self.producers or name in self.constants or name == self.input:
+                    raise IntvitError(f"{name or node.name}: must be computed by one node")
+                self.producers[name] = node
 
     def read(self) -> None:
-        for node in self._needed():
-            handler = _HANDLERS.get(node.op_type)
+        output = self.model.graph.output[0].name
+        needed = self._depended_on(output, lambda node: node.input)
+        handled = self._depended_on(output, lambda node: node.input[:1] if node.op_type == "Expand" else node.input)
+        for node in self.model.graph.node:
+            name = next(iter(node.output), node.name)
+            if name not in needed:
+                raise IntvitError(f"{name}: the output must depend on every node, and not on this")
+            if name not in handled:
+                continue  # the shape of an Expand
+            handler = _HANDLERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
             if handler is None:
-                raise IntvitError(f"{node.name}: ONNX operator {node.op_type} has no integer form")
+                operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+                raise IntvitError(f"{name}: ONNX operator {operator} has no integer form")
+            if len(node.output) != 1 or node.name not in ("", name):
+                raise IntvitError(f"{node.name}: must have one output, of its own name, not {list(node.output)}")
             handler(self, node)
+        self.shape(output)
 
-    def _needed(self) -> list[onnx.NodeProto]:
-        """The nodes that the output depends on, in file order; shapes of Expand do not count."""
-        producers = {name: node for node in self.model.graph.node for name in node.output}
+    def _depended_on(self, output: str, inputs: Callable[[onnx.NodeProto], Iterable[str]]) -> set[str]:
+        """The tensors that `output` is computed from, itself included."""
         seen: set[str] = set()
-        todo = [self.model.graph.output[0].name]
+        todo = [output]
         while todo:
             name = todo.pop()
-            node = producers.get(name)
-            if node is None or name in seen:
-                continue
-            seen.add(name)
-            todo += node.input[:1] if node.op_type == "Expand" else node.input
-        return [n for n in self.model.graph.node if n.output[0] in seen]
+            if name in self.producers and name not in seen:
+                seen.add(name)
+                todo += inputs(self.producers[name])
+        return seen
 
     # -- small parts used by the handlers
 
     def _add(self, tensor: Tensor) -> None:
+        if not tensor.name.isprintable() or not safe_name(tensor.name) or not tensor.name:
+            raise IntvitError(f"{tensor.name!r}: a name must not be empty and must be printable")
+        if tensor.name in self.tensors:
+            raise IntvitError(f"{tensor.name}: must be computed by one node")
         self.tensors[tensor.name] = tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
+        if name not in self.tensors:
+            raise IntvitError(f"{name}: must be an activation that is computed before it is used")
         return self.tensors[name].shape
 
     def emit(
         self, op: str, node: onnx.NodeProto, inputs: tuple[str, ...], shape: tuple[int, ...], **values: Any
     ) -> None:
         """Append a compute node that is named after `node` and writes its output."""
-        self.append(Node(op, node.name or node.output[0], inputs, node.output[0], **values), shape)
+        self.append(Node(op, node.output[0], inputs, node.output[0], **values), shape)
 
     def append(self, node: Node, shape: tuple[int, ...]) -> None:
-        self.nodes.append(node)
         self._add(Tensor(node.output, shape))
+        if node.name in self.names:
+            raise IntvitError(f"{node.name}: must be the name of one node")
+        self.names.add(node.name)
+        self.nodes.append(node)
 
     def move(self, op: str, name: str, source: str, output: str, **attrs: Any) -> None:
         node = Node(op, name, (source,), output, attrs)
@@ -137,15 +161,56 @@ class _Reader:
             layout.check_reshape(name, self.shape(source), tuple(attrs["shape"]))
         self.append(node, layout.output_shape(node, [self.shape(source)]))
 
-    def constant(self, node: onnx.NodeProto, index: int) -> Array:
-        name = node.input[index]
+    def constant(self, node: onnx.NodeProto, index: int, kind: str, shape: tuple[int | None, ...] | None) -> Array:
+        """A constant input: `kind` f (float32) or i (int64, int32), of `shape` (None: any length; None at all: any)."""
+        name = node.input[index] if index < len(node.input) else ""
         if name not in self.constants:
-            raise IntvitError(f"{node.name}: {node.op_type} input {index} must be a constant, not the tensor {name}")
-        return self.constants[name]
+            raise IntvitError(f"{node.output[0]}: {node.op_type} input {index} must be a constant, not {name!r}")
+        array = self.constants[name]
+        if array.dtype not in ((np.float32,) if kind == "f" else (np.int64, np.int32)):
+            raise IntvitError(f"{name}: must be {'float32' if kind == 'f' else 'int64'}, not {array.dtype}")
+        fits = shape is None or (
+            array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
+        )
+        if not fits or not array.size:
+            wanted = "of any size" if shape is None else str(["any" if n is None else n for n in shape])
+            raise IntvitError(f"{name}: shape must be {wanted}, not {list(array.shape)}")
+        return array
 
-    def without_batch(self, array: Array, ndim: int) -> Array:
-        """A constant that broadcasts against an activation, its batch axis of length 1 dropped."""
-        return array[0] if array.ndim == ndim + 1 and array.shape[0] == 1 else array
+    def integers(self, node: onnx.NodeProto, index: int) -> list[int]:
+        return [int(v) for v in self.constant(node, index, "i", (None,))]
+
+    def inner_axis(self, node: onnx.NodeProto, axis: int) -> int:
+        """Axis of the per-image array for the axis that a node counts with the batch."""
+        ndim = len(self.shape(node.input[0])) + 1
+        if not -ndim <= axis < ndim or axis % ndim == 0:
+            raise IntvitError(
+                f"{node.output[0]}: {node.op_type} axis must be one of {ndim}, not the batch's, not {axis}"
+            )
+        return axis % ndim - 1
+
+    def without_batch(self, name: str, shape: tuple[int, ...]) -> Array:
+        """A constant that broadcasts against an activation of `shape`, its batch axis of length 1 dropped."""
+        array = self.constants[name]
+        if array.ndim == len(shape) + 1 and array.shape[0] == 1:
+            array = array[0]
+        fits = array.ndim <= len(shape) and all(
+            n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1], strict=False)
+        )
+        if array.dtype != np.float32 or not fits:
+            raise IntvitError(f"{name}: must be float32 and broadcast to {shape}, not {array.dtype} {array.shape}")
+        return array
+
+    def with_trained(self, node: Node) -> Node:
+        """`node` with the integers that were trained for it."""
+        found = {key: self.constants[f"{node.name}.{key}"] for key in TRAINED if f"{node.name}.{key}" in self.constants}
+        if node.op == "linear" and "weight_integer" not in found:
+            raise IntvitError(f"{node.name}: its trained weight_integer must be there")
+        kinds = {"weight_integer": np.int8, "weight_scale": np.float32, "bias_integer": np.int64}
+        for key, array in found.items():
+            if array.dtype != kinds[key] or node.op not in ("linear", "layernorm"):
+                raise IntvitError(f"{node.name}.{key}: must be {np.dtype(kinds[key])} of a linear or layernorm")
+        return replace(node, arrays={**node.arrays, **found}) if found else node
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -153,76 +218,112 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def _constant(r: _Reader, node: onnx.NodeProto) -> None:
-    r.constants[node.output[0]] = numpy_helper.to_array(attributes(node)["value"])
+    value = attributes(node).get("value")
+    if not isinstance(value, TensorProto):
+        raise IntvitError(f"{node.output[0]}: Constant must have a tensor value")
+    r.constants[node.output[0]] = numpy_helper.to_array(value)
 
 
 def _expand(r: _Reader, node: onnx.NodeProto) -> None:
     """A constant repeated over the batch is that constant."""
-    r.constants[node.output[0]] = r.constant(node, 0)
+    value = r.constant(node, 0, "f", None)
+    if value.shape[:1] != (1,) or not _is_batch_and(r, node.input[1], value.shape[1:]):
+        raise IntvitError(f"{node.output[0]}: Expand must repeat a constant (1, ...) once per image, and nothing else")
+    r.constants[node.output[0]] = value
+    r.repeated.add(node.output[0])
+
+
+def _is_batch_and(r: _Reader, name: str, rest: tuple[int, ...]) -> bool:
+    """True if tensor `name` is the shape (length of the input's batch axis, *rest)."""
+    concat = r.producers.get(name)
+    if concat is None or concat.op_type != "Concat" or len(concat.input) != 2 or attributes(concat) != {"axis": 0}:
+        return False
+    gather = r.producers.get(concat.input[0])
+    if gather is None or gather.op_type != "Gather" or attributes(gather).get("axis", 0) != 0:
+        return False
+    shape = r.producers.get(gather.input[0])
+    if shape is None or shape.op_type != "Shape" or shape.attribute or list(shape.input) != [r.input]:
+        return False
+    index = r.constants.get(gather.input[1])
+    return (index is not None and index.dtype.kind == "i" and index.tolist() == [0]) and r.integers(concat, 1) == list(
+        rest
+    )
 
 
 def _conv(r: _Reader, node: onnx.NodeProto) -> None:
     """Kernel = stride, no padding: cut into patches, then a linear operator; output (O, H/p, W/p)."""
-    attrs, weight = attributes(node), r.constant(node, 1)
-    (channels, height, width), (n_out, _, p, q) = r.shape(node.input[0]), weight.shape
-    if list(attrs.get("strides", [1, 1])) != [p, q] or any(attrs.get("pads", [0])) or attrs.get("group", 1) != 1:
-        raise IntvitError(
-            f"{node.name}: convolution must have stride = kernel {[p, q]}, no padding, one group; not {attrs}"
-        )
+    attrs, name, shape = attributes(node), node.output[0], r.shape(node.input[0])
+    if len(shape) != 3:
+        raise IntvitError(f"{name}: convolution must read images (C, H, W), not {shape}")
+    channels, height, width = shape
+    weight = r.constant(node, 1, "f", (None, channels, None, None))
+    n_out, _, p, q = weight.shape
+    plain = (
+        list(attrs.get("strides", [1, 1])) == list(attrs.get("kernel_shape", [p, q])) == [p, q]
+        and not any(attrs.get("pads", []))
+        and all(d == 1 for d in attrs.get("dilations", []))
+        and attrs.get("group", 1) == 1
+        and attrs.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
+    )
+    if not plain:
+        raise IntvitError(f"{name}: convolution must have stride = kernel {[p, q]}, no padding, one group; not {attrs}")
     if height % p or width % q:
-        raise IntvitError(f"{node.name}: image size {(height, width)} must be a multiple of the patch size {(p, q)}")
-    name, (h, w) = node.name, (height // p, width // q)
+        raise IntvitError(f"{name}: image size {(height, width)} must be a multiple of the patch size {(p, q)}")
+    h, w = height // p, width // q
     r.move("reshape", f"{name}.cut", node.input[0], f"{name}.cut", shape=[channels, h, p, w, q])
     r.move("transpose", f"{name}.order", f"{name}.cut", f"{name}.order", perm=[1, 3, 0, 2, 4])
     r.move("reshape", f"{name}.patches", f"{name}.order", f"{name}.patches", shape=[h, w, channels * p * q])
     arrays = {"weight": weight.reshape(n_out, -1)}
     if len(node.input) > 2:
-        arrays["bias"] = r.constant(node, 2)
+        arrays["bias"] = r.constant(node, 2, "f", (n_out,))
     r.append(Node("linear", name, (f"{name}.patches",), f"{name}.linear", {}, arrays), (h, w, n_out))
-    r.move("transpose", f"{name}.chw", f"{name}.linear", node.output[0], perm=[2, 0, 1])
+    r.move("transpose", f"{name}.chw", f"{name}.linear", name, perm=[2, 0, 1])
 
 
 def _matmul(r: _Reader, node: onnx.NodeProto) -> None:
-    a, b = node.input[:2]
+    a, b = node.input
+    left = r.shape(a)
     if b in r.constants:
-        weight = r.constants[b].T
-        r.emit("linear", node, (a,), (*r.shape(a)[:-1], len(weight)), arrays={"weight": weight})
-    else:
-        left, right = r.shape(a), r.shape(b)
-        if left[-1] != right[-2] or left[:-2] != right[:-2]:
-            raise IntvitError(f"{node.name}: MatMul shapes must agree, not {left} and {right}")
-        r.emit("matmul", node, (a, b), (*left[:-1], right[-1]))
+        weight = r.constant(node, 1, "f", (left[-1], None)).T
+        r.emit("linear", node, (a,), (*left[:-1], len(weight)), arrays={"weight": weight})
+        return
+    right = r.shape(b)
+    if len(left) < 2 or len(left) != len(right) or left[-1] != right[-2] or left[:-2] != right[:-2]:
+        raise IntvitError(f"{node.name}: MatMul shapes must agree, not {left} and {right}")
+    r.emit("matmul", node, (a, b), (*left[:-1], right[-1]))
 
 
 def _add(r: _Reader, node: onnx.NodeProto) -> None:
     a, b = node.input
     if a in r.constants:
         a, b = b, a
+    shape = r.shape(a)
     if b not in r.constants:
-        if r.shape(a) != r.shape(b):
-            raise IntvitError(f"{node.name}: Add shapes must be equal, not {r.shape(a)} and {r.shape(b)}")
-        r.emit("add", node, (a, b), r.shape(a))
+        if shape != r.shape(b):
+            raise IntvitError(f"{node.name}: Add shapes must be equal, not {shape} and {r.shape(b)}")
+        r.emit("add", node, (a, b), shape)
         return
-    value = r.constants[b]
+    value = r.without_batch(b, shape)
     producer = next((n for n in r.nodes if n.output == a and n.op == "linear" and "bias" not in n.arrays), None)
-    if producer is not None and r.consumers[a] == 1 and value.size == r.shape(a)[-1]:  # its bias
+    if producer is not None and r.consumers[a] == 1 and value.shape[-1:] == (value.size,) == shape[-1:]:  # its bias
         r.nodes.remove(producer)
+        r.names.discard(producer.name)
         del r.tensors[a]
         arrays = {**producer.arrays, "bias": value.reshape(-1)}
-        r.emit("linear", node, producer.inputs, (*r.shape(producer.inputs[0])[:-1], value.size), arrays=arrays)
+        r.emit("linear", node, producer.inputs, shape, arrays=arrays)
         return
-    value = r.without_batch(value, len(r.shape(a)))
-    r.emit("add", node, (a,), r.shape(a), arrays={"value": value})
+    r.emit("add", node, (a,), shape, arrays={"value": value})
 
 
 def _mul(r: _Reader, node: onnx.NodeProto) -> None:
     a, b = node.input
     if a in r.constants:
         a, b = b, a
-    value = r.constants.get(b)
+    shape = r.shape(a)
+    value = r.without_batch(b, shape) if b in r.constants else None
     if value is None or value.size != 1 or float(value.reshape(())) <= 0:
         raise IntvitError(f"{node.name}: Mul must have one positive scalar constant")
-    r.emit("scale", node, (a,), r.shape(a), attrs={"factor": float(value.reshape(()))})
+    r.emit("scale", node, (a,), shape, attrs={"factor": float(value.reshape(()))})
 
 
 def _unary(op: str) -> Callable[[_Reader, onnx.NodeProto], None]:
@@ -232,101 +333,115 @@ def _unary(op: str) -> Callable[[_Reader, onnx.NodeProto], None]:
     return handler
 
 
+def _gelu(r: _Reader, node: onnx.NodeProto) -> None:
+    if attributes(node).get("approximate", b"none") not in (b"none", b"tanh"):
+        raise IntvitError(f"{node.name}: Gelu approximate must be none or tanh")
+    r.emit("gelu", node, (node.input[0],), r.shape(node.input[0]))
+
+
+def _last_axis(r: _Reader, node: onnx.NodeProto) -> None:
+    axis, shape = attributes(node).get("axis", -1), r.shape(node.input[0])
+    if axis not in (-1, len(shape)):
+        raise IntvitError(f"{node.name}: {node.op_type} axis must be the last, not {axis}")
+
+
 def _softmax(r: _Reader, node: onnx.NodeProto) -> None:
-    axis, ndim = attributes(node).get("axis", -1), len(r.shape(node.input[0])) + 1
-    if axis % ndim != ndim - 1:
-        raise IntvitError(f"{node.name}: Softmax axis must be the last, not {axis}")
+    _last_axis(r, node)
     r.emit("softmax", node, (node.input[0],), r.shape(node.input[0]))
 
 
 def _layernorm(r: _Reader, node: onnx.NodeProto) -> None:
-    shape, attrs = r.shape(node.input[0]), attributes(node)
-    if attrs.get("axis", -1) % (len(shape) + 1) != len(shape):
-        raise IntvitError(f"{node.name}: LayerNormalization axis must be the last, not {attrs['axis']}")
-    gamma = r.constant(node, 1)
-    beta = r.constant(node, 2) if len(node.input) > 2 else np.zeros_like(gamma)
-    values = {"gamma": gamma.reshape(-1), "beta": beta.reshape(-1)}
-    r.emit("layernorm", node, (node.input[0],), shape, attrs={"eps": attrs.get("epsilon", 1e-5)}, arrays=values)
+    _last_axis(r, node)
+    shape, eps = r.shape(node.input[0]), attributes(node).get("epsilon", 1e-5)
+    if not 0 <= eps < math.inf:
+        raise IntvitError(f"{node.name}: LayerNormalization epsilon must be finite and not negative, not {eps}")
+    gamma = r.constant(node, 1, "f", shape[-1:])
+    beta = r.constant(node, 2, "f", shape[-1:]) if len(node.input) > 2 else np.zeros_like(gamma)
+    r.emit("layernorm", node, (node.input[0],), shape, attrs={"eps": eps}, arrays={"gamma": gamma, "beta": beta})
 
 
 def _reshape(r: _Reader, node: onnx.NodeProto) -> None:
-    before = r.shape(node.input[0])
-    target = [int(v) for v in r.constant(node, 1)][1:]
+    before, (batch, *target) = r.shape(node.input[0]), r.integers(node, 1)
+    if batch != 0 or attributes(node).get("allowzero", 0) or min(target, default=1) < -1 or target.count(-1) > 1:
+        raise IntvitError(f"{node.name}: Reshape must be to [0, ...], one -1 at most, not {[batch, *target]}")
+    if 0 in target[len(before) :]:
+        raise IntvitError(f"{node.name}: Reshape must not ask for more axes than there are, not {[batch, *target]}")
     target = [before[i] if v == 0 else v for i, v in enumerate(target)]
     if -1 in target:
-        known = -int(np.prod(target))
-        target[target.index(-1)] = int(np.prod(before)) // max(known, 1)
-    r.move("reshape", node.name, node.input[0], node.output[0], shape=target)
+        target[target.index(-1)] = math.prod(before) // -math.prod(target)
+    r.move("reshape", node.output[0], node.input[0], node.output[0], shape=target)
 
 
 def _transpose(r: _Reader, node: onnx.NodeProto) -> None:
-    perm = attributes(node)["perm"]
-    if perm[0] != 0:
-        raise IntvitError(f"{node.name}: Transpose must keep the batch axis first, not {list(perm)}")
-    r.move("transpose", node.name, node.input[0], node.output[0], perm=[int(p) - 1 for p in perm[1:]])
-
-
-def _inner_axis(r: _Reader, node: onnx.NodeProto, axis: int) -> int:
-    axis = axis % (len(r.shape(node.input[0])) + 1)
-    if axis == 0:
-        raise IntvitError(f"{node.name}: {node.op_type} must not work on the batch axis")
-    return axis - 1
+    axes = len(r.shape(node.input[0])) + 1
+    perm = list(attributes(node).get("perm", range(axes)[::-1]))
+    if sorted(perm) != list(range(axes)) or perm[0] != 0:
+        raise IntvitError(f"{node.name}: Transpose must keep the batch axis first of {axes}, not {perm}")
+    r.move("transpose", node.output[0], node.input[0], node.output[0], perm=[int(p) - 1 for p in perm[1:]])
 
 
 def _gather(r: _Reader, node: onnx.NodeProto) -> None:
-    axis, index = _inner_axis(r, node, attributes(node).get("axis", 0)), r.constant(node, 1)
-    if index.size != 1 or index.ndim:
-        raise IntvitError(f"{node.name}: Gather index must be one scalar, not shape {index.shape}")
-    r.move("take", node.name, node.input[0], node.output[0], axis=axis, index=int(index))
+    axis = r.inner_axis(node, attributes(node).get("axis", 0))
+    index, length = int(r.constant(node, 1, "i", ())), r.shape(node.input[0])[axis]
+    if not -length <= index < length:
+        raise IntvitError(f"{node.name}: Gather index must be one of {length}, not {index}")
+    r.move("take", node.output[0], node.input[0], node.output[0], axis=axis, index=index)
 
 
 def _slice(r: _Reader, node: onnx.NodeProto) -> None:
-    starts, ends = r.constant(node, 1), r.constant(node, 2)
-    axes = r.constant(node, 3) if len(node.input) > 3 else np.arange(len(starts))
-    steps = r.constant(node, 4) if len(node.input) > 4 else np.ones_like(starts)
+    starts, ends = r.integers(node, 1), r.integers(node, 2)
+    axes = r.integers(node, 3) if len(node.input) > 3 and node.input[3] else list(range(len(starts)))
+    steps = r.integers(node, 4) if len(node.input) > 4 and node.input[4] else [1] * len(starts)
+    inner = [r.inner_axis(node, axis) for axis in axes]
+    if not len(starts) == len(ends) == len(axes) == len(steps) == len(set(inner)) or min(steps) < 1:
+        raise IntvitError(f"{node.name}: Slice must have a start, an end and a positive step for each of its axes")
     source = node.input[0]
-    for i, (start, stop, axis, step) in enumerate(zip(starts, ends, axes, steps, strict=True)):
-        inner = _inner_axis(r, node, int(axis))
-        begin, end, stride = slice(int(start), int(stop), int(step)).indices(r.shape(source)[inner])
+    for i, (start, stop, axis, step) in enumerate(zip(starts, ends, inner, steps, strict=True)):
+        begin, end, stride = slice(start, stop, step).indices(r.shape(source)[axis])
+        if begin >= end:
+            raise IntvitError(f"{node.name}: Slice must leave something, not {start}:{stop} of {r.shape(source)[axis]}")
         last = i == len(starts) - 1
         output = node.output[0] if last else f"{node.output[0]}.{i}"
-        r.move("slice", output, source, output, axis=inner, start=begin, stop=end, step=stride)
+        r.move("slice", output, source, output, axis=axis, start=begin, stop=end, step=stride)
         source = output
 
 
 def _concat(r: _Reader, node: onnx.NodeProto) -> None:
     activations = [name for name in node.input if name not in r.constants]
-    axis = attributes(node)["axis"] % (len(r.shape(activations[0])) + 1)
-    if axis == 0:
-        raise IntvitError(f"{node.name}: Concat must not join along the batch axis")
+    if not activations:
+        raise IntvitError(f"{node.name}: Concat must join at least one activation")
+    shape, axis = r.shape(activations[0]), attributes(node)["axis"]
+    if not -len(shape) <= axis <= len(shape) or axis == 0:
+        raise IntvitError(f"{node.name}: Concat axis must be one of 1..{len(shape)}, not {axis}")
+    axis = axis % (len(shape) + 1) - 1
     order: list[int | str] = []
     inputs: list[str] = []
     arrays: dict[str, Array] = {}
     for i, name in enumerate(node.input):
         if name in r.constants:
-            arrays[f"part{i}"] = r.without_batch(r.constants[name], len(r.shape(activations[0])))
+            if name not in r.repeated:
+                raise IntvitError(f"{node.name}: Concat must join constants that Expand repeats over the batch: {name}")
+            arrays[f"part{i}"] = r.constants[name][0]
             order.append(f"part{i}")
         else:
             order.append(len(inputs))
             inputs.append(name)
-    attrs = {"axis": axis - 1, "order": order}
-    result = Node("concat", node.name, tuple(inputs), node.output[0], attrs, arrays)
+        found = arrays[f"part{i}"].shape if name in r.constants else r.shape(name)
+        if (*found[:axis], *found[axis + 1 :]) != (*shape[:axis], *shape[axis + 1 :]) or len(found) != len(shape):
+            raise IntvitError(f"{node.name}: Concat shapes must agree but for axis {axis + 1}, not {shape} and {found}")
+    result = Node("concat", node.output[0], tuple(inputs), node.output[0], {"axis": axis, "order": order}, arrays)
     r.append(result, layout.output_shape(result, [r.shape(name) for name in inputs]))
 
 
 def _mean(r: _Reader, node: onnx.NodeProto) -> None:
     attrs, shape = attributes(node), r.shape(node.input[0])
-    axes = r.constant(node, 1).tolist() if len(node.input) > 1 else attrs.get("axes", [])
+    axes = r.integers(node, 1) if len(node.input) > 1 and node.input[1] else []
     if len(axes) != 1:
         raise IntvitError(f"{node.name}: ReduceMean must name one axis, not {axes}")
-    axis = _inner_axis(r, node, axes[0])
+    axis = r.inner_axis(node, axes[0])
     kept = (1,) if attrs.get("keepdims", 1) else ()
     after = (*shape[:axis], *kept, *shape[axis + 1 :])
     r.emit("mean", node, (node.input[0],), after, attrs={"axis": axis, "keepdims": bool(kept)})
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 _HANDLERS: dict[str, Callable[[_Reader, onnx.NodeProto], None]] = {
@@ -336,7 +451,7 @@ _HANDLERS: dict[str, Callable[[_Reader, onnx.NodeProto], None]] = {
     "Conv": _conv,
     "Expand": _expand,
     "Gather": _gather,
-    "Gelu": _unary("gelu"),
+    "Gelu": _gelu,
     "Identity": _unary("identity"),
     "LayerNormalization": _layernorm,
     "MatMul": _matmul,

@@ -23,13 +23,17 @@ def _scalar(value: Value) -> float | None:
 
 
 def _last_axis_vector(value: Array, shape: Shape) -> bool:
-    return value.ndim <= len(shape) and value.size in (1, shape[-1]) and value.shape[-1:] in ((1,), shape[-1:], ())
+    """True if `value`, as it broadcasts to `shape`, differs along the last axis at most."""
+    one_axis = value.shape[-1:] == shape[-1:] == (value.size,)
+    return value.ndim <= len(shape) and (value.size == 1 or one_axis)
 
 
 # ------------------------------------------------------------------------- functions of one activation
 
 GELU_TOLERANCE = 2e-4
 """Constants of half precision miss GELU by 1e-4; its two forms differ by 4.7e-4."""
+MOST_STEPS = 200
+"""A GELU by arithmetic takes about ten operators."""
 GRID = np.concatenate([np.linspace(-12, 12, 4801), [-1e3, 1e3]])
 
 
@@ -62,6 +66,9 @@ def pointwise(w: Writer, node: onnx.NodeProto, inputs: list[Value]) -> Pointwise
         return None
     parts: list[Callable[[Array], Array]] = []
     sources = []
+    n_steps = 1 + sum(value.n_steps for value in active if isinstance(value, Pointwise))
+    if n_steps > MOST_STEPS:
+        raise Refused("the function of one activation before it must be GELU (erf or tanh), and is far longer")
     for value in inputs:
         if isinstance(value, Pointwise):
             parts.append(value.function)
@@ -78,7 +85,7 @@ def pointwise(w: Writer, node: onnx.NodeProto, inputs: list[Value]) -> Pointwise
     same = len({(source.name, source.shape) for source in sources}) == 1
     if not same or (node.op_type in ("Add", "Sub") and all(isinstance(value, View) for value in active)):
         return None
-    return Pointwise(sources[0], lambda x: function(*(part(x) for part in parts)))
+    return Pointwise(sources[0], lambda x: function(*(part(x) for part in parts)), n_steps)
 
 
 def recognised(w: Writer, value: Value) -> Value:
@@ -162,6 +169,8 @@ def _gemm(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict[str,
         raise Refused("must multiply an activation by constant weights")
     weight = (weight if attrs.get("transB", 0) else weight.T) * np.float32(attrs.get("alpha", 1.0))
     if bias is not None:
+        if not _last_axis_vector(bias, (1, len(weight))):
+            raise Refused(f"the bias must be one per output, not of shape {bias.shape}")
         bias = np.broadcast_to(bias.reshape(-1), len(weight)) * np.float32(attrs.get("beta", 1.0))
     return _linear(w, node, x, weight, bias)
 
@@ -281,11 +290,12 @@ def _layernorm(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict
         raise Refused(f"axis must be the last, not {attrs['axis']}")
     if isinstance(gamma, View) or isinstance(beta, View):
         raise Refused("gamma and beta must be constants")
+    if not all(v is None or _last_axis_vector(v, x.shape) for v in (gamma, beta)):
+        raise Refused("gamma and beta must be one per channel")
     x = w.clear_of(x, [len(x.shape) - 1])
+    beta = None if beta is None else np.broadcast_to(beta.reshape(-1), x.shape[-1:])
     gamma = np.broadcast_to(gamma.reshape(-1), x.shape[-1:]).astype(np.float32)
-    affine = Affine(
-        "layernorm", w.settle(x), gamma, None if beta is None else beta.reshape(-1), attrs.get("epsilon", 1e-5)
-    )
+    affine = Affine("layernorm", w.settle(x), gamma, beta, attrs.get("epsilon", 1e-5))
     return View(node.output[0], x.shape, x.batch, affine=affine)
 
 
@@ -345,6 +355,8 @@ def _gather(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict[st
     if not isinstance(x, View) or isinstance(index, View):
         raise Refused("indices must be constants, and what they pick from an activation")
     axis = attrs.get("axis", 0) % len(x.shape)
+    if not index.size or index.min() < -x.shape[axis] or index.max() >= x.shape[axis]:
+        raise Refused(f"indices must be of {x.shape[axis]}")
     picks = [int(i) % x.shape[axis] for i in index.reshape(-1)]
     if index.ndim == 0:
         x = w.clear_of(x, [axis])
@@ -374,6 +386,8 @@ def _picked(w: Writer, node: onnx.NodeProto, x: View, axis: int, picks: list[int
 
 def _cut(w: Writer, node: onnx.NodeProto, x: View, axis: int, start: int, stop: int, step: int) -> View:
     count = len(range(start, stop, step))
+    if not count:
+        raise Refused("must leave something of an activation")
     if count == x.shape[axis] and step == 1:
         return x
     x = w.clear_of(x, [axis])
@@ -479,7 +493,9 @@ def _mean(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict[str,
 
 def _average_pool(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict[str, Any]) -> Value:
     x = inputs[0]
-    if tuple(attrs["kernel_shape"]) != x.shape[2:] or any(attrs.get("pads", [0])):
+    padded = any(attrs.get("pads", [0])) or attrs.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+    dilated = any(d != 1 for d in attrs.get("dilations", []))
+    if tuple(attrs["kernel_shape"]) != x.shape[2:] or padded or dilated:
         raise Refused("must average over the whole image")
     return _mean(w, node, [x, np.arange(2, len(x.shape))], {})
 

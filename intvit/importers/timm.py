@@ -1,13 +1,14 @@
 """timm and original-repository weights -> float ONNX. ViT, DeiT and Swin of any size that the weights imply.
 
-The architecture is read off tensor names and shapes; what they cannot tell (heads, image size of a Swin) comes from the
-safetensors metadata key `intvit`, or from an option. Node names are site names: the module paths of the checkpoint.
+The architecture is read off tensor names and shapes; what they cannot tell (heads, activation, epsilon, image size of a
+Swin) comes from an option, the safetensors metadata key `intvit`, or a `config.json`; what nothing tells is assumed and
+said. Node names are site names: the module paths of the checkpoint.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,15 @@ import onnx
 
 from intvit.errors import IntvitError
 from intvit.graph.ir import Array
+from intvit.importers.architectures import refuse_others
 from intvit.importers.builder import Builder, resize_bicubic
+from intvit.importers.config import options as checked_options
+from intvit.importers.timm_config import timm_config
 from intvit.importers.weights import Weights, load_weights
 
 DEFAULT_EPS = {"vit": 1e-6, "swin": 1e-5}
+MOST_PATCHES, MOST_SCORES = 2**18, 2**26
+"""Of an image, and of the masks of a stage: beyond lies nothing but a wrong image size."""
 
 
 # --------------------------------------------------------------------------------- parts of a block
@@ -54,15 +60,24 @@ def attention(
     return b.linear(f"{site}.proj", context, *scaled(weight, bias, out_gain))
 
 
-def mlp(b: Builder, site: str, x: str, weights: Weights, dim: int, out_gain: Array | None = None) -> str:
+def mlp(
+    b: Builder, site: str, x: str, weights: Weights, dim: int, act: str | None = None, out_gain: Array | None = None
+) -> str:
+    """`act`: the form of GELU, exact ("none") where it is not given, or "tanh"."""
     hidden = weights.shape(f"{site}.fc1.weight", 2)[0]
+    if weights.shape(f"{site}.fc2.weight", 2)[1] * 2 == hidden:
+        raise IntvitError(f"{site}.fc1: a gated unit (SwiGLU) cannot be built here")
     weight, bias = weights.take(f"{site}.fc1.weight", hidden, dim), weights.maybe(f"{site}.fc1.bias", hidden)
-    act = b.add("Gelu", f"{site}.act", b.linear(f"{site}.fc1", x, weight, bias))
+    form = {"approximate": act} if act == "tanh" else {}
+    act = b.add("Gelu", f"{site}.act", b.linear(f"{site}.fc1", x, weight, bias), **form)
     weight, bias = weights.take(f"{site}.fc2.weight", dim, hidden), weights.maybe(f"{site}.fc2.bias", dim)
     return b.linear(f"{site}.fc2", act, *scaled(weight, bias, out_gain))
 
 
 def _layernorm(b: Builder, site: str, x: str, w: Weights, dim: int, eps: float) -> str:
+    if f"{site}.weight" in w.tensors and f"{site}.bias" not in w.tensors:
+        why = "a norm without bias (RMSNorm) cannot be built here"
+        raise IntvitError(f"{site}.bias: tensor is missing; it must have shape [{dim}]: {why}")
     return b.layernorm(site, x, w.take(f"{site}.weight", dim), w.take(f"{site}.bias", dim), eps)
 
 
@@ -85,25 +100,33 @@ def head(b: Builder, site: str, x: str, weights: Weights, name: str, dim: int) -
 def build_vit(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx.ModelProto:
     """timm's VisionTransformer (DeiT too): patch, width, depth, tokens and image size from the weights.
 
-    Without a classifier the output is the normed tokens.
+    Without a classifier the output is the normed tokens. Besides the Options of `config`, `options` may hold act
+    ("none" or "tanh"), pool ("token" or "avg"), no_embed_class (bool), interpolate ("bicubic" or "antialias").
     """
+    tensors = _layer_scale_as_timm(tensors)
+    refuse_others(tensors)
+    options = {**options, **checked_options("", options)}
     w, b = Weights(tensors), Builder()
     dim, channels, patch_h, patch_w = w.shape("patch_embed.proj.weight", 4)
     depth = w.count("blocks.{}.")
+    if depth < 1:
+        raise IntvitError("blocks.0.: tensors are missing; there must be at least one block")
+    prefix = _prefix_tokens(w, dim)
+    positions, embedded, (rows, cols) = _positions(w, options, dim, prefix.shape[1], patch_h, patch_w)
     heads = _heads(options, 1)[0]
     if dim % heads:
         raise IntvitError(f"num_heads: must divide the width {dim}, not {heads}")
-    prefix = _prefix_tokens(w, dim)
-    positions = w.take("pos_embed", 1, w.shape("pos_embed", 3)[1], dim)
-    rows, cols = _grid(options, positions.shape[1] - len(prefix), patch_h, patch_w)
-    if positions.shape[1] - len(prefix) != rows * cols:
-        positions = _interpolated(positions, len(prefix), rows, cols)
-    n_tokens = len(prefix) + rows * cols
-    eps = float(options.get("layer_norm_eps") or DEFAULT_EPS["vit"])
+    n_tokens = prefix.shape[1] + rows * cols
+    eps, act = float(options.get("layer_norm_eps") or DEFAULT_EPS["vit"]), options.get("act")
     x = _patch_embed(b, w, dim, channels, patch_h, patch_w, rows * cols)
-    if prefix:
-        x = b.add("Concat", "tokens", b.over_batch("cls_tokens", np.concatenate(prefix, axis=1)), x, axis=1)
-    x = b.add("Add", "pos_drop", x, b.constant("pos_embed", positions))
+    if prefix.shape[1] and embedded == prefix.shape[1]:
+        x = b.add("Concat", "tokens", b.over_batch("cls_tokens", prefix), x, axis=1)
+        x = b.add("Add", "pos_drop", x, b.constant("pos_embed", positions))
+    else:  # the tokens before the patches have no positions, or constant ones
+        x = b.add("Add", "pos_drop", x, b.constant("pos_embed", positions[:, embedded:]))
+        if prefix.shape[1]:
+            prefix[:, :embedded] += positions[:, :embedded]
+            x = b.add("Concat", "tokens", b.over_batch("cls_tokens", prefix), x, axis=1)
     if "norm_pre.weight" in tensors:
         x = _layernorm(b, "norm_pre", x, w, dim, eps)
     for i in range(depth):
@@ -113,47 +136,110 @@ def build_vit(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx.
         update = attention(b, f"{site}.attn", normed, w, dim, heads, (), n_tokens, out_gain=gain)
         x = b.add("Add", f"{site}.add1", x, update)
         gain = w.maybe(f"{site}.ls2.gamma", dim)
-        update = mlp(b, f"{site}.mlp", _layernorm(b, f"{site}.norm2", x, w, dim, eps), w, dim, gain)
+        update = mlp(b, f"{site}.mlp", _layernorm(b, f"{site}.norm2", x, w, dim, eps), w, dim, act, gain)
         x = b.add("Add", f"{site}.add2", x, update)
     if "norm.weight" in tensors:
         x = _layernorm(b, "norm", x, w, dim, eps)
-    output, shape = _vit_head(b, w, x, dim, len(prefix), n_tokens, eps)
+    output, shape = _vit_head(b, w, x, dim, prefix.shape[1], n_tokens, eps, options.get("pool"))
     w.check_all_taken()
-    metadata = _metadata("vit", options, [rows * patch_h, cols * patch_w], heads, eps)
+    metadata = _metadata("vit", options, [rows * patch_h, cols * patch_w], channels, heads, eps)
     return b.model((channels, rows * patch_h, cols * patch_w), output, shape, metadata)
 
 
-def _prefix_tokens(w: Weights, dim: int) -> list[Array]:
-    """Class token, and behind it DeiT's distillation token, as far as there are any."""
-    return [w.take(name, 1, 1, dim) for name in ("cls_token", "dist_token") if name in w.tensors]
+def _layer_scale_as_timm(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """The original DeiT III calls its gains gamma_1 and gamma_2."""
+    return {re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name): t for name, t in tensors.items()}
 
 
-def _interpolated(positions: Array, n_prefix: int, rows: int, cols: int) -> Array:
+def _prefix_tokens(w: Weights, dim: int) -> Array:
+    """(1, n, dim): class token, DeiT's distillation token, registers, as far as there are any."""
+    parts = [w.take(name, 1, 1, dim) for name in ("cls_token", "dist_token") if name in w.tensors]
+    for name in ("reg_token", "register_tokens"):
+        if name in w.tensors:
+            parts.append(w.take(name, 1, w.shape(name, 3)[1], dim))
+    return np.concatenate(parts, axis=1) if parts else np.zeros((1, 0, dim), np.float32)
+
+
+def _positions(
+    w: Weights, options: Mapping[str, Any], dim: int, n_prefix: int, patch_h: int, patch_w: int
+) -> tuple[Array, int, tuple[int, int]]:
+    """Position embeddings, how many of them belong to tokens before the patches, and the grid of the others.
+
+    That is all of these tokens (ViT), the class token alone (DINOv2's `register_tokens`), or none (DeiT III, FlexiViT,
+    registers in timm): what the image size or a square grid allows.
+    """
+    if "pos_embed" not in w.tensors:
+        raise IntvitError("pos_embed: tensor is missing; a ViT without learned positions cannot be built here")
+    n_positions = w.shape("pos_embed", 3)[1]
+    positions = w.take("pos_embed", 1, n_positions, dim)
+    told = options.get("no_embed_class")
+    if "register_tokens" in w.tensors:
+        choices = [int("cls_token" in w.tensors)]
+    else:
+        choices = sorted({n_prefix, 0} if told is None else {0 if told else n_prefix}, reverse=True)
+    size = _side(options)
+    if size is not None and (size[0] % patch_h or size[1] % patch_w):
+        raise IntvitError(f"img_size: must be a multiple of the patch {[patch_h, patch_w]}, not {list(size)}")
+    if size is not None and size[0] // patch_h * (size[1] // patch_w) > MOST_PATCHES:
+        raise IntvitError(f"img_size: must give at most {MOST_PATCHES} patches, not {list(size)}")
+    squares = [n for n in choices if n_positions > n and math.isqrt(n_positions - n) ** 2 == n_positions - n]
+    if size is None or options.get("interpolate"):
+        if len(squares) > 1:
+            raise IntvitError(f"img_size: {n_positions} positions may count the class token or not; give --img-size")
+        if not squares:
+            counts = " or ".join(str(n_positions - n) for n in choices)
+            raise IntvitError(
+                f"img_size: of {n_positions} positions {counts} are of patches, no square; give it with --img-size"
+            )
+        side = math.isqrt(n_positions - squares[0])
+        if size is None:
+            return positions, squares[0], (side, side)
+    grid = size[0] // patch_h, size[1] // patch_w
+    if options.get("interpolate"):
+        if grid != (side, side):
+            positions = _interpolated(positions, squares[0], *grid, antialias=options["interpolate"] == "antialias")
+        return positions, squares[0], grid
+    fitting = [n for n in choices if n_positions - n == grid[0] * grid[1]]
+    if not fitting:
+        n_patches = n_positions - (squares or choices)[0]
+        raise IntvitError(f"img_size: must give the {n_patches} patches of pos_embed, not {list(size)}")
+    return positions, fitting[0], grid
+
+
+def _interpolated(positions: Array, n_prefix: int, rows: int, cols: int, *, antialias: bool) -> Array:
     """Position embeddings of a square grid resized bicubically, as Hugging Face's DINOv2 does for other image sizes."""
     side, dim = math.isqrt(positions.shape[1] - n_prefix), positions.shape[2]
     grid = positions[:, n_prefix:].reshape(1, side, side, dim).transpose(0, 3, 1, 2)
-    resized = resize_bicubic(np.ascontiguousarray(grid), rows, cols)
+    resized = resize_bicubic(np.ascontiguousarray(grid), rows, cols, antialias=antialias)
     patches = resized.transpose(0, 2, 3, 1).reshape(1, rows * cols, dim)
     return np.concatenate([positions[:, :n_prefix], patches], axis=1)
 
 
 def _vit_head(
-    b: Builder, w: Weights, x: str, dim: int, n_prefix: int, n_tokens: int, eps: float
+    b: Builder, w: Weights, x: str, dim: int, n_prefix: int, n_tokens: int, eps: float, pool: str | None
 ) -> tuple[str, tuple[int, ...]]:
     """(output, its shape): the classifier, on what its width and the other tensors say; or the tokens themselves.
 
     Two heads (distilled) are averaged as one linear operator on both tokens. DINOv2's reads class token and mean patch.
+    `pool`: what is known of the pooling; without it, the mean where there is a norm behind it or no class token.
     """
-    if "head.weight" not in w.tensors:
+    has_class = "cls_token" in w.tensors
+    if pool == "token" and not has_class:
+        raise IntvitError("global_pool: must not be 'token' without a cls_token")
+    if "head.weight" not in w.tensors and "fc_norm.weight" not in w.tensors:
         return x, (n_tokens, dim)
     if "head_dist.weight" in w.tensors:
         n_classes = w.shape("head.weight", 2)[0]
         halves = [w.take(f"{name}.weight", n_classes, dim) / 2 for name in ("head", "head_dist")]
         bias = (w.take("head.bias", n_classes) + w.take("head_dist.bias", n_classes)) / 2
+        if not has_class or "dist_token" not in w.tensors:
+            raise IntvitError("head_dist: must have a cls_token and a dist_token to read")
         pooled = b.reshape("pool", b.slice("pool.tokens", x, 1, 0, 2), 2 * dim)
         return b.linear("head", pooled, np.concatenate(halves, axis=1), bias), (n_classes,)
-    width = w.shape("head.weight", 2)[1]
-    averaged = width == 2 * dim or "fc_norm.weight" in w.tensors or n_prefix == 0
+    width = w.shape("head.weight", 2)[1] if "head.weight" in w.tensors else dim
+    if width != dim and not (width == 2 * dim and has_class):
+        raise IntvitError(f"head.weight: must read {dim} channels (or {2 * dim} of class token and mean), not {width}")
+    averaged = width == 2 * dim or (pool == "avg" if pool else "fc_norm.weight" in w.tensors or not has_class)
     parts = []
     if width == 2 * dim or not averaged:
         parts.append(b.take("pool", x, 1, 0))
@@ -162,7 +248,9 @@ def _vit_head(
         parts.append(b.add("ReduceMean", "avgpool", patches, b.constant("avgpool.axes", np.array([1])), keepdims=0))
     pooled = parts[0] if len(parts) == 1 else b.add("Concat", "pooled", *parts, axis=1)
     if "fc_norm.weight" in w.tensors:
-        pooled = _layernorm(b, "fc_norm", pooled, w, dim, eps)
+        pooled = _layernorm(b, "fc_norm", pooled, w, width, eps)
+    if "head.weight" not in w.tensors:
+        return pooled, (width,)
     output, n_classes = head(b, "head", pooled, w, "head", width)
     return output, (n_classes,)
 
@@ -172,7 +260,7 @@ def _heads(options: Mapping[str, Any], n_stages: int) -> list[int]:
     if heads is None:
         raise IntvitError("num_heads: cannot be read off the weights; give it with --num-heads")
     found = [int(h) for h in (heads if isinstance(heads, (list, tuple)) else [heads])]
-    if len(found) != n_stages or min(found) < 1:
+    if len(found) != n_stages:
         raise IntvitError(f"num_heads: must be {n_stages} positive integers, not {found}")
     return found
 
@@ -181,24 +269,7 @@ def _side(options: Mapping[str, Any]) -> tuple[int, int] | None:
     size = options.get("img_size")
     if size is None:
         return None
-    pair = tuple(int(v) for v in size) if isinstance(size, (list, tuple)) else (int(size), int(size))
-    if len(pair) != 2 or min(pair) < 1:
-        raise IntvitError(f"img_size: must be one or two positive integers, not {size}")
-    return pair
-
-
-def _grid(options: Mapping[str, Any], n_patches: int, patch_h: int, patch_w: int) -> tuple[int, int]:
-    """Rows and columns of patches: from the option if there is one, else a square."""
-    size = _side(options)
-    if size is None:
-        side = math.isqrt(max(n_patches, 0))
-        if side * side != n_patches or side == 0:
-            raise IntvitError(f"img_size: {n_patches} positions are no square; give it with --img-size")
-        return side, side
-    fits = (size[0] // patch_h) * (size[1] // patch_w) == n_patches or options.get("interpolate")
-    if size[0] % patch_h or size[1] % patch_w or not fits:
-        raise IntvitError(f"img_size: must give the {n_patches} patches of pos_embed, not {list(size)}")
-    return size[0] // patch_h, size[1] // patch_w
+    return (size[0], size[1]) if isinstance(size, (list, tuple)) else (size, size)
 
 
 def _patch_embed(b: Builder, w: Weights, dim: int, channels: int, patch_h: int, patch_w: int, n_patches: int) -> str:
@@ -213,14 +284,18 @@ def _patch_embed(b: Builder, w: Weights, dim: int, channels: int, patch_h: int, 
 
 
 def _metadata(
-    architecture: str, options: Mapping[str, Any], size: list[int], heads: Any, eps: float, **more: Any
+    architecture: str, options: Mapping[str, Any], size: list[int], channels: int, heads: Any, eps: float, **more: Any
 ) -> dict[str, Any]:
     found = {"architecture": architecture, "img_size": size, "num_heads": heads, "layer_norm_eps": eps, **more}
     for key in ("mean", "std"):
         if options.get(key) is not None:
             found[key] = [float(v) for v in options[key]]
+            if len(found[key]) not in (1, channels):
+                raise IntvitError(f"{key}: must be one number or {channels}, not {len(found[key])}")
     if options.get("resize") is not None:
         found["resize"] = int(options["resize"])
+    if options.get("assumed"):
+        found["assumed"] = list(options["assumed"])
     return found
 
 
@@ -231,7 +306,11 @@ def build_swin(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx
     """Swin Transformer (v1): stages of window attention with cyclic shifts, patch merging, average pooling.
 
     Reads the original repository's names (downsample at a stage's end) and timm's newer ones (at the next one's start).
+    Besides the Options of `config`, `options` may hold act ("none" or "tanh"), merging_eps (of the norms of patches and
+    of merging, where it is another), one_shift (refuse grids that only one version of timm shifts).
     """
+    refuse_others(tensors)
+    options = {**options, **checked_options("", options)}
     w, b = Weights(_merging_at_stage_end(tensors)), Builder()
     dim, channels, patch_h, patch_w = w.shape("patch_embed.proj.weight", 4)
     n_stages = w.count("layers.{}.")
@@ -242,26 +321,32 @@ def build_swin(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx
     if size[0] % patch_h or size[1] % patch_w:
         raise IntvitError(f"img_size: must be a multiple of the patch {[patch_h, patch_w]}, not {list(size)}")
     windows: list[int] = []
-    eps = float(options.get("layer_norm_eps") or DEFAULT_EPS["swin"])
+    eps, act = float(options.get("layer_norm_eps") or DEFAULT_EPS["swin"]), options.get("act")
+    merging_eps, one_shift = float(options.get("merging_eps") or eps), bool(options.get("one_shift"))
     rows, cols = size[0] // patch_h, size[1] // patch_w
+    if rows * cols > MOST_PATCHES:
+        raise IntvitError(f"img_size: must give at most {MOST_PATCHES} patches, not {list(size)}")
     x = _patch_embed(b, w, dim, channels, patch_h, patch_w, rows * cols)
     if "patch_embed.norm.weight" in tensors:
-        x = _layernorm(b, "patch_embed.norm", x, w, dim, eps)
+        x = _layernorm(b, "patch_embed.norm", x, w, dim, merging_eps)
     x = b.add("Identity", "pos_drop", x)
     for stage in range(n_stages):
         for i in range(w.count(f"layers.{stage}.blocks.{{}}.")):
             site = f"layers.{stage}.blocks.{i}"
             windows.append(_window(w, f"{site}.attn.relative_position_bias_table"))
-            x = _swin_block(b, w, site, x, dim, heads[stage], (rows, cols), windows[-1], i % 2, eps)
+            grid = rows, cols
+            x = _swin_block(b, w, site, x, dim, heads[stage], grid, windows[-1], i % 2, eps, act, one_shift)
         if any(name.startswith(f"layers.{stage}.downsample.") for name in w.tensors):
-            x = _patch_merging(b, w, f"layers.{stage}.downsample", x, dim, (rows, cols), eps)
+            x = _patch_merging(b, w, f"layers.{stage}.downsample", x, dim, (rows, cols), merging_eps)
             rows, cols, dim = rows // 2, cols // 2, 2 * dim
+    if not windows:
+        raise IntvitError("layers.0.blocks.0.: tensors are missing; there must be at least one block")
     x = _layernorm(b, "norm", x, w, dim, eps)
     pooled = b.add("ReduceMean", "avgpool", x, b.constant("avgpool.axes", np.array([1], np.int64)), keepdims=0)
     name = "head.fc" if "head.fc.weight" in tensors else "head"
     output, n_classes = head(b, "head", pooled, w, name, dim)
     w.check_all_taken()
-    metadata = _metadata("swin", options, list(size), heads, eps, window_size=max(windows))
+    metadata = _metadata("swin", options, list(size), channels, heads, eps, window_size=max(windows))
     return b.model((channels, *size), output, (n_classes,), metadata)
 
 
@@ -273,10 +358,8 @@ def _merging_at_stage_end(tensors: Mapping[str, Array]) -> dict[str, Array]:
         return dict(tensors)
     moved = {}
     for name, tensor in tensors.items():
-        parts = name.split(".")
-        if len(parts) > 2 and parts[0] == "layers" and parts[2] == "downsample":
-            name = ".".join(["layers", str(int(parts[1]) - 1), *parts[2:]])
-        moved[name] = tensor
+        at = re.match(r"layers\.([1-9]\d*)(\.downsample\..*)", name)
+        moved[f"layers.{int(at[1]) - 1}{at[2]}" if at else name] = tensor
     return moved
 
 
@@ -291,13 +374,19 @@ def _window(w: Weights, table: str) -> int:
 
 def _swin_block(
     b: Builder, w: Weights, site: str, x: str, dim: int, heads: int, grid: tuple[int, int], window: int, odd: int,
-    eps: float,
+    eps: float, act: str | None, one_shift: bool,
 ) -> str:  # fmt: skip
     rows, cols = grid
+    if dim % heads:
+        raise IntvitError(f"num_heads: must divide the width {dim} of {site}, not {heads}")
     shift = window // 2 if odd and min(rows, cols) > window else 0
+    if one_shift and odd and min(rows, cols) <= window < max(rows, cols):
+        raise IntvitError(f"{site}: grid {grid} must be above the window {window} on both sides or none: shifts differ")
     if rows % window or cols % window:
         raise IntvitError(f"{site}: stage grid {grid} must be a multiple of the window {window}")
     n_rows, n_cols, area = rows // window, cols // window, window * window
+    if rows * cols * area > MOST_SCORES:
+        raise IntvitError(f"{site}: grid {grid} in windows of {window} must be smaller to be masked")
     n_windows = n_rows * n_cols
     h = b.reshape(f"{site}.grid", _layernorm(b, f"{site}.norm1", x, w, dim, eps), rows, cols, dim)
     h = _roll(b, f"{site}.roll", h, grid, shift)
@@ -321,7 +410,7 @@ def _swin_block(
     h = b.reshape(f"{site}.tokens", _roll(b, f"{site}.unroll", h, grid, -shift), rows * cols, dim)
     x = b.add("Add", f"{site}.add1", x, h)
     return b.add(
-        "Add", f"{site}.add2", x, mlp(b, f"{site}.mlp", _layernorm(b, f"{site}.norm2", x, w, dim, eps), w, dim)
+        "Add", f"{site}.add2", x, mlp(b, f"{site}.mlp", _layernorm(b, f"{site}.norm2", x, w, dim, eps), w, dim, act)
     )
 
 
@@ -373,50 +462,55 @@ def shift_mask(grid: tuple[int, int], window: int, shift: int) -> Array:
 
 BUILDERS = {"vit": build_vit, "swin": build_swin}
 OPTIONS = frozenset({"num_heads", "img_size", "layer_norm_eps", "mean", "std", "resize"})
-HEAD_WIDTH = {"vit": 64, "deit": 64, "swin": 32}
-"""Width of a head in every published size of these families, by the first part of timm's architecture name."""
+HUGGING_FACE = re.compile(r"((vit|deit|swin|dinov2\w*)\.)?(embeddings|encoder\.layers?)\..*")
+WRAPPER = "timm_model."
+"""What transformers puts before the names of timm's tensors."""
 
 
 def import_timm(path: str | Path, **options: Any) -> onnx.ModelProto:
     """Weights file -> float ONNX.
 
     Options (num_heads, img_size, layer_norm_eps, mean, std) go before the file's metadata, that before a `config.json`
-    beside the file.
+    beside the file. What nothing tells is assumed; the model's metadata says so under `assumed`.
     """
     for key in options:
         if key not in OPTIONS:
             raise IntvitError(f"import: option must be one of {', '.join(sorted(OPTIONS))}, not {key!r}")
+    path = Path(path)
+    options = checked_options("", options)
     tensors, metadata = load_weights(path)
+    if any(name.startswith(WRAPPER) for name in tensors):
+        tensors = {name[len(WRAPPER) :]: tensor for name, tensor in tensors.items() if name.startswith(WRAPPER)}
     if not tensors:
         raise IntvitError(f"{path}: must hold float tensors, and holds none")
     from intvit.importers import ivit  # it builds on this module
 
-    merged = {**_config(Path(path), tensors), **metadata, **{k: v for k, v in options.items() if v is not None}}
+    config = path.with_name("config.json")
+    found = timm_config(config, tensors) if config.is_file() else {}
     try:
         if ivit.is_ivit(tensors):
-            return ivit.build_ivit(tensors, merged)
-        return BUILDERS[ivit.architecture(tensors)](tensors, merged)
+            return ivit.build_ivit(tensors, {**found, **metadata, **options})
+        for name in tensors:
+            if HUGGING_FACE.fullmatch(name):
+                raise IntvitError(f"{name}: this is Hugging Face's naming; import the folder, with its config.json")
+        kind = ivit.architecture(tensors)
+        told = {**found, **metadata, **options}
+        assumed = [*found.get("assumed", []), *_assumed(kind, told, tensors)]
+        with np.errstate(all="ignore"):  # the Builder refuses what overflows
+            return BUILDERS[kind](tensors, {**told, "one_shift": True, "assumed": assumed})
     except IntvitError as error:
         raise IntvitError(f"{path}: {error}") from None
 
 
-def _config(path: Path, tensors: Mapping[str, Array]) -> dict[str, Any]:
-    """What a `config.json` beside the weights says: our own keys, or timm's (architecture and pretrained_cfg)."""
-    file = path.with_name("config.json")
-    if not file.is_file():
-        return {}
-    try:
-        config = dict(json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise IntvitError(f"{file}: must be a readable JSON object, not: {error}") from None
-    found = {key: config[key] for key in OPTIONS if key in config}
-    trained = config.get("pretrained_cfg") or {}
-    found |= {key: trained[key] for key in ("mean", "std") if key in trained}
-    if "input_size" in trained:
-        found.setdefault("img_size", trained["input_size"][1:])
-    family = str(config.get("architecture", "")).split("_")[0]
-    if "num_heads" not in found and family in HEAD_WIDTH and "patch_embed.proj.weight" in tensors:
-        heads = len(tensors["patch_embed.proj.weight"]) // HEAD_WIDTH[family]
-        n_stages = Weights(tensors).count("layers.{}.")
-        found["num_heads"] = [heads << stage for stage in range(n_stages)] or heads
-    return found
+def _assumed(kind: str, told: Mapping[str, Any], tensors: Mapping[str, Array]) -> list[str]:
+    """What decides the result and nothing tells: neither an option, nor metadata of our own, nor a config.json."""
+    lines = []
+    if "act" not in told and "architecture" not in told:
+        lines.append("assumed: GELU in its exact form (erf); the weights do not tell")
+        if {"cls_token", "head.weight"}.issubset(tensors) and not {"fc_norm.weight", "head_dist.weight"} & set(tensors):
+            lines.append("assumed: the classifier reads the class token; the weights do not tell")
+    if "layer_norm_eps" not in told:
+        lines.append(f"assumed: LayerNorm epsilon {DEFAULT_EPS[kind]:g}; the weights do not tell (--layer-norm-eps)")
+    if kind == "vit" and not {"head.weight", "fc_norm.weight"} & set(tensors):
+        lines.append("assumed: the output is the normed tokens, for there is no classifier")
+    return lines

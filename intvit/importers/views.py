@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from intvit.files import PLAIN
 from intvit.graph.ir import LOGITS, Array
 from intvit.importers.builder import Builder, needed
 
 Shape = tuple[int, ...]
+LONGEST_NAME = 150
+"""Of a name as it stands in paths, so that others can be derived from it."""
 OPERATOR_NAME = re.compile(r"(?:node_)?[A-Z]\w*")
 
 
@@ -73,6 +76,8 @@ class Pointwise:
 
     source: View
     function: Callable[[Array], Array]
+    n_steps: int = 1
+    """Operators that computing it takes; those that are used twice count twice."""
     written: View | None = None
     """The operator that it was found to be, once something needed it."""
 
@@ -121,8 +126,8 @@ class Writer:
         return self.unique(name if short in self.names else short)
 
     def unique(self, name: str) -> str:
-        """`name` without slashes and what exporters append, and with a number if it is taken."""
-        plain = ".".join(_parts(name))
+        """`name` without slashes and what exporters append, printable and not long, numbered if it is taken."""
+        plain = _short("".join(c if c.isprintable() else "_" for c in ".".join(_parts(name)))) or "tensor"
         found, n = plain, 2
         while found in self.names:
             found, n = f"{plain}.{n}", n + 1
@@ -201,6 +206,15 @@ class Writer:
         self.builder.nodes = needed(self.builder.nodes, output)
         read = {name for node in self.builder.nodes for name in node.input}
         self.builder.initializers = {k: v for k, v in self.builder.initializers.items() if k in read}
+
+
+def _short(name: str) -> str:
+    length = 0
+    for i, c in enumerate(name):
+        length += 1 if c in PLAIN else 3 * len(c.encode())
+        if length > LONGEST_NAME:
+            return name[:i]
+    return name
 
 
 def _parts(name: str) -> list[str]:

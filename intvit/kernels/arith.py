@@ -53,10 +53,8 @@ def row_runner(check: Callable[[np.ndarray], None], compiled: Any, *constants: A
 
 @kernel
 def saturate(value, bits):
-    """Clamp to the signed range of `bits` (1..63; 64 is the identity)."""
-    if bits >= 64:
-        return value
-    top = (1 << (bits - 1)) - 1
+    """Clamp to the signed range of `bits` (1..64; 64 is the identity)."""
+    top = INT64_MAX >> (64 - bits)
     return min(max(value, -top - 1), top)
 
 
@@ -66,7 +64,7 @@ def shift_left(value, shift):
     if value == 0:
         return value
     if shift > 62 or value > (INT64_MAX >> shift) or value < (INT64_MIN >> shift):
-        return INT64_MAX if value > 0 else INT64_MIN
+        return INT64_MAX ^ (value >> 63)  # the limit on the side of value
     return value << shift
 
 
@@ -113,11 +111,11 @@ def rhe_product(x, m, e):
         # floor = (high << (32 - e)) + (low >> e), or everything shifted left
         if e <= 0:
             if high > 0x7FFFFFFF or high < -0x80000000:
-                return INT64_MAX if high > 0 else INT64_MIN
+                return INT64_MAX ^ (high >> 63)
             return shift_left((high << 32) + low, -e)
         room = 32 - e
         if high > (INT64_MAX >> room) or high < (INT64_MIN >> room):
-            return INT64_MAX if high > 0 else INT64_MIN
+            return INT64_MAX ^ (high >> 63)
         floor = (high << room) + (low >> e)
         rest = low & ((1 << e) - 1)
         half = (1 << e) >> 1
@@ -150,7 +148,7 @@ def leading_zeros(typingctx, value):
     """Zero bits above the highest one of an int64; 64 for 0."""
 
     def codegen(context, builder, signature, args):
-        return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 0))
+        return builder.ctlz(args[0], ir.Constant(ir.IntType(1), False))
 
     return types.int64(types.int64), codegen
 

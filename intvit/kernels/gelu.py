@@ -35,7 +35,7 @@ def _ivit(rows, x0, n, out_bits, out):
     limit = 2147483647
     for i in range(rows.shape[0]):
         top = rows[i, 0]
-        for j in range(1, rows.shape[1]):
+        for j in range(rows.shape[1]):
             top = max(top, rows[i, j])
         em = shift_exp(-top, x0, n)
         for j in range(rows.shape[1]):
@@ -127,7 +127,7 @@ def _ibert_bound(p: spec.IbertGelu, x_max: int, n_channels: int) -> int:
 def _ivit_tvm(rows, x0, n, out):
     for i in range(rows.shape[0]):
         top = rows[i, 0]
-        for j in range(1, rows.shape[1]):
+        for j in range(rows.shape[1]):
             top = max(top, rows[i, j])
         em = shift_exp_tvm(-top, x0, n)
         for j in range(rows.shape[1]):

@@ -263,7 +263,7 @@ def _fqvit_leading_row(rows, i, factor, total, inverse, exponent, words, longs, 
 )  # fmt: skip
 @kernel
 def _fqvit(rows, factor, constants, words, longs, gap, least, most, room, out):
-    """`room`: the least bias_exp - power of a channel; 0 if the leading bits of the constants must not be used."""
+    """`room`: the least bias_exp - power of a channel, or NO_ROOM."""
     n = rows.shape[1]
     m, offset = np.empty(n, np.int32), np.empty(n, np.int32)
     for i in range(rows.shape[0]):
@@ -331,6 +331,8 @@ def _fqvit_lower(
 
 
 LEADING_INPUT = 2**20
+NO_ROOM = 0
+"""In place of a room where the leading bits of the constants must not be used: less than every exponent needs."""
 MOST_ROOM = 144
 """A tiny bias has more and is cut to it: its shift in `_fqvit_leading_row` stays below 63 (exponents are 61..91)."""
 
@@ -344,12 +346,12 @@ def _leading(p: spec.FqvitLayerNorm) -> tuple[Any, ...]:
     """
     sign, slope, slope_exp, gain, gain_exp, bias, bias_exp = _constants(p)
     power, between = slope_exp - 113, gain_exp - slope_exp  # slope = C * gain, so that between is log2(C), up or down
-    gain = gain >> np.minimum(between - between.min(), 62)
+    gain = gain >> (between - between.min())
     room = bias_exp - power
     beyond = np.maximum(room - MOST_ROOM, 0)
     words = np.array([sign, slope >> 30, power, gain >> 30, gain & (2**30 - 1)])
-    longs = np.array([sign * bias >> np.minimum(beyond, 62), room - beyond - 22])
-    least_room = int(room.min()) if sign.all() else 0
+    longs = np.array([sign * bias >> beyond, room - beyond - 22])
+    least_room = int(room.min()) if sign.all() else NO_ROOM
     return words.astype(np.int32), longs, int(between.min()) - 1, int(power.min()), int(power.max()), least_room
 
 
@@ -365,14 +367,16 @@ def _fqvit_kernel(p: spec.FqvitLayerNorm) -> Any:
     def run(rows: np.ndarray, mask: np.ndarray | None = None, kind: Any = np.int64) -> np.ndarray:
         if mask is not None:
             raise IntvitError("layernorm fqvit: only a softmax has a mask")
-        largest = max(-int(rows.min(initial=0)), int(rows.max(initial=0))) * max(p.factor)
+        out = np.empty(rows.shape, kind)
+        if not rows.size:
+            return out
+        largest = max(-int(rows.min()), int(rows.max())) * max(p.factor)
         if rows.shape[1] ** 2 * largest**2 >= VARIANCE_MAX or rows.shape[1] * largest >= 2**31:
             raise IntvitError(
                 f"layernorm fqvit: inputs must keep C * |x| * factor below 2**31, and C {rows.shape[1]}, "
                 f"|x| * factor {largest} do not"
             )
-        out = np.empty(rows.shape, kind)
-        _fqvit(rows, factor, constants, *leading, room if largest < LEADING_INPUT else 0, out)
+        _fqvit(rows, factor, constants, *leading, room if largest < LEADING_INPUT else NO_ROOM, out)
         return out
 
     return run

@@ -79,7 +79,7 @@ def matmul(a: Array, b: Array, *, a_max: int | None = None, b_max: int | None = 
     if kind is None:
         if bound >= 2**63:
             raise IntvitError(f"matmul: sums must stay below 2**63, not {bound}")
-        part = (FLOAT64_EXACT - 1) // max(a_max * b_max, 1)
+        part = (FLOAT64_EXACT - 1) // (a_max * b_max)
         if part < 1:
             return _slow(a, b)
         kind = np.float64
@@ -98,7 +98,7 @@ def _product(a: Array, b: Array, kind: Any) -> Array:
 
 
 def _max_abs(x: Array) -> int:
-    return max(-int(x.min()), int(x.max())) if x.size else 0
+    return max(-int(x.min()), int(x.max()))
 
 
 @border(a="int64 N R K", b="int64 N K C", out="int64 N R C")
@@ -166,4 +166,4 @@ def log2_matmul_codes(q: Array, v: Array) -> Array:
     """
     check_codes(q)
     table = np.array([0, *(1 << (LOG2_FRACTION_BITS - k) for k in range(LOG2_FRACTION_BITS + 1))], np.int32)
-    return matmul(table[q.astype(np.intp) + 1], v, a_max=1 << LOG2_FRACTION_BITS, b_max=_max_abs(v))
+    return matmul(table[q.astype(np.intp) + 1], v, a_max=1 << LOG2_FRACTION_BITS)

@@ -32,7 +32,7 @@ def dyadic(in_scale: Any, out_scale: float) -> tuple[np.ndarray, np.ndarray]:
         )
     mantissa, exponent = np.frexp(ratio)
     scaled = mantissa * 2.0**31
-    m = np.where(scaled < 0, np.ceil(scaled - 0.5), np.floor(scaled + 0.5)).astype(np.int64)
+    m = np.copysign(np.floor(np.abs(scaled) + 0.5), scaled).astype(np.int64)
     return m, 31 - exponent.astype(np.int64)
 
 
@@ -121,7 +121,7 @@ def _clamp(x, low, high, out):
 @border(x="int64 R C", limit="int64 C", m="int64 C", e="int64 C", half="int64 C", out=f"{SIGNED} R C")
 @kernel
 def _regular_clamped(x, limit, m, e, half, low, high, out):
-    """As `_regular_channels` for any int64 x: beyond limit = (2**62 - 1) // |m| all saturates, as e <= 62 - bits."""
+    """As `_regular_channels` for any int64 x: beyond limit = 2**62 // |m| all saturates, as e <= 62 - bits."""
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             clamped = min(max(x[i, j], -limit[j]), limit[j])
@@ -168,9 +168,10 @@ def prepare_constant(
     """
     first = regular(m, e)
     addend = apply_requantize(constant, constant_m, constant_e, None)
-    if first is None or len(m) > 1 or addend.max(initial=0) >= 2**31 or addend.min(initial=0) < -(2**31):
+    addend = addend.reshape(-1, addend.shape[-1])
+    narrow = np.ascontiguousarray(addend, np.int32)
+    if first is None or len(m) > 1 or not np.array_equal(narrow, addend):
         return None
-    addend = np.ascontiguousarray(addend.reshape(-1, addend.shape[-1]), np.int32)
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
 
     def run(x: np.ndarray) -> np.ndarray:
@@ -178,7 +179,7 @@ def prepare_constant(
             raise IntvitError(f"requantize: constant must have the last axes of x {x.shape}, not {constant.shape}")
         rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
         out = np.empty(rows.shape, out_dtype)
-        _regular_constant(rows, *(int(v[0]) for v in first), addend, low, high, out)
+        _regular_constant(rows, *(int(v[0]) for v in first), narrow, low, high, out)
         return out.reshape(x.shape)
 
     return run
@@ -264,20 +265,18 @@ def _apply_regular(
     out: np.ndarray,
 ) -> bool:  # fmt: skip
     """The branch-free kernels, where their bounds hold: operands of 32 bits, shifts in 1..62. False if they do not."""
-    if bits > 63:
-        return False
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     rows = np.ascontiguousarray(x.reshape(out.shape))
-    if residual is None and bool(np.all((m == 2**30) & (e == 30))):
+    if residual is None and bool(np.all((m == 1 << 30) & (e == 30))):
         _clamp(rows, low, high, out)
         return True
-    if x.dtype.itemsize > 4 and residual is None:
+    if x.dtype == np.int64 and residual is None:
         plain = regular(m, e)
         if plain is not None and plain[1].max() <= 62 - bits:
-            limit = (2**62 - 1) // np.maximum(np.abs(plain[0]), 1)
+            limit = 2**62 // np.maximum(np.abs(plain[0]), 1)
             _regular_clamped(rows, *_columns((limit, *plain), rows.shape[1]), low, high, out)
             return True
-    if x.dtype.itemsize > 4:
+    if x.dtype == np.int64:
         shifted = regular(m, e - 31)
         small = rows.size == 0 or (int(rows.min()) > -WIDE_LIMIT and int(rows.max()) < WIDE_LIMIT)
         if shifted is None or shifted[1].min() < 2 or residual is not None or not small:
@@ -294,7 +293,7 @@ def _apply_regular(
         _regular_channels(rows, *first, low, high, out)
         return True
     second = regular(residual_m, residual_e)
-    if second is None or residual.dtype.itemsize > 4 or len(m) > 1 or len(residual_m) > 1:
+    if second is None or residual.dtype == np.int64 or max(len(m), len(residual_m)) > 1:
         return False
     other = np.ascontiguousarray(np.broadcast_to(residual, x.shape).reshape(out.shape))
     _regular_residual(

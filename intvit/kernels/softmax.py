@@ -14,6 +14,7 @@ import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.kernels.arith import (
+    INT64_MIN,
     bit_length,
     kernel,
     rhe_div,
@@ -79,12 +80,11 @@ def hidden(mask, i, j):
 
 @kernel
 def row_max(rows, mask, i):
-    """Maximum over the positions that are not hidden; 0 if all are."""
-    top, seen = 0, False
+    """Maximum over the positions that are not hidden; INT64_MIN if all are."""
+    top = INT64_MIN
     for j in range(rows.shape[1]):
-        if not hidden(mask, i, j) and (not seen or rows[i, j] > top):
-            top = rows[i, j]
-            seen = True
+        if not hidden(mask, i, j):
+            top = max(top, rows[i, j])
     return top
 
 
@@ -93,20 +93,14 @@ def row_max(rows, mask, i):
 
 @kernel
 def shift_exp(d, x0, n):
-    """About exp(d*scale) * |x0| * 2**n for any d; saturated at 2**31 - 1 when d > 0 makes it astronomically large.
+    """About exp(d*scale) * |x0| * 2**n for any d; at least 2**31 when d > 0 makes it astronomically large.
 
     d <= 0: |x0| < 2**30 and n <= 23 give 2 * |x0| * 2**23 < 2**54.
     """
-    t = d + (d >> 1) - (d >> 4)
-    if t < n * x0:
-        t = n * x0
+    t = max(d + (d >> 1) - (d >> 4), n * x0)
     q = t // x0
     r = t - x0 * q
-    shift = n - q
-    v = r - 2 * x0
-    if shift > 31:  # the caller's sum clamps there already
-        return 2147483647
-    return (v << shift) >> 1
+    return ((r - 2 * x0) << min(n - q, 31)) >> 1  # r - 2 * x0 >= 2: the caller's sum clamps beyond a shift of 31
 
 
 @border(rows="int64 R C", mask="bool R|0 C", out="int64 R C")
@@ -151,10 +145,7 @@ def _runner(name: str, compiled: Any, *values: Any) -> Any:
 
 def _ivit_bound(p: spec.IvitSoftmax, x_max: int, n_channels: int) -> int:
     """Below 2**(out_bits-1), unless the sum may clamp: then F = 1 and e itself is shifted."""
-    top = -p.x0 << p.n
-    if n_channels * top < 2**31:
-        return int(2 ** (p.out_bits - 1) - 1)
-    return int(max(2 ** (p.out_bits - 1) - 1, top >> (32 - p.out_bits)))
+    return int(max(2 ** (p.out_bits - 1) - 1, (-p.x0 << p.n) >> (32 - p.out_bits)))
 
 
 # ------------------------------------------------------------------------------------------ I-BERT
@@ -268,7 +259,9 @@ def _fqvit_kernel(p: spec.FqvitSoftmax) -> Any:
     compiled = _runner("softmax fqvit", _fqvit, p.x0, p.b, p.c, p.n, p.bits)
 
     def run(rows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        spread = int(rows.max()) - int(rows.min()) if rows.size else 0
+        if not rows.size:
+            return compiled(rows, mask)
+        spread = int(rows.max()) - int(rows.min())
         last = p.n if mask is not None else min(p.n, spread // -p.x0 + 1)
         if rows.shape[1] * (p.c << last) >= EXP_MAX:
             raise IntvitError(
@@ -342,7 +335,7 @@ def narrow_max(rows, mask, i, g):
     """As `row_max`; row g of the mask belongs to row i."""
     top = rows[i, 0]
     if mask.shape[0] == 0:
-        for j in range(1, rows.shape[1]):
+        for j in range(rows.shape[1]):
             top = max(top, rows[i, j])
         return np.int64(top)
     return row_max_at(rows, mask, i, g)
@@ -350,11 +343,10 @@ def narrow_max(rows, mask, i, g):
 
 @kernel
 def row_max_at(rows, mask, i, g):
-    top, seen = np.int64(0), False
+    top = INT64_MIN
     for j in range(rows.shape[1]):
-        if not mask[g, j] and (not seen or rows[i, j] > top):
-            top = np.int64(rows[i, j])
-            seen = True
+        if not mask[g, j]:
+            top = max(top, rows[i, j])
     return top
 
 
@@ -372,7 +364,7 @@ def _ivit_narrow(rows, mask, table, masked, limit, shift, out):
     c = rows.shape[1]
     e = np.empty(c, np.int64)
     for i in range(rows.shape[0]):
-        g = i % mask.shape[0] if mask.shape[0] > 0 else 0
+        g = i % max(mask.shape[0], 1)
         top = narrow_max(rows, mask, i, g)
         total = 0
         for j in range(c):
@@ -459,7 +451,7 @@ def _fqvit_narrow(rows, mask, table, masked, n_codes, weigh, out):
     c = rows.shape[1]
     e = np.empty(c, np.int64)
     for i in range(rows.shape[0]):
-        g = i % mask.shape[0] if mask.shape[0] > 0 else 0
+        g = i % max(mask.shape[0], 1)
         top = narrow_max(rows, mask, i, g)
         total = 0
         for j in range(c):

@@ -31,7 +31,7 @@ def _by_row_max(rows, table, out):
     """table[top + 128, x + 128] is the output for input x in a row whose maximum is `top`."""
     for i in range(rows.shape[0]):
         top = rows[i, 0]
-        for j in range(1, rows.shape[1]):
+        for j in range(rows.shape[1]):
             top = max(top, rows[i, j])
         line = table[np.int64(top) + 128]
         for j in range(rows.shape[1]):

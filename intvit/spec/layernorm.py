@@ -160,7 +160,7 @@ def fqvit_constants(total: int, inverse: int, exponent: int, j: int, p: FqvitLay
     """M, N, B of channel j: the published multiplier, exponent and offset."""
     product = floor_shift(p.slope[j] * inverse, 62)
     product_exp = p.slope_exp[j] + exponent - 62
-    n = 31 if product == 0 else clamp(7 - (product.bit_length() - 1 - product_exp), 0, 31)
+    n = clamp(7 - (product.bit_length() - 1 - product_exp), 0, 31)  # 31 for a gamma of 0, whose slope_exp is 61
     m = min(floor_shift(product, product_exp - n), 255)
     guard = clamp(p.bias_exp[j] - n, 0, GUARD_BITS)
     bias = clamp(rhe_shift(p.bias[j], p.bias_exp[j] - n - guard), -OFFSET_MAX, OFFSET_MAX)

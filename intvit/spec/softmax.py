@@ -23,7 +23,7 @@ def deltas(row: Sequence[int], mask: Mask) -> list[int | None]:
     """`x_j - max(row)`; None where the position is masked."""
     hidden = [False] * len(row) if mask is None else mask
     seen = [x for x, h in zip(row, hidden, strict=True) if not h]
-    top = max(seen) if seen else 0
+    top = max(seen or row)  # of a row that is masked whole nobody reads it
     return [None if h else x - top for x, h in zip(row, hidden, strict=True)]
 
 
@@ -45,11 +45,11 @@ class IvitSoftmax:
 
 
 def shift_exp(d: int | None, x0: int, n: int) -> int:
-    """About exp(d * scale) * |x0| * 2**n; d > 0 is allowed (ShiftGELU). None is a masked position."""
+    """About exp(d * scale) * |x0| * 2**n, at least 1; d > 0 is allowed (ShiftGELU). None is a masked position."""
     t = n * x0 if d is None else max(d + d // 2 - d // 16, n * x0)
     q = t // x0
     r = t - x0 * q
-    return max(floor_shift(floor_shift(r - 2 * x0, q - n), 1), 0)
+    return floor_shift(floor_shift(r - 2 * x0, q - n), 1)
 
 
 def ivit(row: Sequence[int], p: IvitSoftmax, mask: Mask = None) -> list[int]:

@@ -2,39 +2,87 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.inttypes import IntType
 
+Array = np.ndarray[Any, Any]
+LF = ord("\n")
+DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
+NO_DIGIT = 255
+VALUES = np.full(256, NO_DIGIT, np.uint8)
+VALUES[DIGITS] = np.arange(16)
 
-def format_memh(array: np.ndarray, dtype: IntType, header: str) -> str:
-    """Words of `ceil(bits/4)` hex digits, last axis fastest; `header` becomes a comment.
 
-    >>> print(format_memh(np.array([1, -1]), IntType(8), "two words"), end="")
+def format_memh(array: Array, dtype: IntType, header: str) -> bytes:
+    """Words of `ceil(bits/4)` hex digits, last axis fastest; `header` becomes a comment. Values must fit `dtype`.
+
+    >>> print(format_memh(np.array([1, -1]), IntType(8), "two words").decode(), end="")
     // two words
     01
     ff
     """
-    digits, mask = -(-dtype.bits // 4), (1 << dtype.bits) - 1
-    words = [f"{int(v) & mask:0{digits}x}" for v in array.reshape(-1).tolist()]
-    return "\n".join([f"// {header}", *words, ""])
+    n_digits = digits(dtype)
+    words = np.ascontiguousarray(array, np.int64).reshape(-1)
+    lines = np.full((len(words), n_digits + 1), LF, np.uint8)
+    for i in range(n_digits):
+        shift = 4 * (n_digits - 1 - i)
+        width = min(4, dtype.bits - shift)
+        lines[:, i] = DIGITS[(words >> shift) & ((1 << width) - 1)]
+    return f"// {header}\n".encode("ascii") + lines.tobytes()
 
 
-def parse_memh(text: str, dtype: IntType, shape: tuple[int, ...], where: str) -> np.ndarray:
-    """The int64 array that `format_memh` wrote."""
-    words = [line for line in text.splitlines() if line and not line.startswith("//")]
-    n_words = int(np.prod(shape, dtype=np.int64))
-    if len(words) != n_words:
-        raise IntvitError(f"{where}: must hold {n_words} words, not {len(words)}")
-    sign, span = 1 << (dtype.bits - 1), 1 << dtype.bits
-    values = []
-    for i, word in enumerate(words):
-        try:
-            value = int(word, 16)
-        except ValueError:
-            raise IntvitError(f"{where}: word {i} must be hexadecimal, not {word!r}") from None
-        if value >= span:
-            raise IntvitError(f"{where}: word {i} must fit {dtype}, not {word}")
-        values.append(value - span if dtype.signed and value & sign else value)
-    return np.array(values, np.int64).reshape(shape)
+def parse_memh(data: bytes, dtype: IntType, shape: tuple[int, ...], header: str, where: object) -> Array:
+    """The int64 array that `format_memh` wrote; IntvitError if it would not have written these very bytes."""
+    first = f"// {header}\n".encode("ascii")
+    if not data.startswith(first):
+        actual = data[: len(first) + 1].partition(b"\n")[0].decode("ascii", "replace")
+        raise IntvitError(f"{where}: line 1 must be '// {header}' and LF, not {actual!a}")
+    n_words, n_digits = math.prod(shape), digits(dtype)
+    body = data[len(first) :]
+    if len(body) != n_words * (n_digits + 1):
+        rule = f"{n_words} lines of {n_digits} lower-case hex digits and LF"
+        raise IntvitError(f"{where}: must hold {rule}, not {len(body)} bytes{_first_bad(body, n_digits)}")
+    lines = np.frombuffer(body, np.uint8).reshape(n_words, n_digits + 1)
+    words, bad = np.zeros(n_words, np.int64), lines[:, -1] != LF
+    for i in range(n_digits):
+        digit = VALUES[lines[:, i]]
+        bad |= digit == NO_DIGIT
+        words = (words << 4) | digit
+    if bad.any():
+        raise IntvitError(f"{where}: must be {n_digits} lower-case hex digits a line{_first_bad(body, n_digits)}")
+    if dtype.bits < 64:
+        wide = words >= 1 << dtype.bits
+        if wide.any():
+            i = int(wide.argmax())
+            raise IntvitError(f"{where}: line {i + 2} must have no bit above {dtype}, not {_text(lines[i].tobytes())}")
+        if dtype.signed:
+            sign = 1 << (dtype.bits - 1)
+            words = (words ^ sign) - sign
+    return words.reshape(shape)
+
+
+def size_memh(dtype: IntType, shape: tuple[int, ...], header: str) -> int:
+    """Bytes of the text."""
+    return len(f"// {header}\n") + math.prod(shape) * (digits(dtype) + 1)
+
+
+def digits(dtype: IntType) -> int:
+    """Hex digits of a word."""
+    return -(-dtype.bits // 4)
+
+
+def _first_bad(body: bytes, n_digits: int) -> str:
+    """Where and what the first line is that is no word."""
+    for i, line in enumerate(body.removesuffix(b"\n").split(b"\n")):
+        if len(line) != n_digits or any(VALUES[c] == NO_DIGIT for c in line):
+            return f"; line {i + 2} is {_text(line)}"
+    return ""
+
+
+def _text(line: bytes) -> str:
+    return ascii(line[:40].strip(b"\n").decode("ascii", "replace"))

@@ -1,0 +1,34 @@
+"""The list of mutants without effect: it names changes that exist, each with a search; what hangs is no kill."""
+
+from collections import Counter
+
+import mutate
+from equivalent_mutants import EQUIVALENT
+from mutant_searches import SEARCHES
+
+
+def test_every_listed_mutant_exists_once_and_has_a_search_and_a_reason():
+    keys = Counter(key for entry in EQUIVALENT for key in entry.keys)
+    assert set(keys.values()) == {1}
+    assert set(keys) <= {mutant.key for mutant in mutate.all_mutants()}
+    assert {entry.search for entry in EQUIVALENT} == set(SEARCHES)
+    assert all(len(entry.reason) > 20 for entry in EQUIVALENT)
+
+
+def test_mutants_have_names_of_their_own():
+    mutants = mutate.all_mutants("kernels/requantize.py")
+    assert len({mutant.key for mutant in mutants}) == len(mutants)
+    assert len({mutant.text() for mutant in mutants[::10]}) == len(mutants[::10])
+
+
+def test_a_run_of_the_tests_that_takes_too_long_is_counted_apart():
+    assert mutate.run_tests(None, timeout=0) == "timed out"
+
+
+def test_outcomes_of_a_search_differ_by_dtype_shape_and_refusal():
+    import numpy as np
+
+    same = np.zeros(2, np.int64)
+    others = [same.astype(np.int32), same[:1], same.reshape(1, 2), same + 1, "IntvitError: x", 0, (same,)]
+    assert all(mutate.plain(other) != mutate.plain(same) for other in others)
+    assert mutate.plain((same, 1)) == mutate.plain((same.copy(), 1))
