@@ -167,7 +167,7 @@ def import_command(
     _write_whole(output, lambda path: onnx.save(model, str(path)))
     for line in model_metadata(model).get("assumed", []):
         print(line, file=sys.stderr)
-    err.print(f"wrote {output}")
+    _notice(f"wrote {output}")
 
 
 @app.command()
@@ -238,7 +238,7 @@ def record(
     with progress("record") as report:
         run(float_model, source, output, limit=limit, batch=batch, progress=report, notice=_notice)
     _applied(source.preprocessing)
-    err.print(f"wrote {output}")
+    _notice(f"wrote {output}")
 
 
 @app.command()
@@ -300,7 +300,7 @@ def lower(
     save(integer, output)
     if applied is not None:
         _applied(applied)
-    err.print(f"wrote {output}  {integer.content_hash[:16]}")
+    _notice(f"wrote {output}  {integer.content_hash[:16]}")
 
 
 @app.command("run")
@@ -348,7 +348,7 @@ def run_command(
         with partial.open("wb") as file:
             np.savez_compressed(file, **arrays)
     _applied(source.preprocessing)
-    err.print(f"wrote {output}" + (f" and {trace}" if trace else ""))
+    _notice(f"wrote {output}" + (f" and {trace}" if trace else ""))
 
 
 def _input_shape(graph: Any) -> tuple[int, ...]:
@@ -471,7 +471,7 @@ def map_command(
         print(json.dumps(mapping.as_json(), sort_keys=True))
         return
     out.print(mapping_table(mapping))
-    err.print(f"wrote {output}")
+    _notice(f"wrote {output}")
 
 
 @app.command()
@@ -523,7 +523,7 @@ def golden_export(
         index = export(integer, source.read(first, first + count), output, sites=site or ["*"], first_image=first,
                        hex_files=hex_files, progress=report)  # fmt: skip
     _applied(source.preprocessing)
-    err.print(f"wrote {len(index.cases)} cases to {output}, digest {index.digest}", soft_wrap=True, highlight=False)
+    _notice(f"wrote {len(index.cases)} cases to {output}, digest {index.digest}")
 
 
 @golden.command("check")

@@ -155,8 +155,7 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
 def read(path: str | Path, kind: str, version: int, *older: int) -> Iterator[h5py.File]:
     """Open a file that this package wrote; IntvitError if it is another one, or of a version that is not listed."""
     with opened(path) as file:
-        found = tuple(attribute(file, key, t) if key in file.attrs else None
-                      for key, t in (("format", str), ("version", int)))  # fmt: skip
+        found = attribute(file, "format", str, optional=True), attribute(file, "version", int, optional=True)
         if found[0] != kind or found[1] not in (version, *older):
             again = "; make it again" if found[0] == kind else ""
             raise IntvitError(f"{path}: must be {kind} version {version}, not {found[0]} version {found[1]}{again}")
@@ -167,6 +166,12 @@ def members(group: h5py.Group) -> list[str]:
     """Names in a group, sorted."""
     with _reading(group, "", "a group of named members"):
         return sorted(group)
+
+
+def holds(group: h5py.Group, name: str) -> bool:
+    """Whether a group has a member of that name."""
+    with _reading(group, name, "there or not"):
+        return name in group
 
 
 def group(parent: h5py.Group, name: str) -> h5py.Group:
@@ -219,11 +224,13 @@ def text(parent: h5py.Group, name: str) -> str:
         return bytes(data[()]).decode()
 
 
-def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type) -> Any:
-    """The attribute `name`, a `str`, `int` or `float`, or a flat `list` of numbers."""
+def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type, *, optional: bool = False) -> Any:
+    """The attribute `name`, a `str`, `int` or `float`, or a flat `list` of numbers; None if `optional` and missing."""
     place = f"attribute {name}"
     with _reading(node, place, "there and readable"):
         if not h5a.exists(node.id, name.encode()):
+            if optional:
+                return None
             raise _refused(node, place, "be there")
         held = h5a.open(node.id, name.encode())
         if _kind(held.get_type()) not in "OSbiuf" or held.get_storage_size() > LONGEST_ATTRIBUTE:

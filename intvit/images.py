@@ -188,7 +188,8 @@ def _open_hdf5(path: Path, group: str) -> _Opened:
             _check_labels(f"{path}:{name}", found.shape, found.dtype, len(data))
             with reading(f"{path}:{name}", "a whole dataset"):
                 labels = np.asarray(found[()])
-        attributes = {key: hdf5.attribute(file, key, list) for key in ("mean", "std") if key in file.attrs}
+        stated = {key: hdf5.attribute(file, key, list, optional=True) for key in ("mean", "std")}
+        attributes = {key: values for key, values in stated.items() if values is not None}
         shape, dtype = tuple(data.shape), data.dtype
 
     def raw(start: int, stop: int) -> Array:

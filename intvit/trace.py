@@ -89,7 +89,7 @@ def read_tensor(path: str | Path, name: str) -> Array:
     """One traced tensor (n_images, *shape); IntvitError if it, its name or one of its attributes was changed."""
     with hdf5.read(path, KIND, VERSION) as file:
         tensors = hdf5.group(file, "tensors")
-        if safe_key(name) not in tensors:
+        if not hdf5.holds(tensors, safe_key(name)):
             raise IntvitError(f"{path}: no tensor {name!r} in this trace")
         data = hdf5.dataset(tensors, safe_key(name), "i")
         digest = hdf5.attribute(data, "digest", str)
