@@ -81,6 +81,8 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
         task = bar.add_task(title, total=None)
 
         def report(done: int, total: int) -> None:
+            if _ended:  # Python met the signal in a callback, which no exception leaves
+                raise _ended[0]
             bar.update(task, completed=done, total=total)
 
         yield report
@@ -663,14 +665,19 @@ def _close_stdout(error: Exception) -> int:
     return _say(f"standard output: cannot be written: {reason(error)}", CANNOT_PRINT)
 
 
+_ended: list[BaseException] = []
+"""What a signal asked for, once it came."""
+
+
 def _terminate(number: int, frame: Any) -> None:
-    raise _Terminated(number)
+    _ended.append(KeyboardInterrupt() if number == signal.SIGINT else _Terminated(number))
+    raise _ended[0]
 
 
 def entry() -> None:
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+        if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _terminate)
     sys.exit(main())
 
