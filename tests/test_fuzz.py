@@ -48,14 +48,14 @@ def main(arguments):
     exec("def run():\\n " + bodies[int(arguments[1])], scope)
     return scope["run"]()
 
-def seen(index, status, findings, text):
+def seen(index, label, status, findings, text):
     found[-1].extend(finding.kind for finding in findings)
 
 found = []
 for i, body in enumerate(bodies):
     found.append([])
     fuzz_cases.COMMANDS.clear()
-    fuzz_cases.COMMANDS["x"] = fuzz_cases.Command(1, f"import {i} -o m.onnx", (), ("m.onnx",))
+    fuzz_cases.COMMANDS["x"] = fuzz_cases.Command(1, f"import {i} -o m.onnx")
     run_cases(Settings(1, work, seconds=1.5 if "sleep" in body else 60, real_share=0.0), main, 0, 1, seen)
 print(json.dumps(found))
 """

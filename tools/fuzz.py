@@ -129,10 +129,12 @@ class Tally:
     def __init__(self, count: int) -> None:
         self.count, self.begin, self.said = count, time.monotonic(), time.monotonic()
         self.statuses = Counter[str]()
+        self.labels: dict[str, Counter[str]] = {}
         self.classes: dict[tuple[str, str], list[Finding]] = {}
 
-    def seen(self, index: int, status: int | str, findings: list[Finding], text: str) -> None:
+    def seen(self, index: int, label: str, status: int | str, findings: list[Finding], text: str) -> None:
         self.statuses[str(status)] += 1
+        self.labels.setdefault(label, Counter())[str(status)] += 1
         for finding in findings:
             self.classes.setdefault((finding.kind, finding.key), []).append(finding)
         if text:
@@ -140,6 +142,11 @@ class Tally:
         if time.monotonic() - self.said > 60:
             self.said = time.monotonic()
             print(self.line(), flush=True)
+
+    def table(self) -> str:
+        """Exit statuses of each kind of case: what is always refused tests little."""
+        rows = [f"  {label:22} {dict(sorted(found.items()))}" for label, found in sorted(self.labels.items())]
+        return "\n".join(rows)
 
     def line(self) -> str:
         done, seconds = sum(self.statuses.values()), time.monotonic() - self.begin
@@ -182,6 +189,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted")
     text = report(tally.classes, seed)
+    print(tally.table())
     if text:
         print(text)
     if args.report:

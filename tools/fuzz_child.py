@@ -118,8 +118,8 @@ class Child:
         command: list[str | bytes] = [sys.executable, "-m", "intvit", *words]
         return subprocess.run(command, env=environment, check=False, stdin=subprocess.DEVNULL).returncode
 
-    def judge(self, index: int) -> tuple[int | str, list[Finding], str]:
-        """Run one case: (exit status, findings, everything that one may want to read)."""
+    def judge(self, index: int) -> tuple[str, int | str, list[Finding], str]:
+        """Run one case: (label, exit status, findings, everything that one may want to read)."""
         case = self.prepare(index)
         before = {name: snapshot(self.folder / name) for name in PLACES}
         reset_peak()
@@ -139,7 +139,7 @@ class Child:
         changes = "".join(f"  {change!a}\n" for change in case.changes)
         text = f"{' '.join(case.arguments)!a}\n{changes}exit {status}\n{out}{err}"
         about = (case.label, case.arguments, case.changes, case.real)
-        return status, [Finding(index, kind, key, line[:400], *about) for kind, key, line in found], text
+        return case.label, status, [Finding(index, kind, key, line[:400], *about) for kind, key, line in found], text
 
     def judge_outside(self, case: Case) -> Iterator[Found]:
         """Where names with `..` or absolute ones lead."""

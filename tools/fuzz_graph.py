@@ -44,7 +44,7 @@ def mutate_graph(rng: Random, path: Path) -> str:
                 del file[place]
             file.create_dataset(place, data=array)
         del file["graph.json"]
-        file.create_dataset("graph.json", data=json.dumps(text, sort_keys=True))
+        file.create_dataset("graph.json", data=np.bytes_(json.dumps(text, sort_keys=True)))
         file.attrs["content_hash"] = content_hash(text, {**arrays, **changed})
     return f"graph {what}"
 

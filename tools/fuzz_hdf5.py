@@ -91,7 +91,7 @@ def _values(rng: Random, file: h5py.File, place: str) -> str:
     """Other values, shape or type."""
     place = _dataset(file, place, rng)
     data = file[place]
-    if data.dtype.kind == "O" or data.size == 0 or data.size > 1_000_000:
+    if data.dtype.kind in "OS" or data.size == 0 or data.size > 1_000_000:
         text, what = mutate_json(rng, data[()] if data.shape == () and isinstance(data[()], bytes) else b"{}")
         _replace(file, place, lambda: file.create_dataset(place, data=_text(text)))
         return f"{place} {what}"
@@ -104,9 +104,8 @@ def _values(rng: Random, file: h5py.File, place: str) -> str:
 
 
 def _text(text: bytes) -> Any:
-    if b"\0" in text:
-        return np.void(text)
-    return np.array(text, h5py.string_dtype("utf-8"))
+    """As this package writes it; without a zero byte, which ends it."""
+    return np.bytes_(text.replace(b"\0", b" ") or b" ")
 
 
 def _one_value(rng: Random, file: h5py.File, place: str) -> str:
@@ -333,7 +332,7 @@ def _text_dataset(rng: Random, file: h5py.File, place: str) -> str:
     names = [
         name
         for name in objects(file)
-        if isinstance(file[name], h5py.Dataset) and file[name].dtype.kind == "O" and file[name].shape == ()
+        if isinstance(file[name], h5py.Dataset) and file[name].dtype.kind in "OS" and file[name].shape == ()
     ]
     if not names:
         return _attribute(rng, file, place)

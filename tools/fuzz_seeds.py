@@ -40,7 +40,7 @@ layernorm = {method = "fqvit"}
 method = "ibert"
 n = 6
 
-[sites."blocks.0.norm1"]
+[sites."blocks.0.norm2"]
 method = "ivit"
 
 [observer]
@@ -245,6 +245,8 @@ def write_seeds(folder: Path, command: Callable[..., None]) -> None:
                 at(f"{name}.onnx"))  # fmt: skip
         command("lower", at(f"{name}.onnx"), "--images", at("tokens.npy"), "--method", method, "-o", at(f"{name}.h5"))
     command("record", at("part_mlp.onnx"), at("tokens.npy"), "-o", at("part_recording.h5"), "--threads", "1")
+    command("map", at("part_mlp.onnx"), "--recording", at("part_recording.h5"), "--images", at("tokens.npy"),
+            "--methods", "ibert,ivit", "-o", at("part_mapping.json"))  # fmt: skip
     command("run", at("part_mlp.h5"), at("tokens.npy"), "-o", at("logits.npz"), "--trace", at("trace.h5"))
     sites = [part for site in SITES for part in ("--site", site)]
     command("golden", "export", at("mixed.h5"), at("images.npy"), "-o", at("golden"), *sites)

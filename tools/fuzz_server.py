@@ -24,8 +24,8 @@ from fuzz_child import MOST_BYTES, SHARED_OUTSIDE, Child, Main, Settings
 from fuzz_judge import Finding
 from PIL import Image
 
-Seen = Callable[[int, int | str, list[Finding], str], None]
-"""(index, exit status, findings, text to read) of one case."""
+Seen = Callable[[int, str, int | str, list[Finding], str], None]
+"""(index, label, exit status, findings, text to read) of one case."""
 
 
 def warm() -> Main:
@@ -103,12 +103,12 @@ def serve(settings: Settings, main: Main, indices: range, folder: Path, writer: 
     for index in indices:
         os.write(writer, json.dumps({"start": index}).encode() + b"\n")
         try:
-            status, findings, text = child.judge(index)
+            label, status, findings, text = child.judge(index)
         except Exception as error:  # the fuzzer's own fault
             where = traceback.extract_tb(error.__traceback__)[-1]
             text = f"{type(error).__name__} {Path(where.filename).name}:{where.lineno}"
-            status, findings = "not run", [Finding(index, "fuzzer", text, str(error))]
-        line = {"done": index, "status": status, "findings": [asdict(finding) for finding in findings]}
+            label, status, findings = "not drawn", "not run", [Finding(index, "fuzzer", text, str(error))]
+        line = {"done": index, "label": label, "status": status, "findings": [asdict(finding) for finding in findings]}
         os.write(writer, json.dumps(line | {"text": text if settings.keep else ""}).encode() + b"\n")
     os.chdir("/")
     if not settings.keep:
@@ -116,7 +116,7 @@ def serve(settings: Settings, main: Main, indices: range, folder: Path, writer: 
 
 
 def run_cases(settings: Settings, main: Main, start: int, stop: int, seen: Seen, *, workers: int = 1,
-              batch: int = 40) -> None:  # fmt: skip
+              batch: int = 80) -> None:  # fmt: skip
     """Run the cases from `start` to before `stop` in `workers` children at a time; `seen` after each, in any order."""
     SHARED_OUTSIDE.mkdir(exist_ok=True)
     todo = [range(i, min(i + batch, stop)) for i in range(start, stop, batch)][::-1]
@@ -141,7 +141,7 @@ def run_cases(settings: Settings, main: Main, start: int, stop: int, seen: Seen,
                         slot.at = message["start"] if "start" in message else message["done"] + 1
                         if "done" in message:
                             findings = [Finding(**found) for found in message["findings"]]
-                            seen(message["done"], message["status"], findings, message["text"])
+                            seen(message["done"], message["label"], message["status"], findings, message["text"])
                 elif time.monotonic() - slot.since > settings.seconds:
                     reason = "hang"
                 elif slot.memory() > MOST_BYTES:
@@ -164,7 +164,8 @@ def after_death(settings: Settings, slot: Slot, reason: str, seen: Seen) -> list
         return []
     if not reason:
         reason = f"killed by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "died"
-    seen(slot.at, reason, [described(settings, slot.at, reason)], "")
+    finding = described(settings, slot.at, reason)
+    seen(slot.at, finding.label, reason, [finding], "")
     return [range(slot.at + 1, slot.indices.stop)]
 
 
