@@ -225,7 +225,7 @@ def text(parent: h5py.Group, name: str) -> str:
 
 
 def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type, *, optional: bool = False) -> Any:
-    """The attribute `name`, a `str`, `int` or `float`, or a flat `list` of numbers; None if `optional` and not there."""
+    """The attribute `name`, a `str`, `int` or `float`, or a flat `list` of numbers; None if `optional` and missing."""
     place = f"attribute {name}"
     with _reading(node, place, "there and readable"):
         if not h5a.exists(node.id, name.encode()):
