@@ -81,6 +81,8 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
         task = bar.add_task(title, total=None)
 
         def report(done: int, total: int) -> None:
+            if _ended:  # Python met the signal in a callback, which no exception leaves
+                raise _ended[0]
             bar.update(task, completed=done, total=total)
 
         yield report
@@ -167,7 +169,7 @@ def import_command(
     _write_whole(output, lambda path: onnx.save(model, str(path)))
     for line in model_metadata(model).get("assumed", []):
         print(line, file=sys.stderr)
-    err.print(f"wrote {output}")
+    _notice(f"wrote {output}")
 
 
 @app.command()
@@ -238,7 +240,7 @@ def record(
     with progress("record") as report:
         run(float_model, source, output, limit=limit, batch=batch, progress=report, notice=_notice)
     _applied(source.preprocessing)
-    err.print(f"wrote {output}")
+    _notice(f"wrote {output}")
 
 
 @app.command()
@@ -300,7 +302,7 @@ def lower(
     save(integer, output)
     if applied is not None:
         _applied(applied)
-    err.print(f"wrote {output}  {integer.content_hash[:16]}")
+    _notice(f"wrote {output}  {integer.content_hash[:16]}")
 
 
 @app.command("run")
@@ -348,7 +350,7 @@ def run_command(
         with partial.open("wb") as file:
             np.savez_compressed(file, **arrays)
     _applied(source.preprocessing)
-    err.print(f"wrote {output}" + (f" and {trace}" if trace else ""))
+    _notice(f"wrote {output}" + (f" and {trace}" if trace else ""))
 
 
 def _input_shape(graph: Any) -> tuple[int, ...]:
@@ -471,7 +473,7 @@ def map_command(
         print(json.dumps(mapping.as_json(), sort_keys=True))
         return
     out.print(mapping_table(mapping))
-    err.print(f"wrote {output}")
+    _notice(f"wrote {output}")
 
 
 @app.command()
@@ -523,7 +525,7 @@ def golden_export(
         index = export(integer, source.read(first, first + count), output, sites=site or ["*"], first_image=first,
                        hex_files=hex_files, progress=report)  # fmt: skip
     _applied(source.preprocessing)
-    err.print(f"wrote {len(index.cases)} cases to {output}, digest {index.digest}", soft_wrap=True, highlight=False)
+    _notice(f"wrote {len(index.cases)} cases to {output}, digest {index.digest}")
 
 
 @golden.command("check")
@@ -663,14 +665,19 @@ def _close_stdout(error: Exception) -> int:
     return _say(f"standard output: cannot be written: {reason(error)}", CANNOT_PRINT)
 
 
+_ended: list[BaseException] = []
+"""What a signal asked for, once it came."""
+
+
 def _terminate(number: int, frame: Any) -> None:
-    raise _Terminated(number)
+    _ended.append(KeyboardInterrupt() if number == signal.SIGINT else _Terminated(number))
+    raise _ended[0]
 
 
 def entry() -> None:
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+        if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _terminate)
     sys.exit(main())
 

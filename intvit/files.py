@@ -134,13 +134,20 @@ def publish(partial: Path, path: Path) -> None:
         sync(path.parent)
 
 
+def named(path: str | Path) -> Path:
+    """A path that ends in a name; not "", "." or "/"."""
+    if not Path(path).name or Path(path).name == ".." or "\0" in str(path):
+        raise IntvitError(f"{str(path)!r}: must name what to write")
+    return Path(path)
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield the path to write to; it becomes `path` when the block ends well, and is gone otherwise.
 
     An older file at `path` stays as it is until then.
     """
-    path = Path(path)
+    path = named(path)
     partial = path.with_name(path.name + ".partial")
     with writing(path):
         if path.is_dir():
@@ -158,7 +165,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Yield a new folder to fill; it becomes `path`, which must not exist, when the block ends well."""
-    path = Path(path)
+    path = named(path)
     partial = path.with_name(path.name + ".partial")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from intvit import hdf5, preprocessing
 from intvit.errors import IntvitError, reading
-from intvit.files import locked, publish, remove, safe_key, sync, writing
+from intvit.files import locked, named, publish, remove, safe_key, sync, writing
 from intvit.floatrun import FloatModel
 from intvit.graph.ir import Array
 from intvit.images import ImageSource
@@ -96,7 +96,7 @@ def record(
     other images start anew. `notice` is told which. A run that fails leaves nothing. The content does not depend on
     `batch` or on interruptions, beyond what the float engine's own sums do.
     """
-    path = Path(path)
+    path = named(path)
     partial, journal_path = (path.with_name(path.name + suffix) for suffix in (".partial", ".partial.journal"))
     about = _describe(model, images, min(limit or len(images), len(images)))
     batch = fitting(batch, sum(tensor.n_bytes for tensor in about.tensors))

@@ -514,7 +514,7 @@ SEALED = {
     "a stimulus of one case": (lambda b: b.store("act", input0=b.arrays("act")["input0"] ^ 1), 2),
     "a parameter of one image": (lambda b: b.store("fc", bias=b.arrays("fc")["bias"] + 1), 2),
     "parameters": (added("fc", "bias", lambda v: v + 1), 1),
-    "m": (added("sum", "m", lambda v: v // 2), 1),
+    "e": (added("sum", "e", lambda v: v + 1), 1),
     "bits": (both("sum", lambda m: m["attrs"].update(bits=8)), 2),
     "m that is one too many": (stored("fc.quant", m=[1 << 30] * 5), 2),
     "m and e of two lengths": (stored("fc.quant", e=[30]), 2),

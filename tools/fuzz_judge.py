@@ -81,7 +81,7 @@ def judge_place(name: str, case: Case, before: Snapshot, after: Snapshot) -> Ite
     words = [word.rstrip("/") for word in case.arguments] if case.options_changed else []
     for path in differences(before, after):
         top = path.split("/")[0]
-        if not any(word.endswith(top) or "\0" in word for word in words):
+        if not any(top in word or "\0" in word for word in words):
             kind = "left" if name == "tmp" else "outside"
             yield kind, f"{case.label}: {name}", f"{name}/{path} was changed, made or removed"
             return

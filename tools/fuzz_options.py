@@ -25,7 +25,7 @@ WORDS = (
 )  # fmt: skip
 ENVIRONMENT = {
     "INTVIT_GEMM": ("", "avx2", "vnni", "generic", "x", "AVX2", "\u00e9", "x" * 5000, "../x"),
-    "PYTHONIOENCODING": ("ascii", "latin-1", "utf-16"),
+    "PYTHONIOENCODING": ("ascii", "latin-1", "utf-8:surrogateescape"),
     "LC_ALL": ("C", "POSIX", "xx_XX"),
     "COLUMNS": ("0", "1", "-1", "x", "99999"),
     "TERM": ("dumb", "", "xterm"),

@@ -121,11 +121,16 @@ def run_cases(settings: Settings, main: Main, start: int, stop: int, seen: Seen,
     SHARED_OUTSIDE.mkdir(exist_ok=True)
     todo = [range(i, min(i + batch, stop)) for i in range(start, stop, batch)][::-1]
     slots: dict[int, Slot] = {}
+    slow: set[int] = set()
     try:
         while todo or slots:
             for number in range(workers):
+                while todo and not todo[-1]:
+                    todo.pop()
                 if todo and number not in slots:
                     slots[number] = Slot(settings, main, todo.pop(), number)
+            if not slots:
+                break
             ready, _, _ = select.select([slot.reader for slot in slots.values()], [], [], 0.05)
             for number, slot in list(slots.items()):
                 reason, ended = "", False
@@ -141,7 +146,11 @@ def run_cases(settings: Settings, main: Main, start: int, stop: int, seen: Seen,
                     reason = "hang"
                 elif slot.memory() > MOST_BYTES:
                     reason = "memory"
-                if ended or reason:
+                if reason == "hang" and slot.at not in slow:  # the machine may be busy: once more, alone
+                    slow.add(slot.at)
+                    slots.pop(number).stop()
+                    todo += [range(slot.at + 1, slot.indices.stop), range(slot.at, slot.at + 1)]
+                elif ended or reason:
                     todo += after_death(settings, slots.pop(number), reason, seen)
     finally:
         for slot in slots.values():
@@ -156,7 +165,7 @@ def after_death(settings: Settings, slot: Slot, reason: str, seen: Seen) -> list
     if not reason:
         reason = f"killed by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "died"
     seen(slot.at, reason, [described(settings, slot.at, reason)], "")
-    return [range(slot.at + 1, slot.indices.stop)] if slot.at + 1 < slot.indices.stop else []
+    return [range(slot.at + 1, slot.indices.stop)]
 
 
 def described(settings: Settings, index: int, reason: str) -> Finding:

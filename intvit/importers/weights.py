@@ -142,6 +142,14 @@ def _torch(path: Path) -> Iterator[_Stored]:
         import torch
     except ImportError:
         raise IntvitError(f"{path}: reading it needs PyTorch: pip install 'intvit[torch]'") from None
+    with path.open("rb") as stream:
+        zipped = stream.read(2) == b"PK"
+    if zipped:
+        with zipfile.ZipFile(path) as file:
+            if any(info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 for info in file.infolist()):
+                raise ValueError("an archive with compressed parts, which PyTorch does not write")
+            if sum(info.file_size for info in file.infolist()) > path.stat().st_size:
+                raise ValueError("an archive with parts that overlap")
     # training codes save their command line with the weights: a plain record of values
     with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
         warnings.simplefilter("ignore")

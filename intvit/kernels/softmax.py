@@ -81,7 +81,7 @@ def hidden(mask, i, j):
 @kernel
 def row_max(rows, mask, i):
     """Maximum over the positions that are not hidden; INT64_MIN if all are."""
-    top = INT64_MIN
+    top = np.int64(INT64_MIN)
     for j in range(rows.shape[1]):
         if not hidden(mask, i, j):
             top = max(top, rows[i, j])
@@ -343,7 +343,7 @@ def narrow_max(rows, mask, i, g):
 
 @kernel
 def row_max_at(rows, mask, i, g):
-    top = INT64_MIN
+    top = np.int64(INT64_MIN)
     for j in range(rows.shape[1]):
         if not mask[g, j]:
             top = max(top, rows[i, j])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from intvit.spec.arith import floor_shift, truncated_div, wrap
-from intvit.spec.ranges import require, require_lengths
+from intvit.spec.ranges import require, require_all, require_lengths
 from intvit.spec.softmax import SUM_MAX, X0_LEAST, shift_exp, shift_exp_tvm
 
 
@@ -47,9 +47,9 @@ class IbertGelu:
 
     def __post_init__(self) -> None:
         require_lengths("gelu ibert: b, c and shift", self.b, self.c, self.shift)
-        require("gelu ibert: b", 1 - 2**30, -1, self.b)
-        require("gelu ibert: c", 1 - 2**62, 0, self.c)
-        require("gelu ibert: shift", 1 - 2**62, 0, self.shift)
+        require_all("gelu ibert: b", 1 - 2**30, -1, self.b)
+        require_all("gelu ibert: c", 1 - 2**62, 0, self.c)
+        require_all("gelu ibert: shift", 1 - 2**62, 0, self.shift)
         require("gelu ibert: n", 0, 30, self.n)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from intvit.errors import IntvitError
 from intvit.spec.arith import clamp, floor_shift, isqrt, rhe, rhe_shift, truncated_div, wrap
-from intvit.spec.ranges import require, require_lengths
+from intvit.spec.ranges import require, require_all, require_lengths
 
 BIAS_MAX = 2**61
 
@@ -28,7 +28,7 @@ class IvitLayerNorm:
     bias: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        require("layernorm ivit: bias", -BIAS_MAX, BIAS_MAX, self.bias)
+        require_all("layernorm ivit: bias", -BIAS_MAX, BIAS_MAX, self.bias)
 
 
 def newton_sqrt(var: int) -> int:
@@ -57,7 +57,7 @@ class IbertLayerNorm:
     shift: int
 
     def __post_init__(self) -> None:
-        require("layernorm ibert: bias", -BIAS_MAX, BIAS_MAX, self.bias)
+        require_all("layernorm ibert: bias", -BIAS_MAX, BIAS_MAX, self.bias)
         require("layernorm ibert: shift", 0, 31, self.shift)
 
 
@@ -97,8 +97,8 @@ class FqvitLayerNorm:
     def __post_init__(self) -> None:
         where = "layernorm fqvit"
         require_lengths(f"{where}: constants", *vars(self).values())
-        require(f"{where}: factor", 1, 256, self.factor)
-        require(f"{where}: sign", -1, 1, self.sign)
+        require_all(f"{where}: factor", 1, 256, self.factor)
+        require_all(f"{where}: sign", -1, 1, self.sign)
         for key in ("slope", "gain", "bias"):
             require_mantissa(f"{where}: {key}", getattr(self, key), getattr(self, f"{key}_exp"))
         for sign, slope, at, gain, exp in zip(
@@ -114,10 +114,10 @@ class FqvitLayerNorm:
                 )
 
 
-def require_mantissa(where: str, mantissas: Sequence[int], exponents: Sequence[int]) -> None:
+def require_mantissa(where: str, mantissas: tuple[int, ...], exponents: tuple[int, ...]) -> None:
     """Doubles as m / 2**exp with 2**60 <= |m| <= 2**61, or m = 0."""
-    require(f"{where}_exp", -1000, 1200, exponents)
-    require(where, -(2**61), 2**61, mantissas)
+    require_all(f"{where}_exp", -1000, 1200, exponents)
+    require_all(where, -(2**61), 2**61, mantissas)
     for m in mantissas:
         if m and abs(m) < 2**60:
             raise IntvitError(f"{where} must be 0 or have 61 bits, not {m}")
@@ -179,7 +179,7 @@ class IvitTvmLayerNorm:
     bias: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        require("layernorm ivit_tvm: bias", -BIAS_MAX, BIAS_MAX, self.bias)
+        require_all("layernorm ivit_tvm: bias", -BIAS_MAX, BIAS_MAX, self.bias)
 
 
 def ivit_tvm(row: Sequence[int], p: IvitTvmLayerNorm) -> list[int]:
