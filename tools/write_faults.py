@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib
 import os
 import random
 import shutil
@@ -256,7 +257,9 @@ def inside(args: argparse.Namespace, library: Path, folder: Path) -> int:
         if status != 0:
             raise SystemExit(f"{arguments[0]}: {text}")
     tried = commands(world, out)
-    for name in ("run", "map"):  # compiles and imports what all forks need; starts no threads that stay
+    for module in ("onnxruntime", "intvit.recording", "intvit.lowering", "intvit.vectors.export"):
+        importlib.import_module(module)
+    for name in ("run", "map"):  # compiles what all forks need; starts no threads that stay
         (folder / "warm").mkdir(exist_ok=True)
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             if main([a.replace(str(out), str(folder / "warm")) for a in tried[name][0]]) != 0:
@@ -270,11 +273,8 @@ def inside(args: argparse.Namespace, library: Path, folder: Path) -> int:
             start = time.monotonic()
             n_points, findings = bench.run(fault, args.sample)
             seconds = time.monotonic() - start
-            print(
-                f"{name:8} {fault:8} {n_points:4} of {bench.n_writes} writes, {seconds:.0f} s: {len(findings)} findings"
-            )
-            for finding in findings[:5]:
-                print(f"  {finding}")
+            tried_of = f"{n_points:4} of {bench.n_writes} writes, {seconds:.0f} s"
+            print(f"{name:8} {fault:8} {tried_of}: {len(findings)} findings", *findings[:5], sep="\n  ", flush=True)
             n_findings += len(findings)
     return 1 if n_findings else 0
 
