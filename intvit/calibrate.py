@@ -121,7 +121,8 @@ def trained(graph: Graph) -> Calibration:
 
 def at_trained_widths(graph: Graph, recipe: Recipe) -> Recipe:
     """`recipe` at the widths that the network was trained at, if it was; IntvitError if it asks for others."""
-    widths = graph.metadata.get("trained") or {}
+    trained_at = graph.metadata.get("trained") or {}
+    widths = {key: bits for key, bits in trained_at.items() if key in type(recipe).model_fields and bits is not None}
     for key, bits in widths.items():
         asked = getattr(recipe, key)
         if key in recipe.model_fields_set and asked != bits:

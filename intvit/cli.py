@@ -174,14 +174,26 @@ def import_command(
 
 @app.command()
 def doctor(
-    checkpoint: Annotated[Path, typer.Argument(help="I-ViT checkpoint: .safetensors, .npz or a PyTorch file.")],
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="I-ViT checkpoint: .safetensors, .npz or a PyTorch file.")
+    ] = None,
     bits: Annotated[int | None, typer.Option(help="Width that it must have; default: the checkpoint's own.")] = None,
     as_json: JsonOpt = False,
 ) -> None:
-    """Audit an I-ViT checkpoint: scales at eps, missing or stale weight_integer, ranges lost on reload. Exit 1 if any.
+    """Say what this machine runs on, or audit an I-ViT checkpoint (exit 1 if anything is found).
+
+    Without a checkpoint: versions, the path of the integer products and why not a faster one, where compiled kernels
+    are kept. With one: scales at eps, missing or stale weight_integer, ranges lost on reload.
+
+    Example: intvit doctor
 
     Example: intvit doctor checkpoint.pth.tar
     """
+    if checkpoint is None:
+        if bits is not None:
+            raise IntvitError("--bits: must come with a checkpoint, which it is about")
+        _show_environment(as_json)
+        return
     from intvit.importers.ivit import audit
     from intvit.importers.weights import load_weights
 
@@ -196,6 +208,16 @@ def doctor(
         out.print(f"{checkpoint.name}: nothing found in {len(tensors)} tensors")
     if findings:
         raise typer.Exit(1)
+
+
+def _show_environment(as_json: bool) -> None:
+    from intvit.environment import facts
+
+    found = facts()
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        out.print(_table("environment", ["what", "found"], [[name, value] for name, value in found.items()]))
 
 
 def _int_list(option: str, text: str) -> int | list[int]:

@@ -11,7 +11,7 @@ import onnx
 
 from intvit.errors import IntvitError, reading
 from intvit.graph.ir import Array
-from intvit.importers.onnx import float_graph, load_model, model_metadata, model_sha256
+from intvit.importers.onnx import float_graph, load_model, model_metadata
 
 COMPUTE_OPS = frozenset(
     {"Add", "Conv", "Gelu", "Identity", "LayerNormalization", "MatMul", "Mul", "ReduceMean", "Softmax"}
@@ -25,7 +25,7 @@ class FloatModel:
         self.where = "float model" if isinstance(model, onnx.ModelProto) else str(model)
         self.proto = model if isinstance(model, onnx.ModelProto) else load_model(model)
         graph = float_graph(self.proto)  # of the canonical form, or refused
-        self.sha256 = model_sha256(self.proto)
+        self.sha256 = str(graph.metadata["model_sha256"])
         self.metadata = model_metadata(self.proto)
         self.threads = threads or 0
         self.input, self.output = graph.inputs[0], graph.outputs[0]

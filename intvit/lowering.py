@@ -238,9 +238,13 @@ class _Lowering:
             params, scale = method.lower(float(np.asarray(x.scale)), **options)
         except IntvitError as error:
             raise Infeasible(node.name, str(error)) from None
+        trained = self.graph.metadata.get("trained") or {}
         if method.id == "layernorm.ivit.v1" and "bias_integer" in node.arrays:
             bias = self._trained_bias(node, np.array(params.bias, np.int64))
             params = dataclasses.replace(params, bias=tuple(bias.tolist()))
+        if method.id == "gelu.ivit.v1" and "gelu_bits" in trained:
+            scale *= 2.0 ** (params.out_bits - trained["gelu_bits"])
+            params = dataclasses.replace(params, out_bits=trained["gelu_bits"])
         scalars: dict[str, int] = {}
         for key, value in dataclasses.asdict(params).items():
             if isinstance(value, tuple):

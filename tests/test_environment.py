@@ -1,5 +1,6 @@
 """Processors, LLVMs, folders and package versions that a user may have."""
 
+import json
 import os
 import re
 import subprocess
@@ -150,3 +151,17 @@ def test_lower_bounds_are_exact_versions():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     promised = [*project["dependencies"], *project["optional-dependencies"]["test"]]
     assert text.splitlines() == [item.replace(">=", "==") for item in promised]
+
+
+def test_doctor_says_what_runs_and_why_not_something_faster(cli, monkeypatch):
+    notes = {"vnni": "this LLVM lacks an intrinsic", "avx2": "", "blas": ""}
+    monkeypatch.setattr("intvit.environment.path_notes", lambda: notes)
+    monkeypatch.setattr("intvit.environment.chosen_path", lambda: "avx2")
+    status, out, _ = cli("doctor", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["integer products"] == "avx2"
+    assert found["  vnni"] == "this LLVM lacks an intrinsic"
+    assert found["numpy"] == np.__version__
+    status, _, err = cli("doctor", "--bits", 8)
+    assert (status, err) == (2, "intvit: --bits: must come with a checkpoint, which it is about\n")

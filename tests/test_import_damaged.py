@@ -287,7 +287,8 @@ def test_archives_that_grow_are_refused_before_they_are_read(tmp_path):
     [
         (lambda torch: torch.zeros(1).expand(2**20, 2**20), "less than 2 GiB of weights"),
         (lambda torch: torch.empty(3, 16, device="meta"), "plain tensors, not: can't convert meta"),
-        (lambda torch: torch.zeros(3, 16).to_sparse(), "plain tensors, not: can't convert Sparse"),
+        (lambda torch: torch.zeros(3, 16).to_sparse(), "plain tensors, not: torch.sparse_coo"),
+        (lambda torch: torch.zeros(16).expand(3, 16), "a tensor of shape [3, 16] that repeats its values"),
         (lambda torch: torch.zeros(3, 16, dtype=torch.complex64), "not complex64"),
         (lambda torch: torch.zeros(3, 16, dtype=torch.int8), "not int8"),
         (lambda torch: torch.zeros(3, 16).to(torch.float8_e4m3fn), "not: torch.float8_e4m3fn"),

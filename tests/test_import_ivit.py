@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from intvit.calibrate import trained
+from intvit.engine import Engine
 from intvit.errors import IntvitError
 from intvit.graph.store import load
 from intvit.importers.ivit import audit
@@ -277,6 +278,30 @@ def test_weight_integer_is_taken_not_rounded_again(saved):
     assert np.array_equal(integer.node(site).arrays["weight"].ravel(), codes.ravel())
 
 
+def test_a_gelu_of_6_bits_is_lowered_so(tmp_path):
+    meta, arrays = published("vit")
+    tensors = published_tree(meta, arrays, 6)
+    for i in range(2):
+        tensors[f"blocks.{i}.mlp.act.act_scaling_factor"] *= 4
+    save_file(tensors, tmp_path / "c.safetensors")
+    graph = float_graph(import_timm(tmp_path / "c.safetensors", num_heads=3))
+    integer = lower(graph, trained(graph), build_recipe({}))
+    node = integer.node("blocks.0.mlp.act")
+    assert node.attrs["params"]["out_bits"] == 6
+    assert integer.tensors[node.output].scale == tensors["blocks.0.mlp.act.act_scaling_factor"][0]
+    x = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
+    fast, slow = (Engine(integer, backend).run(x) for backend in ("kernel", "spec"))
+    assert all(np.array_equal(fast[key], slow[key]) for key in fast)
+
+
+def test_integers_may_be_stored_as_integers(saved):
+    path, options, _, arrays = saved
+    tensors = checkpoint(arrays)
+    plain = import_timm(path, **options).SerializeToString()
+    save_file({k: v.astype(np.int8) if k.endswith("_integer") else v for k, v in tensors.items()}, path)
+    assert import_timm(path, **options).SerializeToString() == plain
+
+
 @pytest.mark.parametrize("option", [["--bits", "8"], ["--recipe", "r.toml"], ["--mapping", "m.json"]])
 def test_other_widths_than_the_checkpoints_are_refused(option, cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -308,8 +333,12 @@ def activations_of_8_bits(tensors):
     tensors["layers.0.blocks.0.attn.qact_table.act_scaling_factor"] /= np.float32(127 / 31)
 
 
-def gelu_of_6_bits(tensors):
-    tensors["layers.0.blocks.0.mlp.act.act_scaling_factor"] *= 4
+def gelu_of_two_widths(tensors):
+    tensors["layers.0.blocks.1.mlp.act.act_scaling_factor"] *= 4
+
+
+def gelu_of_9_bits(tensors):
+    tensors["layers.0.blocks.0.mlp.act.act_scaling_factor"] /= 2
 
 
 def softmax_of_two_widths(tensors):
@@ -335,7 +364,8 @@ def fractions(tensors):
         (mixed_widths, "head: weight_integer must have 6 bits as in most layers, not 8 bits"),
         (beyond, "head: weight_integer must have 6 bits as in most layers, not 8 bits"),
         (activations_of_8_bits, r"qact_table: act_scaling_factor must be that of 6 bits, not of 8"),
-        (gelu_of_6_bits, r"mlp\.act: act_scaling_factor must be that of 8 bits, not of 6"),
+        (gelu_of_two_widths, r"mlp\.act: act_scaling_factor must be that of 8 bits, not of 6"),
+        (gelu_of_9_bits, r"mlp\.act: act_scaling_factor must be that of 8 bits, not of 9"),
         (softmax_of_two_widths, r"log_int_softmax: act_scaling_factor must be that of 8 bits, not of 16"),
         (stale_scale, "head: fc_scaling_factor must be the largest weight / 31"),
         (no_integers, "weight_integer must tell the width"),

@@ -87,7 +87,8 @@ COMMANDS = {
     "lower consistent": Command(6, "lower {part_mlp.onnx} --recording {part_recording.h5} -o g.h5", "",
                                 mutate_recording, 1),
     "map": Command(
-        2, "map {part_mlp.onnx} --recording {part_recording.h5} --images {tokens.npy} -o m.json --threads 1 --methods ibert,ivit"
+        2, "map {part_mlp.onnx} --recording {part_recording.h5} --images {tokens.npy} -o m.json --threads 1"
+           " --methods ibert,ivit"
     ),
     "map live": Command(1, "map {vit.onnx} --images {images} -o m.json --threads 1"),
     "run": Command(10, "run {part} {tokens.npy} -o l.npz --threads 1", "same run"),

@@ -31,7 +31,7 @@ SCALE = ".act_scaling_factor"
 NEVER_CALLED = ("act_out", "attn.qact_softmax")
 """Quantizers that the published modules build and never call: their scale stays 0."""
 GELU_BITS, RESIDUAL_BITS = 8, 16
-"""As published."""
+"""As published; a GELU has no more."""
 NEAR_WIDTH = 0.05
 """How far, in bits, a scale may be from a constant's own maximum: a running range follows what training changes. What
 is farther from every width tells nothing."""
@@ -129,7 +129,8 @@ def build_ivit(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx
     if findings:
         raise IntvitError(str(findings[0]))
     graph = float_graph(model)
-    ranges = _ranges(graph, kind, tensors, build_recipe(widths, "widths of the checkpoint"))
+    recipe = {key: width for key, width in widths.items() if key != "gelu_bits"}
+    ranges = _ranges(graph, kind, tensors, build_recipe(recipe, "widths of the checkpoint"))
     set_metadata(model, ranges=ranges, trained=widths)
     model.graph.initializer.extend(_integers(graph, tensors))
     return model
@@ -208,9 +209,10 @@ class Finding:
 
 
 def checkpoint_widths(tensors: Mapping[str, Array]) -> tuple[dict[str, int], list[Finding]]:
-    """The recipe's widths as far as a checkpoint tells them, and what contradicts them.
+    """The widths of a recipe, and `gelu_bits`, as far as a checkpoint tells them, and what contradicts them.
 
-    Exact: `weight_integer` fills its width in every channel, a softmax's scale is a power of two. Within a fraction of
+    Exact: `weight_integer` fills its width in every channel, the scales of a softmax and, over that of its input, of a
+    GELU are powers of two. Within a fraction of
     a bit: Swin's tables and the position embeddings are constants, and their maximum over their scale tells the width
     of narrow activations, and that of the residual stream, 16 bits or 8. Where there is no table, narrow activations
     are as wide as the weights: the published modules have one default for both.
@@ -234,8 +236,8 @@ def checkpoint_widths(tensors: Mapping[str, Array]) -> tuple[dict[str, int], lis
                 findings.append(_unlike(module, widths["softmax_bits"], width))
         elif name == "act" and f"{block}.qact_gelu" in _act_scales(tensors):
             width = 1 - math.log2(scale / _act_scales(tensors)[f"{block}.qact_gelu"])
-            if abs(width - GELU_BITS) > 1e-5:
-                findings.append(_unlike(module, GELU_BITS, width))
+            if abs(width - widths.setdefault("gelu_bits", round(width))) > 1e-5 or not 2 <= width <= GELU_BITS:
+                findings.append(_unlike(module, min(widths["gelu_bits"], GELU_BITS), width))
         elif name == "qact_table":
             width = _constant_width(tensors.get(f"{block}.relative_position_bias_table"), scale) or bits
             if width != bits:

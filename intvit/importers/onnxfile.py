@@ -150,12 +150,13 @@ _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class _Trained(BaseModel):
-    """The widths of a network that was trained in integers: keys of a recipe."""
+    """The widths of a network that was trained in integers: keys of a recipe, and the width of GELU's sigmoid."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     bits: Annotated[int, Field(ge=4, le=8)]
     residual_bits: Annotated[int, Field(ge=8, le=16)] | None = None
     softmax_bits: Annotated[int, Field(ge=4, le=16)] | None = None
+    gelu_bits: Annotated[int, Field(ge=2, le=8)] | None = None
 
 
 class _Metadata(BaseModel):

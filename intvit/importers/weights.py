@@ -82,6 +82,10 @@ def _floats(path: Path, stored: Iterator[_Stored]) -> dict[str, Array]:
         if n_bytes + 4 * tensor.size > MOST_BYTES or len(found) >= MOST_TENSORS:
             raise IntvitError(f"{path}: must hold less than 2 GiB of weights (float32), which is what ONNX can hold")
         values = np.asarray(tensor.read())
+        if values.dtype.kind in "iu" and name.endswith("_integer"):  # I-ViT's, in the type that they are
+            n_bytes += values.nbytes
+            found[name] = values
+            continue
         if values.dtype.kind != "f" and values.dtype != bfloat16:
             if values.dtype.kind in "cV" or name.endswith(PARAMETERS):
                 raise IntvitError(
@@ -164,6 +168,10 @@ def _torch(path: Path) -> Iterator[_Stored]:
 
             def read(value: Any = value) -> Array:
                 plain = value.detach()
+                if plain.layout != torch.strided:
+                    raise ValueError(f"{plain.layout}")
+                if plain.numel() * plain.element_size() > plain.untyped_storage().nbytes():
+                    raise ValueError(f"a tensor of shape {shortened(list(plain.shape))} that repeats its values")
                 if plain.is_floating_point() and plain.element_size() < 2:
                     raise ValueError(f"{plain.dtype}")
                 return np.asarray((plain.float() if plain.is_floating_point() else plain).numpy())
