@@ -13,8 +13,9 @@ from hypothesis import settings
 
 from intvit.calibrate import Calibration, calibrate
 from intvit.demo import WEIGHTS, embedded
+from intvit.engine import Engine, quantize_images
 from intvit.floatrun import FloatModel
-from intvit.graph.ir import Graph
+from intvit.graph.ir import Array, Graph
 from intvit.graph.store import save
 from intvit.images import ImageSource, open_images
 from intvit.importers.onnx import float_graph
@@ -74,6 +75,12 @@ def mixed(vit: Embedded) -> Graph:
         sites[f"blocks.{i}.mlp.act"] = {"method": gelu, "n": 6} if gelu == "ibert" else {"method": gelu}
         sites[f"blocks.{i}.norm1"] = {"method": norm}
     return vit.lower(build_recipe({"sites": sites}))
+
+
+@pytest.fixture(scope="session")
+def mixed_by_spec(vit: Embedded, mixed: Graph) -> dict[str, Array]:
+    """Every tensor of `mixed` on the first two test images, by the specification (half a minute)."""
+    return Engine(mixed, "spec").evaluate(quantize_images(mixed, vit.test.read(0, 2)), list(mixed.tensors))
 
 
 @pytest.fixture(scope="session")

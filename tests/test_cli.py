@@ -1,6 +1,7 @@
 """The command line: help with examples everywhere, the stages end to end, traces that other tools can open."""
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -10,8 +11,9 @@ from intvit.engine import Engine, quantize_images
 from intvit.graph.store import load
 from intvit.trace import read_tensor
 
+ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = [["import"], ["record"], ["lower"], ["run"], ["eval"], ["map"], ["methods"], ["golden", "export"],
-            ["golden", "check"], ["demo"]]  # fmt: skip
+            ["golden", "check"], ["demo"], ["doctor"]]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -69,11 +71,14 @@ def test_run_with_trace(cli, vit, mixed, mixed_path, tmp_path):
         assert np.array_equal(read_tensor(trace, name), expected[name]), name
 
 
-def test_spec_backend_on_the_command_line(cli, mixed_path, tmp_path):
+def test_spec_backend_on_the_command_line(cli, tmp_path):
+    images, model, graph = (tmp_path / name for name in ("x.npy", "m.onnx", "g.h5"))
+    np.save(images, np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32))
+    assert cli("import", ROOT / "golden" / "foreign" / "vit_old13.onnx", "-o", model)[0] == 0
+    assert cli("lower", model, "--images", images, "--method", "fqvit", "-o", graph)[0] == 0
     paths = [tmp_path / f"{backend}.npz" for backend in ("spec", "kernel")]
     for path in paths:
-        arguments = ["run", mixed_path, "fashion-mnist:test", "-o", path, "--limit", "1", "--backend", path.stem]
-        assert cli(*arguments)[0] == 0
+        assert cli("run", graph, images, "-o", path, "--backend", path.stem)[0] == 0
     with np.load(paths[0]) as a, np.load(paths[1]) as b:
         assert all(np.array_equal(a[key], b[key]) for key in a.files)
 

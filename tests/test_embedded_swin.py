@@ -44,6 +44,7 @@ def test_integer_accuracy_and_noise(swin, method):
     assert decibel > 20
 
 
+@pytest.mark.slow
 def test_backends_agree_at_every_site(swin):
     graph, calibration, test, _ = swin
     sites = {"layers.0.blocks.0.norm1": {"method": "fqvit"}, "layers.0.blocks.1.attn.softmax": {"method": "fqvit"},

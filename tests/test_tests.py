@@ -24,7 +24,7 @@ modules = [importlib.import_module(f"intvit.kernels.{m.name}") for m in pkgutil.
 from intvit.kernels.border import BORDERS
 matmul = importlib.import_module("intvit.kernels.matmul")
 assert len(BORDERS) > 25
-settings.register_profile("refusing", phases=[Phase.explicit, Phase.generate])  # nothing to learn from the least example
+settings.register_profile("refusing", phases=[Phase.explicit, Phase.generate])  # no search for the least
 settings.load_profile("refusing")
 for module in modules:
     for name, value in list(vars(module).items()):
