@@ -143,7 +143,7 @@ class _Opened:
 
 def _is_folder(source: str) -> bool:
     with reading(repr(source), "the name of images"):
-        return source != "" and source.partition(":")[0] not in EMBEDDED and Path(source).is_dir()
+        return source != "" and source.partition(":")[0] not in EMBEDDED and os.path.isdir(source)
 
 
 def _open_file(source: str) -> _Opened:
