@@ -17,8 +17,8 @@ import onnx
 from intvit.analysis.mapping import map_methods
 from intvit.calibrate import calibrate
 from intvit.errors import IntvitError
-from intvit.files import writing
 from intvit.evaluation import float_accuracy, integer_accuracy
+from intvit.files import writing
 from intvit.floatrun import FloatModel
 from intvit.graph.ir import Graph
 from intvit.graph.store import load, save

@@ -19,6 +19,8 @@ Snapshot = dict[str, tuple[int, int, int]]
 """Names below a folder: mode, size and time of the last change."""
 FRAME = re.compile(r'File "([^"]*/intvit/[^"]*)", line \d+, in (\S+)')
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+CLICK = re.compile("Usage: |^Error: |^Shell .* not supported")
+"""Of options, in words that are not ours."""
 WARNING = re.compile(r"\b(\w*Warning)\b")
 
 
@@ -51,7 +53,7 @@ def judge_text(status: int | str, out: str, err: str, case: Case) -> Iterator[Fo
         yield "traceback", f"printed {innermost}", last
     elif warning and "PYTHONWARNINGS" not in case.environment:
         yield "warning", f"{warning[1]} {lines[0].rpartition('/')[2][:40]}", lines[0]
-    elif status == 2 and "Usage: " not in err + out and not err.startswith("Error: "):  # click's, of options
+    elif status == 2 and not CLICK.search(err + out):
         if len(lines) != 1 or not lines[0].startswith("intvit: "):
             yield "message", f"{case.label}: not one line", f"{len(lines)} lines: {lines[:2]}"
         elif not all(c.isprintable() for c in lines[0]):
