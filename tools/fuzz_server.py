@@ -174,6 +174,7 @@ def described(settings: Settings, index: int, reason: str) -> Finding:
     folder, answer = settings.work / "drawn", settings.work / "drawn.json"
     pid = os.fork()
     if pid == 0:
+        signal.alarm(60)
         try:
             case = Child(settings, lambda arguments: 0, folder).prepare(index)
             answer.write_text(json.dumps([case.label, case.arguments, case.changes, case.real]))
