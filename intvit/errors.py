@@ -42,6 +42,15 @@ def shortened(value: object) -> str:
 
 
 @contextmanager
+def placed(where: object) -> Iterator[None]:
+    """Every IntvitError from inside gets `where: ` in front of it."""
+    try:
+        yield
+    except IntvitError as error:
+        raise IntvitError(f"{where}: {error}") from None
+
+
+@contextmanager
 def reading(where: object, what: str) -> Iterator[None]:
     """The border of a loader: whatever goes wrong inside becomes `where: must be <what>, not: <reason>`.
 

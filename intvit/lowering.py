@@ -16,11 +16,11 @@ import numpy as np
 
 from intvit import registry
 from intvit.calibrate import Calibration, at_trained_widths, source_tensor
-from intvit.errors import IntvitError
+from intvit.errors import IntvitError, placed
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, LOGITS, Array, Graph, Node, Tensor
 from intvit.graph.ranges import accumulator_type, linear_bound, narrowest
-from intvit.graph.widths import SELF_QUANTIZING, is_mask, joins_quantizers, quantizer_bits, quantizer_site
+from intvit.graph.widths import SELF_QUANTIZING, is_mask, joins_quantizers, quantizer_bits, quantizer_site, readers
 from intvit.inttypes import IntType
 from intvit.kernels.quantize import quantize_activation, quantize_bias, quantize_weight, symmetric_scale
 from intvit.kernels.requantize import dyadic
@@ -60,10 +60,8 @@ def _check_sites(graph: Graph, recipe: Recipe) -> None:
         if site not in sites:
             raise IntvitError(f"{site}: recipe must name a Softmax, GELU or LayerNorm site of the model, not this")
     for site, operator in sites.items():
-        try:
-            registry.get(operator, recipe.choice(operator, site).method)
-        except IntvitError as error:
-            raise IntvitError(f"{site}: {error}") from None
+        with placed(site):
+            recipe.choice(operator, site).check(operator)
 
 
 @dataclass
@@ -104,7 +102,23 @@ class _Lowering:
         low, high = ranges[source_tensor(self.graph, name, ranges)]
         if not (math.isfinite(low) and math.isfinite(high)) or low > high:
             raise IntvitError(f"{name}: range must be finite and ordered, not {(low, high)}")
-        return symmetric_scale(low, high, bits)
+        return self._insisted(name, symmetric_scale(low, high, bits))
+
+    def _insisted(self, name: str, scale: float) -> float:
+        """`scale`, or the larger one that a method which reads the tensor insists on."""
+        asked = {}
+        for node in readers(self.graph, name):
+            if node.op in OPERATORS:
+                method = registry.get(node.op, self.recipe.choice(node.op, node.name).method)
+                if method.input_scale is not None:
+                    asked[float(method.input_scale(scale))] = f"{node.name} ({method.id})"
+        if not asked:
+            return scale
+        (wanted, who), *others = asked.items()
+        if others or not (math.isfinite(wanted) and wanted >= scale):
+            site = who.split(" ")[0]
+            raise Infeasible(site, f"input scale must be one of at least {scale:.6g} for all readers, not {asked}")
+        return wanted
 
     def lower_node(self, node: Node) -> None:
         if node.op in LAYOUT_OPS:
@@ -227,15 +241,17 @@ class _Lowering:
         self.emit(op, node.name, (a.name, b.name), node.output)
         self.values[node.output] = node.output
 
-    def _method(self, node: Node, **options: Any) -> None:
-        """Softmax, GELU and LayerNorm: constants from the method's own `lower`."""
+    def _method(self, node: Node, **facts: Any) -> None:
+        """Softmax, GELU and LayerNorm: constants from the method's own `lower`, which takes what it needs."""
         x, choice = self.value(node.inputs[0]), self.recipe.choice(node.op, node.name)
         method = registry.get(node.op, choice.method)
+        if method.longest_row is not None and x.shape[-1] > method.longest_row:
+            raise Infeasible(node.name, f"{method.id} takes rows of at most {method.longest_row}, not {x.shape[-1]}")
         arrays: dict[str, Array] = {}
         if node.inputs[0] in self.masks:
             arrays["mask"] = self.masks[node.inputs[0]]
         try:
-            params, scale = method.lower(float(np.asarray(x.scale)), **options)
+            params, scale = method.constants(float(np.asarray(x.scale)), facts, choice.options)
         except IntvitError as error:
             raise Infeasible(node.name, str(error)) from None
         trained = self.graph.metadata.get("trained") or {}
@@ -261,10 +277,11 @@ class _Lowering:
     def _softmax(self, node: Node) -> None:
         method = registry.get("softmax", self.recipe.choice("softmax", node.name).method)
         bits = self.recipe.log2_bits if method.out_encoding == "log2" else self.recipe.softmax_bits
+        bits = min(max(bits, method.widths[0]), method.widths[1])
         self._method(node, out_bits=bits, exp_range_max=self.calibration.exp_range_max.get(node.name))
 
     def _gelu(self, node: Node) -> None:
-        self._method(node, n=self.recipe.choice("gelu", node.name).n)
+        self._method(node)
 
     def _layernorm(self, node: Node) -> None:
         site = quantizer_site(self.graph, node)

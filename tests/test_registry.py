@@ -25,7 +25,7 @@ def halved_kernel(params):
     return lambda rows, mask=None: run(rows, mask) >> 1
 
 
-SECOND = dataclasses.replace(FIRST, version=2, spec=halved, kernel=halved_kernel, narrow=None)
+SECOND = dataclasses.replace(FIRST, version=2, spec=halved, kernel=halved_kernel, fast=None)
 
 
 class Point:

@@ -105,7 +105,8 @@ def judge_outputs(status: int | str, case: Case, before: Snapshot, after: Snapsh
         tops -= named | {part for word in named for part in word.split("=")}
     if case.label == "record again":  # what was left may go, or stay
         tops -= {name.split("/")[0] for name in before}
-        if status == 0 and any(f"r.h5.{suffix}" in after for suffix in ("partial", "lock", "journal")):
+        ours = any(f"r.h5.{suffix}" in after for suffix in ("partial", "lock", "journal"))
+        if status == 0 and "r.h5" in after and ours:
             yield "left", f"{case.label}: after success", f"{sorted(after)}"
     for top in sorted(tops):
         what = "made" if top in after and top not in before else "changed" if top in after else "removed"

@@ -12,7 +12,6 @@ import resource
 import select
 import shutil
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -51,8 +50,7 @@ def warm() -> Main:
         try:
             trace.read_tensor(arguments[1], arguments[2])
         except IntvitError as error:
-            print(f"intvit: {error}", file=sys.stderr)
-            return 2
+            return cli._say(str(error), 2)
         return 0
 
     return main
