@@ -502,13 +502,23 @@ def map_command(
 
 
 @app.command()
-def methods(as_json: JsonOpt = False) -> None:
-    """List the integer methods of each non-linear operator.
+def methods(
+    check: Annotated[
+        str | None, typer.Option(help="Try the methods of this name (`mine` or `mine.v2`); exit 1 if one fails.")
+    ] = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """List the integer methods of each non-linear operator, or try one: spec against kernel, bounds, golden vectors.
 
     Example: intvit methods
+
+    Example: intvit methods --check my_softmax
     """
     from intvit import registry
 
+    if check is not None:
+        _check_methods(check, as_json)
+        return
     found = [
         {"id": m.id, "source": m.source, "summary": m.summary, "informative": m.informative} for m in registry.methods()
     ]
@@ -519,6 +529,25 @@ def methods(as_json: JsonOpt = False) -> None:
     for m in found:
         table.add_row(str(m["id"]), str(m["summary"]), str(m["source"]))
     out.print(table)
+
+
+def _check_methods(name: str, as_json: bool) -> None:
+    from intvit import registry
+    from intvit.battery import findings
+
+    tried = [m for m in registry.methods() if name in (m.name, f"{m.name}.v{m.version}")]
+    if not tried:
+        raise IntvitError(
+            f"--check: must be one of {', '.join(sorted({m.name for m in registry.methods()}))}, not {name!r}"
+        )
+    found = {m.id: findings(m) for m in tried}
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        for key, lines in found.items():
+            out.print(f"{key}: {'; '.join(lines) or 'nothing found'}", highlight=False, markup=False, soft_wrap=True)
+    if any(found.values()):
+        raise typer.Exit(1)
 
 
 @golden.command("export")

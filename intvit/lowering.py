@@ -88,6 +88,7 @@ class _Lowering:
     def define(self, name: str, shape: tuple[int, ...], dtype: IntType, scale: Any, **values: Any) -> Tensor:
         if name in self.tensors:
             raise IntvitError(f"{name}: must be the name of one tensor, and a quantizer would be called so too")
+        values.setdefault("source", name)
         self.tensors[name] = Tensor(name, shape, dtype, np.asarray(scale, np.float64), **values)
         return self.tensors[name]
 
@@ -131,11 +132,11 @@ class _Lowering:
     def _quantize_raw(self, name: str) -> None:
         """Requantize the accumulator that stands for float tensor `name`."""
         bits = self.widths[name]
-        self.requantize(f"{name}.quant", self.value(name), bits, self.range_scale(name, bits))
+        self.requantize(f"{name}.quant", self.value(name), bits, self.range_scale(name, bits), source=name)
         self.values[name] = f"{name}.quant"
 
     def requantize(self, name: str, raw: Tensor, bits: int, scale: float, residual: Tensor | Array | None = None,
-                   residual_scale: Any = None) -> None:  # fmt: skip
+                   residual_scale: Any = None, source: str | None = None) -> None:  # fmt: skip
         """Append `name = saturate(round(raw * m / 2**e) [+ round(residual * m' / 2**e')])`."""
         if raw.encoding != "linear":
             raise IntvitError(f"{name}: log2 codes of {raw.name} must feed a matrix product, nothing else")
@@ -147,7 +148,7 @@ class _Lowering:
                 inputs.append(residual.name)
             else:
                 arrays["residual"] = residual
-        self.define(name, raw.shape, IntType(bits), scale)
+        self.define(name, raw.shape, IntType(bits), scale, source=source or name)
         self.emit("requantize", name, tuple(inputs), name, attrs={"bits": bits}, arrays=arrays)
 
     # -- one method per operator of the float graph
@@ -180,7 +181,7 @@ class _Lowering:
         bits = self.widths[node.output]
         scale = self.range_scale(node.output, bits)
         for i, raw in enumerate(inputs):
-            self.requantize(f"{node.output}.in{i}", raw, bits, scale)
+            self.requantize(f"{node.output}.in{i}", raw, bits, scale, source=node.inputs[i])
         return [self.tensors[f"{node.output}.in{i}"] for i in range(len(inputs))]
 
     def _scale(self, node: Node) -> None:
@@ -194,7 +195,7 @@ class _Lowering:
         if producer.op == "matmul":  # float32 files round the attention factor, the published networks do not
             exact = self.tensors[producer.inputs[0]].shape[-1] ** -0.5
             factor = exact if np.float32(exact) == np.float32(factor) else factor
-        self.tensors[raw.name] = dataclasses.replace(raw, scale=raw.scale * factor)
+        self.tensors[raw.name] = dataclasses.replace(raw, scale=raw.scale * factor, source=node.output)
         self.values[node.output] = raw.name
 
     def _linear(self, node: Node) -> None:
@@ -339,7 +340,7 @@ class _Lowering:
         assert raw.scale is not None
         scales = np.broadcast_to(np.abs(raw.scale), raw.shape[-1:])
         common = max(float(scales.min()), float(scales.max()) * raw.max_abs / (2**31 - 1))
-        self.requantize(LOGITS, raw, 32, float(np.float32(common)))
+        self.requantize(LOGITS, raw, 32, float(np.float32(common)), source=self.graph.outputs[0])
         applied = self.calibration.preprocessing
         metadata = {
             **(self.graph.metadata if applied is None else applied.restate(self.graph.metadata)),

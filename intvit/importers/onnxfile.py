@@ -71,10 +71,18 @@ def _walk(message: Message, tensor: Callable[[TensorProto], None]) -> None:
             for part in [value] if isinstance(value, Message) else value:
                 if isinstance(part, onnx.SparseTensorProto):
                     raise ValueError("sparse tensors")
+                if isinstance(part, onnx.AttributeProto) and not _is_held(part):
+                    raise ValueError(f"the attribute {part.name} without the value that its type says")
                 if isinstance(part, TensorProto):
                     tensor(part)
                 else:
                     _walk(part, tensor)
+
+
+def _is_held(attribute: onnx.AttributeProto) -> bool:
+    """Whether a tensor or a graph is there, if the attribute is said to be one: absent numbers are 0."""
+    fields = {onnx.AttributeProto.TENSOR: "t", onnx.AttributeProto.GRAPH: "g"}
+    return attribute.type not in fields or attribute.HasField(fields[attribute.type])
 
 
 def _check_text(field: str, text: Any) -> None:
