@@ -195,7 +195,7 @@ EDITS = {
     "10^12 elements": (constant(dims=[10**6, 10**6]), "above 2 GB"),
     "many axes": (constant(dims=[1] * 40), r"shape \[1, 1, 1"),
     "no tensor": (
-        lambda model, nodes, tensors: nodes[0].attribute.add(name="x", type=onnx.AttributeProto.TENSOR),
+        lambda model, nodes, tensors: model.graph.node[0].attribute.add(name="x", type=onnx.AttributeProto.TENSOR),
         "attribute x without the value",
     ),
     "10^36 elements": (constant(dims=[10**18, 10**18]), "above 2 GB"),
