@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from intvit.spec.arith import floor_shift, truncated_div, wrap
+from intvit.spec.arith import truncated_div, wrap
 from intvit.spec.ranges import require, require_all, require_lengths
 from intvit.spec.softmax import SUM_MAX, X0_LEAST, shift_exp, shift_exp_tvm
+from intvit.spec.taps import tap
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class IvitGelu:
 
 def ivit(row: Sequence[int], p: IvitGelu) -> list[int]:
     """y_j = x_j * sigmoid(1.702 x_j), the sigmoid as e^(x-max) / (e^(x-max) + e^(-max))."""
-    top = max(row)
-    em = shift_exp(-top, p.x0, p.n)
-    result = []
-    for x in row:
-        e = shift_exp(x - top, p.x0, p.n)
-        factor = SUM_MAX // min(e + em, SUM_MAX)
-        result.append(x * ((e * factor) >> (32 - p.out_bits)))
-    return result
+    top = tap("x_max", max(row))
+    delta = tap("delta", [x - top for x in (*row, 0)])
+    *e, em = shift_exp(delta, p.x0, p.n)
+    total = tap("sum", [v + em for v in e])
+    factor = tap("factor", [SUM_MAX // min(v, SUM_MAX) for v in total])
+    product = tap("product", [v * f for v, f in zip(e, factor, strict=True)])
+    sigmoid = tap("sigmoid", [v >> (32 - p.out_bits) for v in product])
+    return [x * v for x, v in zip(row, sigmoid, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ class IbertGelu:
 
 def ibert(row: Sequence[int], p: IbertGelu) -> list[int]:
     """y = x * ((sign(x) * ((min(|x|, -b) + b)**2 + c) >> n) + shift); the scale of y is negative."""
-    result = []
-    for j, x in enumerate(row):
-        b, c, shift = (values[j] if len(values) > 1 else values[0] for values in (p.b, p.c, p.shift))
-        sign = (x > 0) - (x < 0)
-        a = min(abs(x), -b)
-        result.append(x * (floor_shift(sign * ((a + b) ** 2 + c), p.n) + shift))
-    return result
+    b, c, shift = (values if len(values) > 1 else values * len(row) for values in (p.b, p.c, p.shift))
+    sign = [(x > 0) - (x < 0) for x in row]
+    clipped = tap("clipped", [min(abs(x), -bj) for x, bj in zip(row, b, strict=True)])
+    polynomial = tap("polynomial", [(v + bj) ** 2 + cj for v, bj, cj in zip(clipped, b, c, strict=True)])
+    erf = tap("erf", [(s * v) >> p.n for s, v in zip(sign, polynomial, strict=True)])
+    gate = tap("gate", [v + w for v, w in zip(erf, shift, strict=True)])
+    return [x * v for x, v in zip(row, gate, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,11 @@ class IvitTvmGelu:
 
 def ivit_tvm(row: Sequence[int], p: IvitTvmGelu) -> list[int]:
     """ShiftGELU on 32-bit words that wrap; divisions toward zero; a sum that wraps to 0 gives 0."""
-    top = max(row)
-    em = shift_exp_tvm(-top, p.x0, p.n)
-    result = []
-    for x in row:
-        e = shift_exp_tvm(x - top, p.x0, p.n)
-        total = wrap(e + em, 32)
-        factor = truncated_div(SUM_MAX, total) if total else 0
-        result.append(wrap(x * (wrap(e * factor, 32) >> 24), 32))
-    return result
+    top = tap("x_max", max(row))
+    delta = tap("delta", [x - top for x in (*row, 0)])
+    *e, em = shift_exp_tvm(delta, p.x0, p.n)
+    total = tap("sum", [wrap(v + em, 32) for v in e])
+    factor = tap("factor", [truncated_div(SUM_MAX, v) if v else 0 for v in total])
+    product = tap("product", [wrap(v * f, 32) for v, f in zip(e, factor, strict=True)])
+    sigmoid = tap("sigmoid", [v >> 24 for v in product])
+    return [wrap(x * v, 32) for x, v in zip(row, sigmoid, strict=True)]

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from intvit.errors import IntvitError
 from intvit.spec.arith import clamp, floor_shift, isqrt, rhe, rhe_shift, truncated_div, wrap
 from intvit.spec.ranges import require, require_all, require_lengths
+from intvit.spec.taps import tap
 
 BIAS_MAX = 2**61
 
 
 def centre(row: Sequence[int]) -> list[int]:
     """Deviations from the mean, the mean rounded half to even."""
-    mean = rhe(sum(row), len(row))
-    return [x - mean for x in row]
+    total = tap("sum", sum(row))
+    mean = tap("mean", rhe(total, len(row)))
+    return tap("delta", [x - mean for x in row])
 
 
 # ------------------------------------------------------------------------------------------- I-ViT
@@ -35,15 +37,19 @@ def newton_sqrt(var: int) -> int:
     """Ten literal Newton steps from 2**16: not an integer square root below 2**15, nor above about 2**44.9."""
     k = 2**16
     for _ in range(10):
-        k = (k + var // k) >> 1
+        k = tap("step", (k + var // k) >> 1)
     return k
 
 
 def ivit(row: Sequence[int], p: IvitLayerNorm) -> list[int]:
     """y_j = ((d_j * F) >> 1) + bias_j, F = (2**31 - 1) // sqrt(sum d**2); a row of equal values gives its bias."""
     d = centre(row)
-    factor = (2**31 - 1) // newton_sqrt(sum(v * v for v in d))
-    return [floor_shift(v * factor, 1) + b for v, b in zip(d, p.bias, strict=True)]
+    var = tap("variance", sum(v * v for v in d))
+    root = tap("root", newton_sqrt(var))
+    factor = tap("factor", (2**31 - 1) // root)
+    product = tap("product", [v * factor for v in d])
+    normalized = tap("normalized", [v >> 1 for v in product])
+    return [v + b for v, b in zip(normalized, p.bias, strict=True)]
 
 
 # ------------------------------------------------------------------------------------------ I-BERT
@@ -67,11 +73,15 @@ def ibert(row: Sequence[int], p: IbertLayerNorm) -> list[int]:
     A root of zero is undefined in the paper: here the normalised part is 0 and y = bias.
     """
     d = centre(row)
-    root = isqrt(sum(floor_shift(v, p.shift) ** 2 for v in d)) * 2**p.shift
+    shifted = tap("shifted", [v >> p.shift for v in d])
+    var = tap("variance", sum(v * v for v in shifted))
+    root = tap("root", isqrt(var) * 2**p.shift)
     if root == 0:
         return list(p.bias)
-    factor = 2**31 // root
-    return [floor_shift(v * factor, 1) + b for v, b in zip(d, p.bias, strict=True)]
+    factor = tap("factor", 2**31 // root)
+    product = tap("product", [v * factor for v in d])
+    normalized = tap("normalized", [v >> 1 for v in product])
+    return [v + b for v, b in zip(normalized, p.bias, strict=True)]
 
 
 # ------------------------------------------------------------------------------------------ FQ-ViT
@@ -132,15 +142,18 @@ def fqvit(row: Sequence[int], p: FqvitLayerNorm) -> list[int]:
 
     Equal values (Dv = 0): the normalised part is 0, y = rhe(bias, 2**bias_exp).
     """
-    scaled = [x * f for x, f in zip(row, p.factor, strict=True)]
-    spread = len(scaled) * sum(x * x for x in scaled) - sum(scaled) ** 2
-    if spread == 0:
+    scaled = tap("scaled", [x * f for x, f in zip(row, p.factor, strict=True)])
+    total = tap("sum", sum(scaled))
+    square_sum = tap("square_sum", sum(x * x for x in scaled))
+    var = tap("variance", len(scaled) * square_sum - total**2)
+    if var == 0:
         return [rhe_shift(b, exp) for b, exp in zip(p.bias, p.bias_exp, strict=True)]
-    inverse, exponent = inverse_sqrt(spread)
+    inverse, exponent = inverse_sqrt(var)
     result = []
     for j, x in enumerate(scaled):
-        m, n, offset = fqvit_constants(sum(scaled), inverse, exponent, j, p)
-        result.append(rhe_shift(p.sign[j] * m * x + offset, n))
+        m, n, offset = fqvit_constants(total, inverse, exponent, j, p)
+        product = tap("product", p.sign[j] * m * x)
+        result.append(rhe_shift(tap("total", product + offset), n))
     return result
 
 
@@ -148,25 +161,26 @@ def inverse_sqrt(value: int) -> tuple[int, int]:
     """(J, k) with 1/sqrt(value) = J / 2**k to about 2**-59: a 31-bit reciprocal and one Newton step."""
     shift = 62 - value.bit_length()
     shift -= shift % 2
-    scaled = value * 2**shift
-    root = isqrt(scaled)
-    fraction = (scaled - root * root) * 2**30 // (2 * root)
+    aligned = tap("aligned", value * 2**shift)
+    root = tap("root", isqrt(aligned))
+    fraction = tap("fraction", (aligned - root * root) * 2**30 // (2 * root))
     reciprocal, rest = divmod(2**61, root)
-    error = rest * 2**30 - reciprocal * fraction
-    return reciprocal * 2**30 + rhe_shift(error * reciprocal, 61), 91 - shift // 2
+    error = rest * 2**30 - tap("reciprocal", reciprocal) * fraction
+    correction = tap("correction", rhe_shift(error * reciprocal, 61))
+    return tap("inverse", reciprocal * 2**30 + correction), tap("inverse_exp", 91 - shift // 2)
 
 
 def fqvit_constants(total: int, inverse: int, exponent: int, j: int, p: FqvitLayerNorm) -> tuple[int, int, int]:
     """M, N, B of channel j: the published multiplier, exponent and offset."""
-    product = floor_shift(p.slope[j] * inverse, 62)
-    product_exp = p.slope_exp[j] + exponent - 62
-    n = clamp(7 - (product.bit_length() - 1 - product_exp), 0, 31)  # 31 for a gamma of 0, whose slope_exp is 61
-    m = min(floor_shift(product, product_exp - n), 255)
+    slope = tap("slope", floor_shift(p.slope[j] * inverse, 62))
+    slope_exp = p.slope_exp[j] + exponent - 62
+    n = tap("shift", clamp(7 - (slope.bit_length() - 1 - slope_exp), 0, 31))  # 31 for a gamma of 0: slope_exp is 61
+    m = tap("multiplier", min(floor_shift(slope, slope_exp - n), 255))
     guard = clamp(p.bias_exp[j] - n, 0, GUARD_BITS)
     bias = clamp(rhe_shift(p.bias[j], p.bias_exp[j] - n - guard), -OFFSET_MAX, OFFSET_MAX)
     slant = p.sign[j] * floor_shift(p.gain[j] * inverse, 62)
     u = clamp(rhe_shift(slant * total, p.gain_exp[j] + exponent - 62 - n - guard), -OFFSET_MAX, OFFSET_MAX)
-    return m, n, rhe_shift(bias - u, guard)
+    return m, n, tap("offset", rhe_shift(tap("beta_term", bias) - tap("mean_term", u), guard))
 
 
 # ------------------------------------------------------------------- I-ViT, deployed in 32 bits
@@ -184,11 +198,12 @@ class IvitTvmLayerNorm:
 
 def ivit_tvm(row: Sequence[int], p: IvitTvmLayerNorm) -> list[int]:
     """I-LayerNorm on 32-bit words that wrap; mean and halving truncate toward zero; var is unsigned."""
-    mean = truncated_div(wrap(sum(row), 32), len(row))
-    d = [x - mean for x in row]  # whether it wraps makes no difference modulo 2**32
-    var = sum(v * v for v in d) % 2**32
-    k = 2**16
-    for _ in range(10):
-        k = (k + var // k) >> 1
-    factor = (2**31 - 1) // k
-    return [wrap(truncated_div(wrap(v * factor, 32), 2) + wrap(b, 32), 32) for v, b in zip(d, p.bias, strict=True)]
+    total = tap("sum", wrap(sum(row), 32))
+    mean = tap("mean", truncated_div(total, len(row)))
+    d = tap("delta", [x - mean for x in row])  # whether it wraps makes no difference modulo 2**32
+    var = tap("variance", sum(v * v for v in d) % 2**32)
+    root = tap("root", newton_sqrt(var))
+    factor = tap("factor", (2**31 - 1) // root)
+    product = tap("product", [wrap(v * factor, 32) for v in d])
+    normalized = tap("normalized", [truncated_div(v, 2) for v in product])
+    return [wrap(v + wrap(b, 32), 32) for v, b in zip(normalized, p.bias, strict=True)]

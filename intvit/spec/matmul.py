@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import mul
 
+from intvit.spec.taps import tap
+
 Matrix = Sequence[Sequence[int]]
 LOG2_FRACTION_BITS = 15
 
 
 def linear(x: Matrix, weight: Matrix, bias: Sequence[int] | None = None) -> list[list[int]]:
     """`y[r][o] = sum_k x[r][k] * weight[o][k] + bias[o]`."""
-    offsets = [0] * len(weight) if bias is None else bias
-    return [[sum(map(mul, row, w)) + b for w, b in zip(weight, offsets, strict=True)] for row in x]
+    sums = tap("sum", [[sum(map(mul, row, w)) for w in weight] for row in x])
+    return sums if bias is None else [[s + b for s, b in zip(row, bias, strict=True)] for row in sums]
 
 
 def matmul(a: Matrix, b: Matrix) -> list[list[int]]:
@@ -25,4 +27,5 @@ def log2_matmul(q: Matrix, v: Matrix) -> list[list[int]]:
 
     Codes q in -1 ("zero") and 0..15; all 15 fraction bits are kept: real = y * v_scale * 2**-15.
     """
-    return matmul([[0 if code < 0 else 2 ** (LOG2_FRACTION_BITS - code) for code in row] for row in q], v)
+    weight = tap("weight", [[0 if code < 0 else 2 ** (LOG2_FRACTION_BITS - code) for code in row] for row in q])
+    return matmul(weight, v)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from intvit.spec.arith import floor_shift, rhe, rhe_shift, saturate, truncated_div, wrap
+from intvit.spec.arith import rhe, rhe_shift, saturate, truncated_div, wrap
 from intvit.spec.ranges import require
+from intvit.spec.taps import tap
 
 Mask = Sequence[bool] | None
 SUM_MAX = 2**31 - 1
@@ -23,8 +24,8 @@ def deltas(row: Sequence[int], mask: Mask) -> list[int | None]:
     """`x_j - max(row)`; None where the position is masked."""
     hidden = [False] * len(row) if mask is None else mask
     seen = [x for x, h in zip(row, hidden, strict=True) if not h]
-    top = max(seen or row)  # of a row that is masked whole nobody reads it
-    return [None if h else x - top for x, h in zip(row, hidden, strict=True)]
+    top = tap("x_max", max(seen or row))  # of a row that is masked whole nobody reads it
+    return tap("delta", [None if h else x - top for x, h in zip(row, hidden, strict=True)])
 
 
 # ------------------------------------------------------------------------------------------- I-ViT
@@ -44,19 +45,22 @@ class IvitSoftmax:
         require("softmax ivit: out_bits", 1, 32, self.out_bits)
 
 
-def shift_exp(d: int | None, x0: int, n: int) -> int:
+def shift_exp(deltas: Sequence[int | None], x0: int, n: int) -> list[int]:
     """About exp(d * scale) * |x0| * 2**n, at least 1; d > 0 is allowed (ShiftGELU). None is a masked position."""
-    t = n * x0 if d is None else max(d + d // 2 - d // 16, n * x0)
-    q = t // x0
-    r = t - x0 * q
-    return floor_shift(floor_shift(r - 2 * x0, q - n), 1)
+    least = n * x0
+    t = tap("argument", [least if d is None else max(d + (d >> 1) - (d >> 4), least) for d in deltas])
+    q = tap("quotient", [v // x0 for v in t])
+    r = tap("remainder", [v - x0 * k for v, k in zip(t, q, strict=True)])
+    return tap("exp", [((v - 2 * x0) << (n - k)) >> 1 for v, k in zip(r, q, strict=True)])
 
 
 def ivit(row: Sequence[int], p: IvitSoftmax, mask: Mask = None) -> list[int]:
     """y_j = (e_j * F) >> (32 - out_bits), F = (2**31 - 1) // min(sum e, 2**31 - 1)."""
-    e = [shift_exp(d, p.x0, p.n) for d in deltas(row, mask)]
-    factor = SUM_MAX // min(sum(e), SUM_MAX)
-    return [(v * factor) >> (32 - p.out_bits) for v in e]
+    e = shift_exp(deltas(row, mask), p.x0, p.n)
+    total = tap("sum", sum(e))
+    factor = tap("factor", SUM_MAX // min(total, SUM_MAX))
+    product = tap("product", [v * factor for v in e])
+    return [v >> (32 - p.out_bits) for v in product]
 
 
 # ------------------------------------------------------------------------------------------ I-BERT
@@ -92,20 +96,24 @@ def require_polynomial(where: str, x0: int, b: int, c: int, n: int) -> None:
     require(f"{where}: n", 0, 30, n)
 
 
-def int_exp(d: int | None, x0: int, b: int, c: int, n: int) -> int:
+def int_exp(deltas: Sequence[int | None], x0: int, b: int, c: int, n: int) -> list[int]:
     """I-BERT's i-exp: a second-order polynomial on (-ln 2, 0], shifted by the quotient."""
-    t = n * x0 if d is None else max(d, n * x0)
-    q = t // x0
-    r = t - x0 * q
-    return max((r * (r + b) + c) << (n - q), 0)
+    least = n * x0
+    t = tap("argument", [least if d is None else max(d, least) for d in deltas])
+    q = tap("quotient", [v // x0 for v in t])
+    r = tap("remainder", [v - x0 * k for v, k in zip(t, q, strict=True)])
+    polynomial = tap("polynomial", [v * (v + b) + c for v in r])
+    return tap("exp", [max(v << (n - k), 0) for v, k in zip(polynomial, q, strict=True)])
 
 
 def ibert(row: Sequence[int], p: IbertSoftmax, mask: Mask = None) -> list[int]:
     """y_j = (h_j * F) >> (32 - out_bits), h the exponent at 16 bits, F = 2**32 // sum h; all zero if sum h is."""
-    e = [int_exp(d, p.x0, p.b, p.c, p.n) for d in deltas(row, mask)]
-    h = [saturate(rhe_shift(v * p.m, p.e), 16) for v in e]
-    factor = 2**32 // max(sum(h), 1)
-    return [(v * factor) >> (32 - p.out_bits) for v in h]
+    e = int_exp(deltas(row, mask), p.x0, p.b, p.c, p.n)
+    h = tap("exp16", [saturate(rhe_shift(v * p.m, p.e), 16) for v in e])
+    total = tap("sum", sum(h))
+    factor = tap("factor", 2**32 // max(total, 1))
+    product = tap("product", [v * factor for v in h])
+    return [v >> (32 - p.out_bits) for v in product]
 
 
 # ------------------------------------------------------------------------------------------ FQ-ViT
@@ -128,9 +136,10 @@ class FqvitSoftmax:
 
 def fqvit(row: Sequence[int], p: FqvitSoftmax, mask: Mask = None) -> list[int]:
     """Codes q: probability 2**-q; -1 stands for zero."""
-    e = [int_exp(d, p.x0, p.b, p.c, p.n) for d in deltas(row, mask)]
-    total = sum(e)
-    return [-1 if v == 0 else log2_code(rhe(total, v), p.bits) for v in e]
+    e = int_exp(deltas(row, mask), p.x0, p.b, p.c, p.n)
+    total = tap("sum", sum(e))
+    ratio = tap("ratio", [None if v == 0 else rhe(total, v) for v in e])
+    return [-1 if v is None else log2_code(v, p.bits) for v in ratio]
 
 
 def log2_code(ratio: int, bits: int) -> int:
@@ -156,19 +165,19 @@ class IvitTvmSoftmax:
         require("softmax ivit_tvm: n", 0, 23, self.n)
 
 
-def shift_exp_tvm(d: int, x0: int, n: int) -> int:
+def shift_exp_tvm(deltas: Sequence[int], x0: int, n: int) -> list[int]:
     """shift_exp in 32-bit words: the half bit is dropped before the shift, division truncates, sums wrap."""
-    t = max(wrap(d + (d >> 1) - (d >> 4), 32), n * x0)
-    q = truncated_div(t, x0)
-    r = t - x0 * q
-    shift = n - q
-    return wrap(((r >> 1) - x0) << shift, 32) if shift < 32 else 0
+    t = tap("argument", [max(wrap(d + (d >> 1) - (d >> 4), 32), n * x0) for d in deltas])
+    q = tap("quotient", [truncated_div(v, x0) for v in t])
+    r = tap("remainder", [v - x0 * k for v, k in zip(t, q, strict=True)])
+    return tap("exp", [wrap(((v >> 1) - x0) << (n - k), 32) if n - k < 32 else 0 for v, k in zip(r, q, strict=True)])
 
 
 def ivit_tvm(row: Sequence[int], p: IvitTvmSoftmax, mask: Mask = None) -> list[int]:
     """y_j = (F * e_j) >> 24, F = (2**31 - 1) / sum toward zero; F = 0 for a sum that wraps to 0."""
-    floor = p.n * p.x0
-    e = [shift_exp_tvm(floor if d is None else d, p.x0, p.n) for d in deltas(row, mask)]
-    total = wrap(sum(e), 32)
-    factor = truncated_div(SUM_MAX, total) if total else 0
-    return [wrap(factor * v, 32) >> 24 for v in e]
+    least = p.n * p.x0
+    e = shift_exp_tvm([least if d is None else d for d in deltas(row, mask)], p.x0, p.n)
+    total = tap("sum", wrap(sum(e), 32))
+    factor = tap("factor", truncated_div(SUM_MAX, total) if total else 0)
+    product = tap("product", [wrap(factor * v, 32) for v in e])
+    return [v >> 24 for v in product]
