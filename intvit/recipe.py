@@ -77,7 +77,7 @@ class Recipe(_Strict):
 UNIFORM_GELU = {"fqvit": "ivit"}
 """FQ-ViT evaluates GELU in float; its uniform integer model borrows this method's."""
 IBERT_GELU_N = 6
-"""n = 14 is unusable on 8-bit inputs (conformance README, section 7)."""
+"""n = 14 is unusable on 8-bit inputs (docs/quantization.md, "GELU")."""
 
 
 def _uniform(operator: str, name: str) -> Choice:

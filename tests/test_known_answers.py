@@ -200,7 +200,7 @@ def test_requantize_by_the_general_kernels(kind, channels):
     assert got.tolist() == (plain + np.array(more, object)).tolist()
 
 
-# HAWQ-V3, conformance README, section 1: m = nearest integer to f * 2**31, ties away from zero, f in 0.5..1
+# HAWQ-V3; docs/quantization.md, "Requantization": m = nearest integer to f * 2**31, ties away from zero, f in 0.5..1
 
 
 @pytest.mark.parametrize(

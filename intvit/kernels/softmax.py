@@ -500,5 +500,5 @@ FQVIT = Method(
 )  # fmt: skip
 IVIT_TVM = Method(
     "softmax", "ivit_tvm", 1, spec.IvitTvmSoftmax, _ivit_tvm_lower, spec.ivit_tvm, _ivit_tvm_kernel,
-    "Shiftmax as deployed in 32-bit words", "conformance README, section 9", informative=True,
+    "Shiftmax as deployed in 32-bit words", 'docs/quantization.md, "I-ViT in 32 bits"', informative=True,
 )  # fmt: skip

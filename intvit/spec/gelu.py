@@ -1,4 +1,8 @@
-"""GELU over one token (last axis): ShiftGELU mixes channels through the row maximum, I-BERT's does not."""
+"""GELU over one token (last axis): ShiftGELU mixes channels through the row maximum, I-BERT's does not.
+
+Every method takes `row` (C,), C >= 1, integers of any width in steps of the input scale, and its parameters; it returns
+(C,). ValueError for an empty row (ShiftGELU) and for constants of another length. docs/quantization.md, "GELU".
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,10 @@ from intvit.spec.taps import tap
 
 @dataclass(frozen=True)
 class IvitGelu:
-    """ShiftGELU (arXiv 2207.01405). `x0 = floor(-1/(scale*1.702))`; `n` 23; sigmoid of `out_bits` 8."""
+    """ShiftGELU. `x0 = floor(-1/(scale*1.702))` in 1 - 2**30 .. -1; `n` 23 (0..23); sigmoid of `out_bits` 8 (1..8).
+
+    IntvitError for an integer outside its range.
+    """
 
     x0: int
     n: int
@@ -26,7 +33,11 @@ class IvitGelu:
 
 
 def ivit(row: Sequence[int], p: IvitGelu) -> list[int]:
-    """y_j = x_j * sigmoid(1.702 x_j), the sigmoid as e^(x-max) / (e^(x-max) + e^(-max))."""
+    """y_j = x_j * sigmoid(1.702 x_j), the sigmoid as e^(x-max) / (e^(x-max) + e^(-max)).
+
+    (C,) in steps of the input scale times 2**-(out_bits - 1).
+    Source: I-ViT (arXiv 2207.01405), ShiftGELU; one row of C + 1 exponentials, of x - max and of 0 - max.
+    """
     top = tap("x_max", max(row))
     delta = tap("delta", [x - top for x in (*row, 0)])
     *e, em = shift_exp(delta, p.x0, p.n)
@@ -39,7 +50,10 @@ def ivit(row: Sequence[int], p: IvitGelu) -> list[int]:
 
 @dataclass(frozen=True)
 class IbertGelu:
-    """I-BERT GELU (arXiv 2101.01321). `b`, `c` < 0, `shift` = floor(1/g) < 0, per channel or one; `n` 14 or 6."""
+    """I-BERT GELU. `b` < 0, `c` <= 0, `shift` = floor(1/g) <= 0: (C,) or (1,); `n` 14 published, 6 here (0..30).
+
+    IntvitError for an integer outside its range or vectors of different lengths.
+    """
 
     b: tuple[int, ...]
     c: tuple[int, ...]
@@ -55,7 +69,11 @@ class IbertGelu:
 
 
 def ibert(row: Sequence[int], p: IbertGelu) -> list[int]:
-    """y = x * ((sign(x) * ((min(|x|, -b) + b)**2 + c) >> n) + shift); the scale of y is negative."""
+    """y = x * ((sign(x) * ((min(|x|, -b) + b)**2 + c) >> n) + shift).
+
+    (C,) in steps of scale * g / 2, which is negative: g, the step of erf, has the sign of a = -0.2888.
+    Source: I-BERT (arXiv 2101.01321), Eq. 8 and 9, Algorithm 2; `>> n` stands in the published code.
+    """
     b, c, shift = (values if len(values) > 1 else values * len(row) for values in (p.b, p.c, p.shift))
     sign = [(x > 0) - (x < 0) for x in row]
     clipped = tap("clipped", [min(abs(x), -bj) for x, bj in zip(row, b, strict=True)])
@@ -67,7 +85,7 @@ def ibert(row: Sequence[int], p: IbertGelu) -> list[int]:
 
 @dataclass(frozen=True)
 class IvitTvmGelu:
-    """The 32-bit wrap-around form of ShiftGELU (conformance README, section 9; informative)."""
+    """ShiftGELU in 32-bit words that wrap. `x0` in 1 - 2**30 .. -1; `n` 23 (0..23). IntvitError outside the ranges."""
 
     x0: int
     n: int
@@ -78,7 +96,11 @@ class IvitTvmGelu:
 
 
 def ivit_tvm(row: Sequence[int], p: IvitTvmGelu) -> list[int]:
-    """ShiftGELU on 32-bit words that wrap; divisions toward zero; a sum that wraps to 0 gives 0."""
+    """ShiftGELU on 32-bit words that wrap; divisions toward zero; a sum that wraps to 0 gives 0.
+
+    (C,) s32 in steps of the input scale times 2**-7.
+    Source: docs/quantization.md, "I-ViT in 32 bits"; informative, no published text defines it.
+    """
     top = tap("x_max", max(row))
     delta = tap("delta", [x - top for x in (*row, 0)])
     *e, em = shift_exp_tvm(delta, p.x0, p.n)

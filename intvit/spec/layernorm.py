@@ -1,4 +1,9 @@
-"""LayerNorm over one row: the normalised row plus an integer bias, before any requantization."""
+"""LayerNorm over one row: the normalised row plus an integer bias, before any requantization.
+
+Every method takes `row` (C,), C >= 1, integers of any width in steps of the input scale, and its parameters, one
+constant of each kind per channel; it returns (C,), which is neither clamped nor requantized. ValueError for constants
+of another length, ZeroDivisionError for an empty row. docs/quantization.md, "LayerNorm".
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ BIAS_MAX = 2**61
 
 
 def centre(row: Sequence[int]) -> list[int]:
-    """Deviations from the mean, the mean rounded half to even."""
+    """Deviations (C,) from the mean, the mean rounded half to even; in steps of the input scale."""
     total = tap("sum", sum(row))
     mean = tap("mean", rhe(total, len(row)))
     return tap("delta", [x - mean for x in row])
@@ -25,7 +30,7 @@ def centre(row: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class IvitLayerNorm:
-    """I-LayerNorm (arXiv 2207.01405): `bias[j] = floor((beta/gamma) / (sqrt(C) / 2**30))`."""
+    """I-LayerNorm: `bias[j] = floor((beta/gamma) / (sqrt(C) / 2**30))` (C,), |bias| <= 2**61, else IntvitError."""
 
     bias: tuple[int, ...]
 
@@ -42,7 +47,11 @@ def newton_sqrt(var: int) -> int:
 
 
 def ivit(row: Sequence[int], p: IvitLayerNorm) -> list[int]:
-    """y_j = ((d_j * F) >> 1) + bias_j, F = (2**31 - 1) // sqrt(sum d**2); a row of equal values gives its bias."""
+    """y_j = ((d_j * F) >> 1) + bias_j, F = (2**31 - 1) // sqrt(sum d**2); a row of equal values gives its bias.
+
+    (C,) in steps of gamma_j * sqrt(C) / 2**30: |y - bias| <= 2**30.
+    Source: I-ViT (arXiv 2207.01405), I-LayerNorm; the ten steps, whatever they reach, stand in the published code.
+    """
     d = centre(row)
     var = tap("variance", sum(v * v for v in d))
     root = tap("root", newton_sqrt(var))
@@ -57,7 +66,7 @@ def ivit(row: Sequence[int], p: IvitLayerNorm) -> list[int]:
 
 @dataclass(frozen=True)
 class IbertLayerNorm:
-    """I-BERT LayerNorm (arXiv 2101.01321): exact square root of a variance taken after `shift`."""
+    """I-BERT LayerNorm: `bias` (C,) as in I-LayerNorm; calibrated `shift` 0..31. IntvitError outside the ranges."""
 
     bias: tuple[int, ...]
     shift: int
@@ -70,7 +79,9 @@ class IbertLayerNorm:
 def ibert(row: Sequence[int], p: IbertLayerNorm) -> list[int]:
     """y_j = ((d_j * F) >> 1) + bias_j, F = 2**31 // (isqrt(sum (d >> shift)**2) << shift).
 
-    A root of zero is undefined in the paper: here the normalised part is 0 and y = bias.
+    (C,) in steps of gamma_j * sqrt(C) / 2**30. A root of zero is undefined in the paper: here the normalised part is 0
+    and y = bias.
+    Source: I-BERT (arXiv 2101.01321), Eq. 15, Algorithm 4 for the root; `shift` stands in the published code.
     """
     d = centre(row)
     shifted = tap("shifted", [v >> p.shift for v in d])
@@ -89,10 +100,11 @@ def ibert(row: Sequence[int], p: IbertLayerNorm) -> list[int]:
 
 @dataclass(frozen=True)
 class FqvitLayerNorm:
-    """FQ-ViT LayerNorm (arXiv 2111.13824), its real-valued constants as mantissas of 61 bits: real = m / 2**exp.
+    """FQ-ViT LayerNorm, its real-valued constants as mantissas of 61 bits: real = m / 2**exp.
 
     Per channel: `factor` (1, 2, 4, 8) of the input scale, `sign` of gamma, `slope` = |gamma| * C / out_scale,
-    `gain` = |gamma| / out_scale, `bias` = beta / out_scale (signed).
+    `gain` = |gamma| / out_scale, `bias` = beta / out_scale (signed). All (C,).
+    IntvitError for an integer outside its range, for vectors of different lengths and for a slope that is not C * gain.
     """
 
     factor: tuple[int, ...]
@@ -125,7 +137,7 @@ class FqvitLayerNorm:
 
 
 def require_mantissa(where: str, mantissas: tuple[int, ...], exponents: tuple[int, ...]) -> None:
-    """Doubles as m / 2**exp with 2**60 <= |m| <= 2**61, or m = 0."""
+    """IntvitError unless these are doubles as m / 2**exp with 2**60 <= |m| <= 2**61, or m = 0."""
     require_all(f"{where}_exp", -1000, 1200, exponents)
     require_all(where, -(2**61), 2**61, mantissas)
     for m in mantissas:
@@ -140,7 +152,9 @@ OFFSET_MAX = 2**60
 def fqvit(row: Sequence[int], p: FqvitLayerNorm) -> list[int]:
     """y = rhe(sign*M*X + B, 2**N): M of 8 bits, N the power of two of A = |gamma|*C/(sqrt(Dv)*out_scale), X = x*factor.
 
-    Equal values (Dv = 0): the normalised part is 0, y = rhe(bias, 2**bias_exp).
+    (C,) in steps of out_scale. Equal values (Dv = 0): the normalised part is 0, y = rhe(bias, 2**bias_exp).
+    Source: FQ-ViT (arXiv 2111.13824), integer LayerNorm with power-of-two factors. A and B are real numbers there;
+    docs/decisions/0002 says how they became integers.
     """
     scaled = tap("scaled", [x * f for x, f in zip(row, p.factor, strict=True)])
     total = tap("sum", sum(scaled))
@@ -171,7 +185,10 @@ def inverse_sqrt(value: int) -> tuple[int, int]:
 
 
 def fqvit_constants(total: int, inverse: int, exponent: int, j: int, p: FqvitLayerNorm) -> tuple[int, int, int]:
-    """M, N, B of channel j: the published multiplier, exponent and offset."""
+    """M (u8), N (0..31) and B of channel j: the published multiplier, exponent and offset.
+
+    `total` is the row's sum of x*factor, `inverse` / 2**`exponent` the reciprocal of its sqrt(Dv).
+    """
     slope = tap("slope", floor_shift(p.slope[j] * inverse, 62))
     slope_exp = p.slope_exp[j] + exponent - 62
     n = tap("shift", clamp(7 - (slope.bit_length() - 1 - slope_exp), 0, 31))  # 31 for a gamma of 0: slope_exp is 61
@@ -188,7 +205,7 @@ def fqvit_constants(total: int, inverse: int, exponent: int, j: int, p: FqvitLay
 
 @dataclass(frozen=True)
 class IvitTvmLayerNorm:
-    """The 32-bit wrap-around form of I-LayerNorm (conformance README, section 9; informative)."""
+    """I-LayerNorm in 32-bit words that wrap: `bias` (C,) as there; its low word counts. IntvitError outside 2**61."""
 
     bias: tuple[int, ...]
 
@@ -197,7 +214,11 @@ class IvitTvmLayerNorm:
 
 
 def ivit_tvm(row: Sequence[int], p: IvitTvmLayerNorm) -> list[int]:
-    """I-LayerNorm on 32-bit words that wrap; mean and halving truncate toward zero; var is unsigned."""
+    """I-LayerNorm on 32-bit words that wrap; mean and halving truncate toward zero; var is unsigned.
+
+    (C,) s32 in steps of gamma_j * sqrt(C) / 2**30.
+    Source: docs/quantization.md, "I-ViT in 32 bits"; informative, no published text defines it.
+    """
     total = tap("sum", wrap(sum(row), 32))
     mean = tap("mean", truncated_div(total, len(row)))
     d = tap("delta", [x - mean for x in row])  # whether it wraps makes no difference modulo 2**32

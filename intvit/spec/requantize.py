@@ -22,8 +22,11 @@ def requantize(
 ) -> list[int]:
     """`saturate(rhe(x*m, 2**e) [+ rhe(residual*residual_m, 2**residual_e)])`: two roundings, then one addition.
 
-    `m` in -2**31..2**31, `e` any integer (negative multiplies). `bits` None saturates at s64 only; each rounded term
-    saturates at s64 as well, where an accumulator ends.
+    `row` (C,) in steps of the input scale, `m` and `e` (C,): input scale / output scale = m / 2**e, m in
+    -2**31..2**31, e any integer (negative multiplies). The same for `residual`. Returns (C,) s<bits> in steps of the
+    output scale; `bits` None saturates at s64 only. Each rounded term saturates at s64 as well, where an accumulator
+    ends. ValueError for different lengths.
+    Source: HAWQ-V3 (arXiv 2011.10680), dyadic arithmetic. docs/quantization.md, "Requantization".
     """
     product = tap("product", [x * f for x, f in zip(row, m, strict=True)])
     rounded = tap("rounded", [rhe_shift(v, k) for v, k in zip(product, e, strict=True)])
