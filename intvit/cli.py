@@ -47,6 +47,9 @@ UsageError: Any
 ClickException: Any
 UsageError, ClickException = typer.BadParameter.__mro__[1:3]
 """Of the click that this typer stands on: a package of its own in older versions, a part of typer in newer ones."""
+COMPLETION = ("--show-completion", "--install-completion")
+LONGEST_LINE = 1200
+"""Characters of an error."""
 USAGE, BUG, CANNOT_PRINT, INTERRUPTED, CLOSED_PIPE = 2, 70, 74, 130, 141
 
 ModelArg = Annotated[Path, typer.Argument(help="Float model, ONNX.")]
@@ -644,6 +647,9 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.flush()
         if status == INTERRUPTED:  # newer versions of typer return what older ones raise
             raise KeyboardInterrupt
+        words = sys.argv[1:] if arguments is None else arguments
+        if status == 1 and any(word.startswith(COMPLETION) for word in words):  # typer's, of a shell it does not know
+            return USAGE
         return status if isinstance(status, int) else 0
     except UsageError as error:
         error.show()
@@ -669,8 +675,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(text: str, status: int) -> int:
-    """One line, whatever a file may be called."""
+    """One line of bearable length, whatever a file may be called and hold."""
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE // 2]} [...] {line[-LONGEST_LINE // 2 :]}"
     with suppress(OSError):
         print(f"intvit: {line}", file=sys.stderr)
     return status

@@ -254,7 +254,7 @@ class _Lowering:
         bound = method.bound(params, x.max_abs, x.shape[-1]) if method.bound else None
         dtype = IntType(64) if bound is None else narrowest(bound, 8)
         self.define(node.output, x.shape, dtype, scale, encoding=method.out_encoding, bound=bound)
-        attrs = {"method": choice.method, "version": method.version, "params": scalars}
+        attrs = {"method": method.name, "version": method.version, "params": scalars}
         self.emit(node.op, node.name, (x.name,), node.output, attrs=attrs, arrays=arrays)
         self.values[node.output] = node.output
 

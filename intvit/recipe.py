@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from intvit.errors import IntvitError, reading
+from intvit.errors import IntvitError, reading, shortened
 from intvit.files import read_text
 
 OPERATORS = ("softmax", "gelu", "layernorm")
@@ -101,7 +101,7 @@ def build_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
         key = ".".join(str(part) for part in first["loc"])
         rule = first["msg"].removeprefix("Input should be ").rstrip(".")
         rule = "must be a known key" if first["type"] == "extra_forbidden" else f"must be {rule}"
-        raise IntvitError(f"{where}: {key}: {rule}, not {first['input']!r:.100}") from None
+        raise IntvitError(f"{where}: {key}: {rule}, not {shortened(first['input'])}") from None
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -22,6 +22,8 @@ Array = np.ndarray[Any, Any]
 
 LOGITS = "logits"
 """The output of an integer graph: the last accumulators at one common scale. No other tensor has this name."""
+MOST_ELEMENTS, MOST_AXES = 2**31, 16
+"""Of one tensor of one image."""
 LAYOUT_OPS = frozenset({"reshape", "transpose", "take", "slice", "concat"})
 """Operators that move elements and compute nothing; the same in float and integer graphs."""
 
