@@ -99,6 +99,10 @@ def markdown(head: list[str], lines: Iterable[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines)]
 
 
+def label(method: Any) -> str:
+    return method.name if method.version == 1 else f"{method.name}.v{method.version}"
+
+
 def method_table(operator: str, setting: Setting) -> list[str]:
     """One line for each name, one column for each method."""
     methods, meanings = registry.methods(operator), {**NAMES[operator], OUTPUT: "the output"}
@@ -111,7 +115,7 @@ def method_table(operator: str, setting: Setting) -> list[str]:
         f"**{operator}**: {setting.rows} rows of {setting.columns} s{setting.bits}, scale {setting.scale}, "
         f"seed {setting.seed}",
         "",
-        *markdown(["name", *(m.name for m in methods), "meaning"], lines),
+        *markdown(["name", *(label(m) for m in methods), "meaning"], lines),
     ]
 
 
