@@ -149,12 +149,8 @@ def _spec_requantize(x: Array, m: Array, e: Array, bits: int | None, **extra: Ar
     def column(values: Array) -> list[int]:
         return [int(v) for v in np.broadcast_to(values, shape).reshape(-1)]
 
-    columns = [column(x), column(m), column(e)]
-    if extra:
-        columns += [column(extra[key]) for key in ("residual", "residual_m", "residual_e")]
-        result = [spec(a, b, c, bits, residual=r, residual_m=rm, residual_e=re) for a, b, c, r, rm, re in zip(*columns, strict=True)]  # fmt: skip  # noqa: E501
-    else:
-        result = [spec(a, b, c, bits) for a, b, c in zip(*columns, strict=True)]
+    others = {key: column(values) for key, values in extra.items()}
+    result = spec(column(x), column(m), column(e), bits, **others)
     return _stored("requantize", result).reshape(x.shape)
 
 

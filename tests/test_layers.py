@@ -30,6 +30,7 @@ LAYERS = [
         "engine",
     },
     {"trace", "evaluation", "analysis", "vectors"},
+    {"battery"},
     {"report"},
     {"demo"},
     {"cli", "__main__"},
