@@ -55,14 +55,18 @@ def softmax(
     return _apply(m, params, x, backend, None if mask is None else _mask(mask, x.shape)), out_scale
 
 
-def gelu(x_int: Any, in_scale: Any, *, method: str, backend: str = "kernel", **options: Any) -> tuple[Array, Any]:
+def gelu(
+    x_int: Any, in_scale: Any, *, method: str, n: int | None = None, backend: str = "kernel", **options: Any
+) -> tuple[Array, Any]:
     """GELU; x (..., C) -> (y (..., C) int64, out_scale). I-BERT takes per-channel scales; its out_scale is negative.
 
-    I-ViT's outputs depend on the other channels of the token. `options` are the method's own: `n` is I-BERT's exponent,
-    14 (published) by default.
+    I-ViT's outputs depend on the other channels of the token. `n` is I-BERT's exponent, 14 (published) by default; the
+    other methods have none. `options` are the method's own.
     """
     x = _integers("gelu", x_int)
     m = _method("gelu", method)
+    if "n" in m.options.model_fields:
+        options["n"] = n
     scales = reals("gelu: input scale", in_scale)
     if scales.size != 1 and scales.shape != x.shape[-1:]:
         raise IntvitError(f"gelu: input scale must be one or {x.shape[-1:]}, not {scales.shape}")
