@@ -71,10 +71,14 @@ def _link(rng: Random, file: h5py.File, place: str) -> str:
 
 
 def _dataset(file: h5py.File, place: str, rng: Random) -> str:
-    """A dataset: `place` if it is one, else any."""
-    if isinstance(file[place], h5py.Dataset):
+    """A dataset of its own: `place` if it is one, else any. HDF5 crashes on reading a virtual one made of itself."""
+
+    def real(name: str) -> bool:
+        return isinstance(file[name], h5py.Dataset) and not file[name].is_virtual
+
+    if real(place):
         return place
-    found = [name for name in objects(file) if isinstance(file[name], h5py.Dataset)]
+    found = [name for name in objects(file) if real(name)]
     return rng.choice(found) if found else file.create_dataset("x", data=[1]).name
 
 
@@ -332,7 +336,10 @@ def _text_dataset(rng: Random, file: h5py.File, place: str) -> str:
     names = [
         name
         for name in objects(file)
-        if isinstance(file[name], h5py.Dataset) and file[name].dtype.kind in "OS" and file[name].shape == ()
+        if isinstance(file[name], h5py.Dataset)
+        and file[name].dtype.kind in "OS"
+        and file[name].shape == ()
+        and not file[name].is_virtual
     ]
     if not names:
         return _attribute(rng, file, place)
