@@ -253,3 +253,11 @@ def test_a_stale_graph_is_refused(tiny, tmp_path):
     write_unchecked(dataclasses.replace(tiny, metadata={**tiny.metadata, "spec_version": 7}), tmp_path / "g.h5")
     with pytest.raises(IntvitError, match="spec version must be 1, not 7"):
         load(tmp_path / "g.h5")
+
+
+@pytest.mark.parametrize("site", ["blocks.0.norm1", "blocks.1.mlp.act"])
+def test_only_a_softmax_has_a_mask(tiny, site):
+    """The kernel ignored one at a LayerNorm, and the specification broke."""
+    mask = np.ones(DIM if "norm" in site else 2 * DIM, np.int64)
+    with pytest.raises(IntvitError, match=f"{site}: parameters must be those of"):
+        check(changed(tiny, site, arrays={"mask": mask}))

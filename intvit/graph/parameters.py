@@ -28,7 +28,7 @@ def method_params(node: Node) -> Any:
     for key, value in values.items():
         if type(value) is not int:
             raise IntvitError(f"{node.name}: {key} must be an integer, not {value!r:.60}")
-    constants = {key: array for key, array in node.arrays.items() if key != "mask"}
+    constants = {key: array for key, array in node.arrays.items() if (node.op, key) != ("softmax", "mask")}
     for key, array in constants.items():
         if array.ndim != 1:
             raise IntvitError(f"{node.name}: {key} must be a vector, not of shape {array.shape}")
