@@ -202,7 +202,7 @@ def dataset(
         if kind not in kinds:
             raise _refused(parent, name, f"hold plain values of kind {'/'.join(kinds)}, not {_type_name(found)}")
         if kind == "O":
-            _check_heaps(found.file)
+            check_heaps(found.file)
         if made.get_external_count() or made.get_layout() not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
             raise _refused(parent, name, "be stored in this file, not in others")
         used = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
@@ -243,7 +243,7 @@ def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type, *, optiona
         if stored not in "OSbiuf" or held.get_storage_size() > LONGEST_ATTRIBUTE:
             raise _refused(node, place, "be a number or text")
         if stored == "O":
-            _check_heaps(node.file)
+            check_heaps(node.file)
         value = node.attrs[name]
         if kind is list:
             value = np.asarray(value)
@@ -257,7 +257,7 @@ def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type, *, optiona
         raise _refused(node, place, f"be of type {kind.__name__}, not {type(value).__name__}")
 
 
-def _check_heaps(file: h5py.File) -> None:
+def check_heaps(file: h5py.File) -> None:
     """IntvitError unless one can walk through all texts of variable length: HDF5 walks for ever where a size is 0."""
     if file.driver == "fileobj":  # our own, being written
         return

@@ -12,6 +12,8 @@ import numpy as np
 from fuzz_arrays import other_array
 from fuzz_text import FLOATS, NUMBERS, STRINGS, mutate_json, number
 
+from intvit.hdf5 import check_heaps
+
 OUTSIDE = "../outside/secret.h5"
 """Seen from the folder of the inputs: an HDF5 file of images that no input file may lead to."""
 
@@ -24,9 +26,10 @@ def objects(file: h5py.File) -> list[str]:
 
 
 def mutate_hdf5(rng: Random, path: Path) -> str:
-    """One change made through the library, in place."""
+    """One change made through the library, in place. It would walk for ever in damaged texts, or crash on a stack."""
     name = rng.choice(sorted(_CHANGES))
     with h5py.File(path, "r+") as file:
+        check_heaps(file)
         names = objects(file)
         place = rng.choice(names) if names else "/"
         return f"hdf5 {name} {place}: {_CHANGES[name](rng, file, place) or ''}"
