@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from intvit import operators
 from intvit.errors import IntvitError
 from intvit.graph.check import check
 from intvit.graph.ir import Array, Graph, Node, Tensor
 from intvit.graph.ranges import narrowest
 from intvit.inttypes import IntType
-from intvit.method import FACTS, Method
+from intvit.method import Method
 from intvit.spec import SPEC_VERSION
 
 SCALES = (0.5, 0.125, 0.0417, 0.01, 1 / 511, 2.0**-12)
@@ -84,15 +85,18 @@ def constants(method: Method, scale: float, channels: int, rng: np.random.Genera
              "factor": None, "out_scale": 0.03}  # fmt: skip
     if method.out_encoding == "log2":
         facts["out_bits"] = 4
-    return method.constants(scale, {key: facts[key] for key in FACTS[method.operator]}, {})[0]
+    kind = operators.get(method.operator)
+    known = kind.facts or () if kind else ()
+    return method.constants(scale, {key: facts[key] for key in known}, {})[0]
 
 
 def _signature(method: Method) -> Iterator[str]:
     """`lower` may name facts of its operator and options that it declares."""
-    if method.operator not in FACTS:
-        yield f"operator must be one of {', '.join(FACTS)}, not {method.operator!r}"
+    kind = operators.get(method.operator)
+    if kind is None or kind.facts is None:
+        yield f"operator must be one of {', '.join(operators.with_methods())}, not {method.operator!r}"
         return
-    known = {*FACTS[method.operator], *method.options.model_fields}
+    known = {*kind.facts, *method.options.model_fields}
     for name in list(inspect.signature(method.lower).parameters)[1:]:
         if name not in known:
             yield f"lower: {name} must be a fact of {method.operator} or an option that is declared"
@@ -136,7 +140,8 @@ def _compare(method: Method, params: Any, rows: Array, rng: np.random.Generator)
     if method.longest_row is not None and rows.shape[1] > method.longest_row:
         return
     masks: list[Array | None] = [None]
-    if method.operator == "softmax":
+    kind = operators.get(method.operator)
+    if kind and kind.masked:
         masks += [np.asarray(rng.random(rows.shape) < 0.3), np.ones(rows.shape, np.bool_)]
     run = method.kernel(params)
     for mask in masks:

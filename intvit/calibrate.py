@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from intvit import operators
 from intvit.errors import IntvitError
-from intvit.graph.ir import LAYOUT_OPS, Graph
+from intvit.graph.ir import LAYOUT_OPS, FloatGraph
 from intvit.graph.widths import quantizer_bits
 from intvit.observers import build_observer
 from intvit.preprocessing import Preprocessing
@@ -34,7 +33,8 @@ class Activations(Protocol):
 class Calibration:
     """`ranges[tensor] = (lo, hi)` in real units; the other fields are keyed by the site of an operator.
 
-    `variances`: the largest sum of squared deviations of a LayerNorm row, real units squared; it fixes I-BERT's shift.
+    `variances`: the largest sum of squares of a norm's row (LayerNorm: of deviations), real units squared; it fixes
+    I-BERT's shift.
     `shifts` and `exp_range_max` override what the lowering would derive, for networks that come with them. `trained`:
     the ranges came with the weights, and so the integer biases that the graph carries belong to them.
     `preprocessing` of the images that were calibrated on, where there were any; the graph states it from then on.
@@ -47,12 +47,8 @@ class Calibration:
     trained: bool = False
     preprocessing: Preprocessing | None = None
 
-    def write(self, path: str | Path) -> None:
-        applied = self.preprocessing and self.preprocessing.as_json()
-        Path(path).write_text(json.dumps({**self.__dict__, "preprocessing": applied}, indent=1, sort_keys=True))
 
-
-def source_tensor(graph: Graph, name: str, known: Container[str]) -> str:
+def source_tensor(graph: FloatGraph, name: str, known: Container[str]) -> str:
     """The tensor in `known` that holds the values of `name`: itself, or one that layout moves tie it to.
 
     Backward through any move (a slice's range is then its source's), else forward through moves that keep all elements.
@@ -75,7 +71,7 @@ def source_tensor(graph: Graph, name: str, known: Container[str]) -> str:
 
 
 def calibrate(
-    graph: Graph,
+    graph: FloatGraph,
     recording: Activations,
     recipe: Recipe,
     *,
@@ -92,7 +88,8 @@ def calibrate(
     n_images = min(limit or recording.n_images, recording.n_images)
     known = set(recording.names)
     widths = quantizer_bits(graph, recipe)
-    norms = [node for node in graph.nodes if node.op == "layernorm"]
+    noted = {node.name: kind.statistic for node in graph.nodes if (kind := operators.get(node.op)) and kind.statistic}
+    norms = [graph.by_name[name] for name in noted]
     sources = {name: source_tensor(graph, name, known) for name in (*widths, *(node.inputs[0] for node in norms))}
     observers = {name: build_observer(recipe.observer, bits) for name, bits in widths.items()}
     variances = {node.name: 0.0 for node in norms}
@@ -104,14 +101,14 @@ def calibrate(
         for node in norms:
             rows = recording.read(sources[node.inputs[0]], start, stop).astype(np.float64)
             rows = rows.reshape(-1, graph.tensors[node.inputs[0]].shape[-1])
-            variances[node.name] = max(variances[node.name], float(rows.var(axis=1).max()) * rows.shape[1])
+            variances[node.name] = max(variances[node.name], noted[node.name](rows))
         if progress:
             progress(stop, n_images)
     ranges = {name: observer.range() for name, observer in observers.items()}
     return Calibration(ranges, variances, preprocessing=recording.preprocessing)
 
 
-def trained(graph: Graph) -> Calibration:
+def trained(graph: FloatGraph) -> Calibration:
     """The ranges that came with the weights of a network trained in integers (an I-ViT checkpoint)."""
     ranges = graph.metadata.get("ranges")
     if not ranges:
@@ -119,7 +116,7 @@ def trained(graph: Graph) -> Calibration:
     return Calibration({str(name): (float(low), float(high)) for name, (low, high) in ranges.items()}, trained=True)
 
 
-def at_trained_widths(graph: Graph, recipe: Recipe) -> Recipe:
+def at_trained_widths(graph: FloatGraph, recipe: Recipe) -> Recipe:
     """`recipe` at the widths that the network was trained at, if it was; IntvitError if it asks for others."""
     trained_at = graph.metadata.get("trained") or {}
     widths = {key: bits for key, bits in trained_at.items() if key in type(recipe).model_fields and bits is not None}

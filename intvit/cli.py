@@ -441,7 +441,12 @@ def map_command(
         typer.Option(help="Recording of this model; without it the float model runs along."),
     ] = None,
     rule: Annotated[str, typer.Option(help="sqnr_diff, sqnr_diff_signed or sqnr_output.")] = "sqnr_diff",
-    methods: Annotated[str, typer.Option(help="Uniform candidates, separated by commas.")] = "ibert,fqvit,ivit",
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Uniform candidates, separated by commas. [default: those of ibert,fqvit,ivit that there are]"
+        ),
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe, TOML: widths and observer.")] = None,
     bits: Annotated[int | None, typer.Option(help="Width of weights and activations, 4 to 8.")] = None,
     observer: Annotated[str | None, typer.Option(help="minmax, percentile or mse.")] = None,
@@ -459,7 +464,7 @@ def map_command(
 
     Example: intvit map vit.onnx --images images.h5 --limit 1000 -o mapping.json
     """
-    from intvit.analysis.mapping import map_methods
+    from intvit.analysis.mapping import default_candidates, map_methods
     from intvit.calibrate import at_trained_widths, calibrate
     from intvit.floatrun import FloatModel
     from intvit.importers.onnx import float_graph, load_model
@@ -483,7 +488,7 @@ def map_command(
             source,
             calibration,
             chosen,
-            tuple(methods.split(",")),
+            default_candidates(graph) if methods is None else tuple(methods.split(",")),
             rule=rule,
             limit=limit,
             batch=batch,

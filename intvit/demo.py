@@ -20,7 +20,7 @@ from intvit.errors import IntvitError
 from intvit.evaluation import float_accuracy, integer_accuracy
 from intvit.files import writing
 from intvit.floatrun import FloatModel
-from intvit.graph.ir import Graph
+from intvit.graph.ir import IntGraph
 from intvit.graph.store import load, save
 from intvit.images import ImageSource, open_images
 from intvit.importers.onnx import float_graph
@@ -114,7 +114,7 @@ def run_demo(
 
 
 def _accuracy(
-    graph: Graph, test: ImageSource, n_test: int, threads: int | None, progress: Progress, name: str
+    graph: IntGraph, test: ImageSource, n_test: int, threads: int | None, progress: Progress, name: str
 ) -> list[str]:
     with progress(f"eval {name}") as report:
         top1 = integer_accuracy(graph, test, limit=n_test, threads=threads, progress=report)

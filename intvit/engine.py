@@ -1,4 +1,4 @@
-"""Engine: executes an integer Graph. One loop over nodes; images are independent, so threads split the images.
+"""Engine: executes an integer IntGraph. One loop over nodes; images are independent, so threads split the images.
 
 Results never depend on batch size, threads or backend: every operator works on each image alone, in exact integers.
 """
@@ -17,9 +17,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from intvit.errors import IntvitError
-from intvit.evaluate import prepare, storage
-from intvit.graph.ir import Array, Graph
+from intvit.evaluate import prepare
+from intvit.graph.ir import Array, IntGraph
 from intvit.graph.store import load as read_graph
+from intvit.inttypes import storage
 from intvit.plan import Step, make_plan
 
 DEFAULT_BATCH = 8
@@ -28,14 +29,12 @@ Sink = Callable[[int, dict[str, Array]], None]
 """Called in image order with the index of the first image and the wanted tensors (B, ...) of a batch."""
 
 
-def quantize_images(graph: Graph, images: Array) -> Array:
+def quantize_images(graph: IntGraph, images: Array) -> Array:
     """Float images (B, C, H, W) to the integers of the graph's input: round half even of x * (1/scale), saturated.
 
     Integer images pass as they are if they fit the input type.
     """
     tensor = graph.tensors[graph.inputs[0]]
-    assert tensor.dtype is not None
-    assert tensor.scale is not None
     if images.shape[1:] != tensor.shape:
         raise IntvitError(f"{tensor.name}: image size must be {tensor.shape}, not {images.shape[1:]}")
     if images.dtype.kind in "iu":
@@ -44,7 +43,7 @@ def quantize_images(graph: Graph, images: Array) -> Array:
         return images.astype(storage(tensor.dtype))
     if not np.isfinite(images).all():
         raise IntvitError(f"{tensor.name}: images must be finite, not NaN or infinite")
-    scaled = np.rint(images.astype(np.float64) * (1.0 / float(tensor.scale)))
+    scaled = np.rint(images.astype(np.float64) * (1.0 / tensor.scale))
     return np.clip(scaled, tensor.dtype.min, tensor.dtype.max).astype(storage(tensor.dtype))
 
 
@@ -68,7 +67,7 @@ class Program:
 class Engine:
     """A graph made ready to run. Build it once; `run` as often as needed."""
 
-    graph: Graph
+    graph: IntGraph
     backend: str = "kernel"
 
     _programs: dict[frozenset[str], Program] = field(default_factory=dict, init=False, repr=False, compare=False)

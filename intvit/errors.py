@@ -14,6 +14,14 @@ class IntvitError(ValueError):
     """Bad input: one line that names the place, the rule and the actual value. The CLI exits with 2."""
 
 
+class Infeasible(IntvitError):
+    """A method that is not defined at a site, as at its scale."""
+
+    def __init__(self, site: str, why: str) -> None:
+        super().__init__(f"{site}: {why}")
+        self.site, self.why = site, why
+
+
 def reason(error: BaseException) -> str:
     """What an exception says, as one printable line; an OSError as its reason, without its number.
 

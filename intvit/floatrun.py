@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 
+from intvit import operators
 from intvit.errors import IntvitError, reading
 from intvit.graph.ir import Array
 from intvit.importers.onnx import float_graph, load_model, model_metadata
-
-COMPUTE_OPS = frozenset(
-    {"Add", "Conv", "Gelu", "Identity", "LayerNormalization", "MatMul", "Mul", "ReduceMean", "Softmax"}
-)
 
 
 class FloatModel:
@@ -36,11 +33,12 @@ class FloatModel:
         """Every tensor that a compute node reads or writes, with the node that makes it, in graph order."""
         graph = self.proto.graph
         constants = {t.name for t in graph.initializer}
-        read = {name for node in graph.node if node.op_type in COMPUTE_OPS for name in node.input}
+        compute = {op for kind in operators.operators().values() for op in kind.reads}
+        read = {name for node in graph.node if node.op_type in compute for name in node.input}
         return {
             node.output[0]: node
             for node in graph.node
-            if (node.op_type in COMPUTE_OPS or node.output[0] in read)
+            if (node.op_type in compute or node.output[0] in read)
             and node.op_type not in ("Expand", "Shape", "Constant")
             and node.output[0] not in constants
         }

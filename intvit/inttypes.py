@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from intvit.errors import IntvitError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -40,3 +44,11 @@ class IntType:
         if text[:1] not in ("s", "u") or not text[1:].isdecimal():
             raise IntvitError(f"integer type: must read like 's8' or 'u4', not {text!r}")
         return cls(int(text[1:]), text[0] == "s")
+
+
+def storage(dtype: IntType) -> type[np.signedinteger[Any]]:
+    """The narrowest NumPy integer that holds `dtype`."""
+    import numpy as np
+
+    bits = dtype.bits + (not dtype.signed)
+    return np.int8 if bits <= 8 else np.int16 if bits <= 16 else np.int32 if bits <= 32 else np.int64

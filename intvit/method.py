@@ -19,18 +19,6 @@ from intvit.errors import IntvitError, shortened
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
-FACTS: dict[str, tuple[str, ...]] = {
-    "softmax": ("out_bits", "exp_range_max"),
-    "gelu": (),
-    "layernorm": ("gamma", "beta", "shift", "factor", "out_scale"),
-}
-"""Operator -> what a lowering tells of a site beside the scale of its input; a method's `lower` takes what it names.
-
-out_bits: width of a softmax's output. exp_range_max: the calibrated maximum of its exponents, in their own integers;
-None without a calibration. gamma, beta: float (C,). shift: I-BERT's, from the calibrated variances. factor: the
-power-of-two factors of the input's channels, int (C,) or None. out_scale: that of the quantizer behind a LayerNorm.
-"""
-
 
 class Options(BaseModel):
     """Options of a method's own; a subclass declares each as a field with a default and its range."""
@@ -72,7 +60,7 @@ class Method:
     """`lower` turns real scales into integer constants; `spec` and `kernel` compute with nothing else.
 
     lower(in_scale, **facts, **options) -> (params, out_scale): IEEE double arithmetic, the only floats. It names the
-        FACTS of its operator that it needs, and its own options.
+        facts of its operator (`operators.Operator.facts`) that it needs, and its own options.
     spec(row, params[, mask row]) -> list of ints: unbounded integers, standard library.
     kernel(params) -> function of int64 rows (R, C) [and a bool mask (R, C)] -> int64 (R, C).
     bound(params, x_max, n_channels) -> largest |output| that |x| <= x_max can give, or None if none is proven.

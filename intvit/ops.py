@@ -11,22 +11,56 @@ What is outside a limit is refused by an IntvitError. A kernel has limits that i
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from intvit import registry
+from intvit import operators, registry
 from intvit.errors import IntvitError, reading
 from intvit.kernels.arith import INT64_MAX, as_rows
 from intvit.kernels.border import integer, real, reals, shown
-from intvit.kernels.matmul import check_codes, check_shapes, log2_matmul_codes
+from intvit.kernels.layernorm import variance_shift
+from intvit.kernels.matmul import check_codes, check_shapes
 from intvit.kernels.quantize import quantize_activation, quantize_bias, quantize_weight
 from intvit.kernels.requantize import PUBLISHED_SATURATING_WIDTHS, apply_requantize, dyadic
 from intvit.method import Method
-from intvit.spec.matmul import log2_matmul as _spec_log2_matmul
+from intvit.operators.matmul import log2_product
+from intvit.operators.methods import evaluator
+from intvit.operators.requantize import by_spec
 
 Array = np.ndarray[Any, Any]
 BACKENDS = ("kernel", "spec")
+
+
+def apply(
+    operator: str,
+    x_int: Any,
+    in_scale: Any,
+    *,
+    method: str,
+    facts: Mapping[str, Any] | None = None,
+    mask: Any = None,
+    backend: str = "kernel",
+    **options: Any,
+) -> tuple[Array, Any]:
+    """Any operator that has methods, over the last axis; x (..., C) -> (y (..., C) int64, out_scale).
+
+    `facts` are what its methods take beside the scale (`operators.Operator.facts`: `gamma` of an `rmsnorm`, for
+    example), `options` the method's own. `mask` only where the operator takes one.
+    """
+    x = _integers(operator, x_int)
+    kind = operators.get(operator)
+    if kind is None or kind.facts is None:
+        raise IntvitError(f"operator: must be one of {', '.join(operators.with_methods())}, not {shown(operator)}")
+    if mask is not None and not kind.masked:
+        raise IntvitError(f"{operator}: mask must not be given")
+    unknown = sorted(set(facts or {}) - set(kind.facts))
+    if unknown:
+        raise IntvitError(f"{operator}: facts must be of {', '.join(kind.facts) or 'none'}, not {unknown[0]}")
+    m = _method(operator, method)
+    params, out_scale = m.constants(in_scale, facts or {}, _options(m, options))
+    return _run(m, params, x, backend, None if mask is None else _mask(mask, x.shape)), out_scale
 
 
 def softmax(
@@ -47,12 +81,9 @@ def softmax(
     range of the exponent in its own integers, natural by default. `mask` (broadcast against x): True takes no part.
     `options` are the method's own.
     """
-    x = _integers("softmax", x_int)
-    m = _method("softmax", method)
     scale = real("softmax: input scale", in_scale)
     facts = {"out_bits": out_bits, "exp_range_max": exp_range_max}
-    params, out_scale = m.constants(scale, facts, _options(m, options))
-    return _apply(m, params, x, backend, None if mask is None else _mask(mask, x.shape)), out_scale
+    return apply("softmax", x_int, scale, method=method, mask=mask, backend=backend, facts=facts, **options)
 
 
 def gelu(
@@ -71,7 +102,7 @@ def gelu(
     if scales.size != 1 and scales.shape != x.shape[-1:]:
         raise IntvitError(f"gelu: input scale must be one or {x.shape[-1:]}, not {scales.shape}")
     params, out_scale = m.constants(scales if scales.ndim else float(scales), {}, _options(m, options))
-    return _apply(m, params, x, backend), out_scale
+    return _run(m, params, x, backend), out_scale
 
 
 def layernorm(
@@ -107,7 +138,7 @@ def layernorm(
     expected = scale if factor is None else scale * np.asarray(factor)
     if scales.size > 1 and not np.array_equal(scales, np.broadcast_to(expected, scales.shape)):
         raise IntvitError("layernorm: input scales must be equal, or the least of them times `factor`, and are not")
-    return _apply(m, params, x, backend), result
+    return _run(m, params, x, backend), result
 
 
 def requantize(
@@ -142,20 +173,7 @@ def requantize(
     width = bits if clamp and bits in PUBLISHED_SATURATING_WIDTHS else None
     if _backend(backend) == "kernel" and x.size:
         return apply_requantize(x, m, e, width, **extra)
-    return _spec_requantize(x, m, e, width, **extra)
-
-
-def _spec_requantize(x: Array, m: Array, e: Array, bits: int | None, **extra: Array) -> Array:
-    from intvit.spec.requantize import requantize as spec
-
-    shape = x.shape or (1,)
-
-    def column(values: Array) -> list[int]:
-        return [int(v) for v in np.broadcast_to(values, shape).reshape(-1)]
-
-    others = {key: column(values) for key, values in extra.items()}
-    result = spec(column(x), column(m), column(e), bits, **others)
-    return _stored("requantize", result).reshape(x.shape)
+    return by_spec(x, m, e, width, **extra)
 
 
 def log2_matmul(q: Any, v_int: Any, v_scale: float, *, backend: str = "kernel") -> tuple[Array, float]:
@@ -171,14 +189,13 @@ def log2_matmul(q: Any, v_int: Any, v_scale: float, *, backend: str = "kernel") 
     check_codes(codes)
     shape = (*lead, codes.shape[-2], values.shape[-1])
     if _backend(backend) == "kernel":
-        y = log2_matmul_codes(codes, values).astype(np.int64)
+        y = log2_product(codes, values, "kernel").astype(np.int64)
     elif not (math.prod(shape) and values.size):  # the sum of nothing is 0
         y = np.zeros(shape, np.int64)
     else:
         left = np.broadcast_to(codes, (*lead, *codes.shape[-2:])).reshape(-1, *codes.shape[-2:])
         right = np.broadcast_to(values, (*lead, *values.shape[-2:])).reshape(-1, *values.shape[-2:])
-        rows = [_spec_log2_matmul(a.tolist(), b.tolist()) for a, b in zip(left, right, strict=True)]
-        y = _stored("log2_matmul", rows).reshape(shape)
+        y = log2_product(left, right, "spec").reshape(shape)
     return y, scale * 2.0**-15
 
 
@@ -200,11 +217,6 @@ def layernorm_shift(x_int: Any, shift: int = 0) -> int:
     if largest_shifted < 2**32:
         return shift
     return max(shift, variance_shift(largest))
-
-
-def variance_shift(variance: float) -> int:
-    """ceil(log2 sqrt(variance / 2**32)), at least 0."""
-    return max(0, math.ceil(0.5 * (math.log2(variance) - 32))) if variance > 0 else 0
 
 
 # ------------------------------------------------------------------------------------------ borders
@@ -250,14 +262,6 @@ def _rows(name: str, x: Array) -> Array:
     return as_rows(x)
 
 
-def _stored(name: str, result: list[Any]) -> Array:
-    """What a spec computed, as int64."""
-    try:
-        return np.array(result, np.int64)
-    except OverflowError:
-        raise IntvitError(f"{name}: output must fit int64, and does not") from None
-
-
 def _method(operator: str, name: Any) -> Method:
     return registry.get(operator, name if isinstance(name, str) else shown(name))
 
@@ -276,25 +280,17 @@ def _backend(backend: str) -> str:
     return backend
 
 
-def _apply(m: Method, params: Any, x: Array, backend: str, mask: Array | None = None) -> Array:
-    kernel = _backend(backend) == "kernel"
-    if x.ndim and not x.size:
+def _run(m: Method, params: Any, x: Array, backend: str, mask: Array | None = None) -> Array:
+    run = evaluator(m, params, _backend(backend)) if x.size or not x.ndim else None
+    if run is None:
         return np.zeros(x.shape, np.int64)
     rows = _rows(m.operator, x)
     hidden = None if mask is None else np.array(mask.reshape(rows.shape), order="C")
-    if kernel:
-        run = m.kernel(params)
-        y = run(rows) if hidden is None else run(rows, hidden)
-        return y.reshape(x.shape)
-    lists = rows.tolist()
-    if hidden is None:
-        result = [m.spec(row, params) for row in lists]
-    else:
-        result = [m.spec(row, params, h) for row, h in zip(lists, hidden.tolist(), strict=True)]
-    return _stored(f"{m.operator} {m.name}", result).reshape(x.shape)
+    return run(rows, hidden).reshape(x.shape)
 
 
 __all__ = [
+    "apply",
     "gelu",
     "layernorm",
     "layernorm_shift",

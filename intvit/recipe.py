@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from intvit import registry
+from intvit import operators, registry
 from intvit.errors import IntvitError, placed, reading, shortened
 from intvit.files import read_text
-
-OPERATORS = ("softmax", "gelu", "layernorm")
 
 
 class _Strict(BaseModel):
@@ -62,8 +61,12 @@ class Observer(_Strict):
 Bits = Annotated[int, Field(ge=4, le=8)]
 
 
-class Recipe(_Strict):
+class Recipe(BaseModel):
     """What to lower to. Widths are of signed integers unless a method says otherwise."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    __pydantic_extra__: dict[str, Choice]
+    """Choices for the other kinds of operators that have methods (`silu`, `rmsnorm`); left out: `ivit`."""
 
     bits: Bits = 8
     """Operands of every matrix product and non-linear operator: weights and activations."""
@@ -76,15 +79,27 @@ class Recipe(_Strict):
     gelu: Choice = Choice(method="ivit")
     layernorm: Choice = Choice(method="ivit")
     sites: dict[str, Choice] = {}
-    """Choices for single sites; these go before the three above."""
+    """Choices for single sites; these go before those of their kind."""
     observer: Observer = Observer()
 
     def choice(self, operator: str, site: str) -> Choice:
-        return self.sites.get(site) or getattr(self, operator)
+        return self.sites.get(site) or self.of_kind(operator)
+
+    def of_kind(self, operator: str) -> Choice:
+        """The choice for all sites of a kind that have none of their own."""
+        found = getattr(self, operator, None)
+        return found if isinstance(found, Choice) else Choice(method=STAND_IN)
+
+    def of_kinds(self, kinds: Collection[str]) -> Recipe:
+        """This recipe without choices for kinds, beside those that every recipe names, which are not of `kinds`."""
+        found = self.model_copy()
+        for operator in set(found.model_extra or {}) - set(kinds):
+            del (found.model_extra or {})[operator]
+        return found
 
     def with_method(self, name: str, **changes: Any) -> Recipe:
         """The uniform recipe of one method, without choices for single sites."""
-        choices = {operator: uniform_choice(operator, name) for operator in OPERATORS}
+        choices = {operator: uniform_choice(operator, name) for operator in operators.with_methods()}
         return self.model_copy(update={**choices, "sites": {}, **changes})
 
     @property
@@ -115,6 +130,9 @@ def build_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
     Traceback (most recent call last):
     intvit.errors.IntvitError: recipe: bits: must be greater than or equal to 4, not 3
     """
+    known = {*Recipe.model_fields, *operators.with_methods()}
+    for name in sorted(values.keys() - known) if isinstance(values, dict) else ():
+        raise IntvitError(f"{where}: {name}: must be a known key, not {shortened(values[name])}")
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -123,8 +141,8 @@ def build_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
         rule = first["msg"].removeprefix("Input should be ").rstrip(".")
         rule = "must be a known key" if first["type"] == "extra_forbidden" else f"must be {rule}"
         raise IntvitError(f"{where}: {key}: {rule}, not {shortened(first['input'])}") from None
-    for operator in OPERATORS:
-        choice = recipe.choice(operator, "")
+    for operator in operators.with_methods():
+        choice = recipe.of_kind(operator)
         if choice.options:
             with placed(f"{where}: {operator}"):
                 choice.check(operator)

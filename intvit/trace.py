@@ -16,23 +16,23 @@ import numpy as np
 from intvit import hdf5
 from intvit.engine import Sink
 from intvit.errors import IntvitError
-from intvit.evaluate import storage
 from intvit.files import safe_key
-from intvit.graph.ir import Array, Graph, Tensor, TensorDigest, tensor_hash
+from intvit.graph.ir import Array, IntGraph, Tensor, TensorDigest, tensor_hash
+from intvit.inttypes import storage
 from intvit.memory import fitting
 
 KIND, VERSION = "intvit.trace", 2
 
 
-def in_flight(graph: Graph, batch: int, threads: int) -> tuple[int, int]:
+def in_flight(graph: IntGraph, batch: int, threads: int) -> tuple[int, int]:
     """At most `batch` images and `threads`, so that what an engine holds of all its images at once fits memory."""
-    image_bytes = sum(prod(t.shape) * np.dtype(storage(t.dtype)).itemsize for t in graph.tensors.values() if t.dtype)
+    image_bytes = sum(prod(t.shape) * np.dtype(storage(t.dtype)).itemsize for t in graph.tensors.values())
     batch = fitting(batch, 3 * image_bytes)  # one batch on the threads, as much waiting to be written, one being made
     return batch, min(threads, batch)
 
 
 @contextmanager
-def writer(path: str | Path, graph: Graph, names: Sequence[str], n_images: int) -> Iterator[Sink]:
+def writer(path: str | Path, graph: IntGraph, names: Sequence[str], n_images: int) -> Iterator[Sink]:
     """A sink that stores `names` of `n_images` images: `tensors/<safe name>` (n_images, *shape), a chunk per image.
 
     Attributes of a tensor: `site` (the tensor of the float graph that it stands for), `op`, `dtype`, `scale`,
@@ -59,7 +59,6 @@ def writer(path: str | Path, graph: Graph, names: Sequence[str], n_images: int) 
 
 
 def _create(file: h5py.File, tensor: Tensor, op: str, n_images: int) -> h5py.Dataset:
-    assert tensor.dtype is not None
     data = file.create_dataset(
         f"tensors/{safe_key(tensor.name)}",
         (n_images, *tensor.shape),
@@ -107,5 +106,4 @@ def dequantize(array: Array, tensor: Tensor) -> Array:
     """Real values float64: `scale * q`, or `2**-q` with 0 for code -1."""
     if tensor.encoding == "log2":
         return np.where(array < 0, 0.0, np.exp2(-array.astype(np.float64)))
-    assert tensor.scale is not None
     return array.astype(np.float64) * tensor.scale

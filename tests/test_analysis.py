@@ -141,7 +141,7 @@ def test_power_ratios_are_those_of_the_dequantized_values(encoding, scale):
 
 
 def layout_graph():
-    from intvit.graph.ir import Graph, Node, Tensor
+    from intvit.graph.ir import FloatTensor, Graph, Node
 
     shapes = {
         "a": (4, 6), "sliced": (2, 6), "turned": (6, 2), "flat": (12,), "b": (6, 2), "joined": (6, 5), "picked": (5,),
@@ -157,7 +157,7 @@ def layout_graph():
         Node("reshape", "n6", ("between",), "after", {"shape": [12]}),
         Node("gelu", "n7", ("lost",), "gelu"),
     ]
-    tensors = {name: Tensor(name, shape) for name, shape in {**shapes, "gelu": (2, 2)}.items()}
+    tensors = {name: FloatTensor(name, shape) for name, shape in {**shapes, "gelu": (2, 2)}.items()}
     return Graph(("a",), ("flat",), tuple(nodes), tensors)
 
 

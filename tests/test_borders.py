@@ -383,11 +383,9 @@ METHODS = [(m.operator, m.name) for m in registry.methods()]
 @pytest.mark.parametrize(("operator", "name"), METHODS)
 def test_a_method_takes_rows_as_wide_as_its_constants(operator, name):
     method = registry.get(operator, name)
-    options = {"softmax": {"out_bits": 8}, "gelu": {}, "layernorm": {"gamma": np.ones(6), "beta": np.ones(6)}}[operator]
-    if (operator, name) == ("layernorm", "fqvit"):
-        options["out_scale"] = 0.1
+    facts = {"out_bits": 8, "gamma": np.ones(6), "beta": np.ones(6), "out_scale": 0.1}
     scale = np.full(6, 0.1) if (operator, name) == ("gelu", "ibert") else 0.1
-    run = method.kernel(method.lower(scale, **options)[0])
+    run = method.kernel(method.constants(scale, facts, {})[0])
     rows = np.ones((4, 6), np.int64)
     assert run(rows).shape == (4, 6)
     per_channel = operator == "layernorm" or np.ndim(scale)

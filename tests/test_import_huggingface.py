@@ -68,7 +68,13 @@ def test_dinov2_with_registers(size, with_head, tmp_path):
 @pytest.mark.parametrize("kind", ["vit", "swin", "dinov2"])
 @pytest.mark.parametrize(
     "fields",
-    [{"hidden_act": "gelu_new"}, {"hidden_act": "gelu_pytorch_tanh", "qkv_bias": False}, {"layer_norm_eps": 0.1}],
+    [
+        {"hidden_act": "gelu_new"},
+        {"hidden_act": "quick_gelu"},
+        {"hidden_act": "silu"},
+        {"hidden_act": "gelu_pytorch_tanh", "qkv_bias": False},
+        {"layer_norm_eps": 0.1},
+    ],
 )
 def test_fields_that_change_the_computation_are_used(kind, fields, tmp_path):
     transformers = pytest.importorskip("transformers")
@@ -180,8 +186,8 @@ def test_a_folder_on_the_command_line(cli, tmp_path):
     [
         ({"model_type": "resnet"}, "model_type must be one of vit, .*, dinov2_with_registers, not 'resnet'"),
         ({"model_type": ["vit"]}, "model_type must be one of"),
-        ({"hidden_act": "quick_gelu"}, "hidden_act must be gelu"),
-        ({"hidden_act": "relu"}, "hidden_act must be gelu"),
+        ({"hidden_act": "mish"}, "hidden_act must be one of gelu"),
+        ({"hidden_act": "relu"}, "hidden_act must be one of gelu"),
         ({"hidden_act": ["gelu"]}, "hidden_act: must be a valid string"),
         ({"layer_norm_eps": 0}, "layer_norm_eps: must be greater than"),
         ({"layer_norm_eps": "1e-6"}, "layer_norm_eps: must be a valid number, not '1e-6'"),

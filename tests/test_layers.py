@@ -15,7 +15,7 @@ LAYERS = [
     {"method"},
     {"kernels"},
     {"registry"},
-    {"ops", "graph", "recipe", "hdf5", "preprocessing", "environment"},
+    {"ops", "operators", "graph", "recipe", "hdf5", "preprocessing", "environment"},
     {
         "importers",
         "images",
@@ -39,8 +39,15 @@ RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 
 
 def imports(path):
-    """Names of intvit's parts that a file imports, deferred imports too."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Names of intvit's parts that a file imports, deferred imports too; not what only annotations need."""
+    tree = ast.parse(path.read_text())
+    typing = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in (node for node in ast.walk(tree) if node not in typing):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "intvit":
             parts = node.module.split(".")
             yield from ([parts[1]] if len(parts) > 1 else [a.name for a in node.names])

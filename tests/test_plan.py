@@ -7,10 +7,10 @@ import pytest
 
 from intvit import registry
 from intvit.engine import Engine, quantize_images
-from intvit.evaluate import mask_rows
 from intvit.kernels import gemm, tables
 from intvit.kernels.arith import as_rows
 from intvit.kernels.matmul import LOG2_LIFT, log2_weights
+from intvit.operators.methods import mask_rows
 from intvit.plan import make_plan
 from intvit.recipe import build_recipe
 from intvit.spec.arith import rhe

@@ -1,43 +1,35 @@
 """Named intermediates of the spec: every method has them, they are what a hand computes, and they change nothing."""
 
 import ast
+import importlib
 import inspect
+import pkgutil
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from intvit import registry
-from intvit.spec import gelu, layernorm, matmul, pool, requantize, softmax
-from intvit.spec.taps import NAMES, OUTPUT, integer_type, intermediates, listening, listing, tap
+from intvit import operators, registry, spec
+from intvit.spec import gelu, layernorm, matmul, pool, requantize, rmsnorm, silu, softmax
+from intvit.spec.taps import OUTPUT, integer_type, intermediates, listening, listing, names, tap
 
-MODULES = {"softmax": softmax, "gelu": gelu, "layernorm": layernorm}
-ROWS = {
-    "softmax": [[12, -3, 40], [0], [-128, 127, 5, 5]],
-    "gelu": [[12, -3, 40], [-90, -128, -5], [0, 127, 1]],
-    "layernorm": [[12, -3, 40], [7, 7, 7], [-32768, 32767, 5]],
-}
-OPTIONS = {
-    "softmax": [{"out_bits": 8}],
-    "gelu": [{"n": 6}],
-    "layernorm": [{"gamma": [1.0, -0.5, 2.0], "beta": [0.1, 0.0, -3.0], "shift": 2, "out_scale": 0.05}],
-}
+SOFTMAX_ROWS = [[12, -3, 40], [0], [-128, 127, 5, 5]]
+ROWS = [[12, -3, 40], [-90, -128, -5], [0, 127, 1], [7, 7, 7]]
+WIDE_ROW = [-32768, 32767, 5]
+FACTS = {"out_bits": 8, "gamma": [1.0, -0.5, 2.0], "beta": [0.1, 0.0, -3.0], "shift": 2, "out_scale": 0.05}
 
 
 def calls(method):
     """(row, parameters, mask ...) on which a method is tried."""
-    for options in OPTIONS[method.operator]:
-        wanted = inspect.signature(method.lower).parameters
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in wanted.values())
-        chosen = {k: v for k, v in options.items() if open_ended or k in wanted}
-        params, _ = method.lower(0.05, **chosen)
-        for row in ROWS[method.operator]:
-            if method.operator != "softmax":
-                yield row, params
-                continue
-            for mask in (None, [True] * len(row), [j % 2 == 1 for j in range(len(row))]):
-                yield row, params, mask
+    params, _ = method.constants(0.05, FACTS, method.uniform)
+    if not operators.get(method.operator).masked:
+        wide = [WIDE_ROW] if operators.get(method.operator).statistic else []
+        yield from ((row, params) for row in ROWS + wide)
+        return
+    for row in SOFTMAX_ROWS:
+        for mask in (None, [True] * len(row), [j % 2 == 1 for j in range(len(row))]):
+            yield row, params, mask
 
 
 def names_of(function, *args):
@@ -51,15 +43,15 @@ def names_of(function, *args):
 @pytest.mark.parametrize("method", registry.methods(), ids=lambda m: m.id)
 def test_every_method_names_its_intermediates(method):
     for arguments in calls(method):
-        assert names_of(method.spec, *arguments) <= set(NAMES[method.operator])
+        assert names_of(method.spec, *arguments) <= set(names()[method.operator])
 
 
-@pytest.mark.parametrize("operator", MODULES)
+@pytest.mark.parametrize("operator", operators.with_methods())
 def test_every_documented_name_is_tapped(operator):
     found = set()
     for method in registry.methods(operator):
         found |= set().union(*(names_of(method.spec, *arguments) for arguments in calls(method)))
-    assert found == set(NAMES[operator])
+    assert found == set(names()[operator])
 
 
 def test_a_method_without_taps_is_found():
@@ -75,11 +67,13 @@ def test_listening_changes_no_output(method):
 
 
 def test_elements_stand_in_the_order_of_the_row():
-    """One more than the row in ShiftGELU: the last belongs to 0 - x_max."""
+    """One more than the row in ShiftGELU: the last belongs to 0 - x_max. Two for each in I-BERT's SiLU: x and 0."""
     for method in registry.methods():
         for row, *rest in calls(method):
             for name, values in intermediates(method.spec, row, *rest).items():
-                lengths = {1, 10 if name == "step" else len(row), len(row) + (method.operator == "gelu")}
+                lengths = {1, 10 if name == "step" else len(row)}
+                if operators.get(method.operator).pointwise:
+                    lengths |= {len(row) + 1, 2 * len(row)}
                 assert len(values) in lengths, (method.id, name)
     params, _ = registry.get("softmax", "ivit").lower(0.05, out_bits=8)
     taps = intermediates(softmax.ivit, [12, -3, 40, 7], params, [False, False, False, True])
@@ -197,6 +191,32 @@ WORKED = [
         },
     ),
     (
+        silu.ibert, ([3], softmax.IbertSoftmax(*POLYNOMIAL, 2**30, 30, 8)),
+        {
+            "x_max": [3], "delta": [0, -3], "argument": [0, -3], "quotient": [0, 0], "remainder": [0, -3],
+            "polynomial": [100, 55], "exp": [1600, 880], "exp16": [1600, 880], "sum": [2480], "factor": [1731841],
+            "product": [2770945600, 1524020080],
+            "sigmoid": [165],  # of 256: the real one of 3 steps is 1600 / 2480
+            "y": [495],
+        },
+    ),
+    (
+        rmsnorm.ivit, ([1, -1], rmsnorm.IvitRmsNorm()),
+        {
+            "square_sum": [2], "step": [32768, 16384, 8192, 4096, 2048, 1024, 512, 256, 128, 64], "root": [64],
+            "factor": [33554431], "product": [33554431, -33554431], "y": [16777215, -16777216],
+        },
+    ),
+    (
+        rmsnorm.ibert, ([7, -1, 3, 3], rmsnorm.IbertRmsNorm(1)),
+        {
+            "shifted": [3, -1, 1, 1], "square_sum": [12],
+            "root": [6],  # isqrt(12) << 1
+            "factor": [357913941], "product": [2505397587, -357913941, 1073741823, 1073741823],
+            "y": [1252698793, -178956971, 536870911, 536870911],
+        },
+    ),
+    (
         requantize.requantize, ([3, -5], [3 * 2**29] * 2, [30] * 2, 4),  # 4.5 and -7.5, to even
         {"product": [9 * 2**29, -15 * 2**29], "rounded": [4, -8], "y": [4, -8]},
     ),
@@ -235,13 +255,14 @@ def test_requantize_with_a_residual():
 
 
 def test_every_tap_of_the_source_has_a_documented_name():
-    """Each `tap` names its signal with a literal of its operator's list, and its value is used."""
-    operators = {"matmul": matmul, "requantize": requantize, "mean": pool, **MODULES}
-    assert set(operators) == set(NAMES)
-    for operator, module in operators.items():
+    """Each `tap` names its signal with a literal of its module's list, and its value is used."""
+    for found in pkgutil.iter_modules(spec.__path__):
+        module = importlib.import_module(f"intvit.spec.{found.name}")
+        if found.name == "taps" or not hasattr(module, "tap"):
+            continue
         tree = ast.parse(inspect.getsource(module))
         taps = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "tap"]
-        allowed = set(NAMES[operator]) | (set(NAMES["softmax"]) if operator == "gelu" else set())
+        allowed = set().union(*module.TAPS.values())
         assert taps
         assert {t.args[0].value for t in taps} <= allowed
         unused = [n for n in ast.walk(tree) if isinstance(n, ast.Expr) and n.value in taps]

@@ -141,13 +141,14 @@ def mixed_choice(operator: str, index: int) -> dict[str, Any]:
 
 def integer_graphs(model: Any, a: Architecture, methods: tuple[str, ...]) -> dict[str, Any]:
     """Integer graphs by method, calibrated on two random images; `mixed` takes the methods in turn, site by site."""
+    from intvit import operators
     from intvit.calibrate import calibrate
     from intvit.floatrun import FloatModel
     from intvit.images import open_images
     from intvit.importers.onnx import float_graph
     from intvit.live import LiveActivations
     from intvit.lowering import lower
-    from intvit.recipe import OPERATORS, build_recipe
+    from intvit.recipe import build_recipe
 
     graph = float_graph(model)
     with tempfile.TemporaryDirectory() as folder:
@@ -159,7 +160,7 @@ def integer_graphs(model: Any, a: Architecture, methods: tuple[str, ...]) -> dic
     for method in methods:
         chosen = recipe.with_method("ivit" if method == "mixed" else method)
         if method == "mixed":
-            sites = [node for node in graph.nodes if node.op in OPERATORS]
+            sites = [node for node in graph.nodes if node.op in operators.with_methods()]
             choices = {node.name: mixed_choice(node.op, i) for i, node in enumerate(sites)}
             chosen = build_recipe({"observer": {"batch": 1}, "sites": choices})
         found[method] = lower(graph, calibration, chosen)

@@ -23,12 +23,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone need not be installed
 
-from intvit import registry
+from intvit import operators, registry
 from intvit.kernels.requantize import dyadic
 from intvit.spec.matmul import linear, log2_matmul, matmul
 from intvit.spec.pool import mean
 from intvit.spec.requantize import requantize
-from intvit.spec.taps import NAMES, OUTPUT, Values, integer_type, intermediates
+from intvit.spec.taps import OUTPUT, Values, integer_type, intermediates, names
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "quantization.md"
 BEGIN, END = "<!-- begin: python tools/widths.py --write -->", "<!-- end -->"
@@ -45,12 +45,16 @@ class Setting:
     seed: int = 1
 
 
-SETTINGS = {
-    "softmax": Setting(bits=8, columns=197, scale=0.05),
-    "gelu": Setting(bits=8, columns=64, scale=0.05),
-    "layernorm": Setting(bits=16, columns=192, scale=0.0005, rows=70),
-}
+SOFTMAX = Setting(bits=8, columns=197, scale=0.05)
+ACTIVATION = Setting(bits=8, columns=64, scale=0.05)
+NORM = Setting(bits=16, columns=192, scale=0.0005, rows=70)
 OTHERS = Setting(bits=8, columns=64, scale=0.0007, rows=70)
+
+
+def setting_of(operator: str) -> Setting:
+    if operator == "softmax":
+        return SOFTMAX
+    return NORM if operator in operators.named("per_channel") else ACTIVATION
 
 
 def limits(bits: int) -> tuple[int, int]:
@@ -74,15 +78,18 @@ def directed_rows(setting: Setting) -> Iterator[list[int]]:
 
 
 def lowered(method: Any, setting: Setting) -> Any:
-    """The method's integers for real scales; gamma and beta of a LayerNorm are seeded."""
-    if method.operator == "softmax":
-        return method.lower(setting.scale, out_bits=4 if method.name == "fqvit" else 8)[0]
-    if method.operator == "gelu":
-        return method.lower(setting.scale, **method.uniform)[0]
+    """The method's integers for real scales; gamma and beta of a norm are seeded."""
     rng = Random(setting.seed)
     gamma = [rng.choice((-1, 1)) * rng.randint(50, 200) / 100 for _ in range(setting.columns)]
     beta = [rng.randint(-100, 100) / 100 for _ in range(setting.columns)]
-    return method.constants(setting.scale, {"gamma": gamma, "beta": beta, "shift": 0, "out_scale": 0.03}, {})[0]
+    facts = {
+        "gamma": gamma,
+        "beta": beta,
+        "shift": 0,
+        "out_scale": 0.03,
+        "out_bits": 4 if method.name == "fqvit" else 8,
+    }
+    return method.constants(setting.scale, facts, method.uniform)[0]
 
 
 def types_seen(function: Callable[..., Any], calls: Iterable[tuple[Sequence[Any], dict[str, Any]]]) -> dict[str, str]:
@@ -105,7 +112,7 @@ def label(method: Any) -> str:
 
 def method_table(operator: str, setting: Setting) -> list[str]:
     """One line for each name, one column for each method."""
-    methods, meanings = registry.methods(operator), {**NAMES[operator], OUTPUT: "the output"}
+    methods, meanings = registry.methods(operator), {**names()[operator], OUTPUT: "the output"}
     types = []
     for method in methods:
         params = lowered(method, setting)
@@ -152,7 +159,7 @@ def other_table(setting: Setting) -> list[str]:
     }
     lines = []
     for label, (operator, function, draw) in calls.items():
-        meanings = {**NAMES[operator], OUTPUT: "the output"}
+        meanings = {**names()[operator], OUTPUT: "the output"}
         types = types_seen(function, (draw() for _ in range(setting.rows)))
         lines += [[label, f"`{name}`", kind, meanings[name]] for name, kind in types.items()]
     return [
@@ -164,7 +171,7 @@ def other_table(setting: Setting) -> list[str]:
 
 def tables() -> str:
     """Everything that stands between the two marks of the document."""
-    parts = [method_table(operator, setting) for operator, setting in SETTINGS.items()]
+    parts = [method_table(operator, setting_of(operator)) for operator in operators.with_methods()]
     return "\n\n".join("\n".join(lines) for lines in (*parts, other_table(OTHERS))) + "\n"
 
 
@@ -177,14 +184,16 @@ def with_tables(document: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/quantization.md")
-    parser.add_argument("--operator", choices=sorted(SETTINGS), help="this table only, of the rows that follow")
+    parser.add_argument(
+        "--operator", choices=sorted(operators.with_methods()), help="this table only, of the rows that follow"
+    )
     for name in ("bits", "columns", "rows", "seed"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--scale", type=float)
     args = parser.parse_args()
     changed = {f.name: v for f in dataclasses.fields(Setting) if (v := getattr(args, f.name)) is not None}
     if args.operator:
-        print("\n".join(method_table(args.operator, dataclasses.replace(SETTINGS[args.operator], **changed))))
+        print("\n".join(method_table(args.operator, dataclasses.replace(setting_of(args.operator), **changed))))
     elif changed:
         parser.error(f"--{next(iter(changed))} needs --operator")
     elif args.write:

@@ -19,15 +19,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from intvit import operators, registry
 from intvit.analysis.sqnr import PAPER_FACTOR, Sqnr, power_ratios
 from intvit.calibrate import Activations, Calibration
 from intvit.engine import Engine
 from intvit.errors import IntvitError
 from intvit.graph import layout
-from intvit.graph.ir import LAYOUT_OPS, Array, Graph
+from intvit.graph.ir import LAYOUT_OPS, Array, FloatGraph, Graph
 from intvit.lowering import Infeasible, lower
 from intvit.memory import fitting
-from intvit.recipe import OPERATORS, Choice, Recipe
+from intvit.recipe import Choice, Recipe
 
 RULES: dict[str, Callable[[SiteScore], float]] = {}
 """Rule name -> what it minimizes; filled below, so that a rule is one entry."""
@@ -138,8 +139,18 @@ def choose(scores: tuple[SiteScore, ...], rule: str) -> dict[str, Choice]:
     return {site: score.choice for site, score in best.items()}
 
 
+PUBLISHED = ("ibert", "fqvit", "ivit")
+"""The candidates of the paper."""
+
+
+def default_candidates(graph: FloatGraph) -> tuple[str, ...]:
+    """Those of the paper's candidates that have a method for an operator of this model."""
+    kinds = {node.op for node in graph.nodes}
+    return tuple(name for name in PUBLISHED if any(m.name == name and m.operator in kinds for m in registry.methods()))
+
+
 def map_methods(
-    graph: Graph,
+    graph: FloatGraph,
     recording: Activations,
     images: Images,
     calibration: Calibration,
@@ -176,12 +187,12 @@ def map_methods(
     for method, run in runs.items():
         uniform = candidates[method].recipe
         for node in graph.nodes:
-            choice = uniform.choice(node.op, node.name) if node.op in OPERATORS else None
+            choice = uniform.choice(node.op, node.name) if node.op in operators.with_methods() else None
             if choice is not None and choice.method == method:  # a borrowed method is no candidate of its own
                 before, after = run.stats[f"{node.name}:in"], run.stats[f"{node.name}:out"]
                 scores.append(SiteScore(node.name, node.op, choice, before.decibel(), after.decibel()))
     logits = {method: run.stats["logits"].decibel(PAPER_FACTOR) for method, run in runs.items()}
-    order = [node.name for node in graph.nodes if node.op in OPERATORS]
+    order = [node.name for node in graph.nodes if node.op in operators.with_methods()]
     listed = tuple(sorted(scores, key=lambda s: order.index(s.site)))
     skipped = tuple(note for found in candidates.values() for note in found.skipped)
     return Mapping(rule, listed, recipe.model_copy(update={"sites": choose(listed, rule)}), logits, skipped)
@@ -197,7 +208,7 @@ class Candidate:
 
 
 def uniform_model(
-    graph: Graph, calibration: Calibration, recipe: Recipe, method: str, methods: tuple[str, ...]
+    graph: FloatGraph, calibration: Calibration, recipe: Recipe, method: str, methods: tuple[str, ...]
 ) -> Candidate:
     """Lower the uniform model of `method`; where that is undefined, the first of `methods` that is not stands in."""
     uniform = recipe.with_method(method)
@@ -217,7 +228,7 @@ def uniform_model(
                     f"{error.site}: no candidate is left here: {'; '.join(e.why for e in refused)}"
                 ) from None
             uniform = uniform.model_copy(update={"sites": {**uniform.sites, error.site: others[0]}})
-    nodes = [node for node in graph.nodes if node.op in OPERATORS]
+    nodes = [node for node in graph.nodes if node.op in operators.with_methods()]
     if not any(uniform.choice(node.op, node.name).method == method for node in nodes):
         first = next(iter(tried.values()), None)
         why = first[0] if first else "it has no operator of its own"
@@ -230,7 +241,7 @@ def uniform_model(
     return Candidate(lowered, uniform, tuple(skipped))
 
 
-def float_values(graph: Graph, name: str, known: Collection[str], read: Callable[[str], Array]) -> Array:
+def float_values(graph: FloatGraph, name: str, known: Collection[str], read: Callable[[str], Array]) -> Array:
     """The float values (B, *shape) of a tensor: `read` from a recording, or what layout moves make of such."""
     values = _moved(graph, name, known, read)
     if values is None:
@@ -243,7 +254,7 @@ def float_values(graph: Graph, name: str, known: Collection[str], read: Callable
     return values
 
 
-def _moved(graph: Graph, name: str, known: Collection[str], read: Callable[[str], Array]) -> Array | None:
+def _moved(graph: FloatGraph, name: str, known: Collection[str], read: Callable[[str], Array]) -> Array | None:
     """The tensor as recorded, or made by the moves that lead to it; None if something else made it."""
     if name in known:
         return read(name)
@@ -255,7 +266,7 @@ def _moved(graph: Graph, name: str, known: Collection[str], read: Callable[[str]
     return layout.apply(node, inputs) if len(inputs) == len(found) else None
 
 
-def _moved_back(graph: Graph, name: str, known: Collection[str], read: Callable[[str], Array]) -> Array | None:
+def _moved_back(graph: FloatGraph, name: str, known: Collection[str], read: Callable[[str], Array]) -> Array | None:
     """The tensor from a recorded one that a reshape or a transpose made of it, by the inverse move."""
     for node in graph.consumers[name]:
         if node.op not in ("reshape", "transpose"):
@@ -278,10 +289,10 @@ class SqnrRun:
     stats: dict[str, Sqnr]
 
     @staticmethod
-    def of(graph: Graph, integer: Graph) -> SqnrRun:
+    def of(graph: FloatGraph, integer: Graph) -> SqnrRun:
         pairs: dict[str, tuple[str, str]] = {}
         for node in graph.nodes:
-            if node.op in OPERATORS:
+            if node.op in operators.with_methods():
                 mate = integer.node(node.name)
                 pairs[f"{node.name}:in"] = (node.inputs[0], mate.inputs[0])
                 pairs[f"{node.name}:out"] = (node.output, mate.output)

@@ -1,7 +1,8 @@
-"""Tensor, Node, Graph: frozen values, and nothing else.
+"""FloatTensor, Tensor, Node, Graph: frozen values, and nothing else.
 
-One graph is the program for one image: shapes carry no batch axis, the engine adds it in front. A float graph (its
-tensors have no `dtype`) and an integer graph share this form; they differ in the operators that `graph/check.py` lists.
+One graph is the program for one image: shapes carry no batch axis, the engine adds it in front. Float graphs (tensors
+have a shape) and integer graphs (they have a type and a scale too) share this form; `operators` says what each
+operator is in either.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
@@ -29,28 +30,40 @@ LAYOUT_OPS = frozenset({"reshape", "transpose", "take", "slice", "concat"})
 
 
 @dataclass(frozen=True, eq=False)
-class Tensor:
-    """A value of the graph. `real = scale * q` (`encoding` linear) or `real = 2**-q`, 0 for q = -1 (log2).
+class FloatTensor:
+    """A value of a float graph."""
 
-    `scale` is None in a float graph, else a scalar (shape ()) or per_channel (shape (C,), last axis) float64 array.
-    `bound` is the proven largest |q|; None where nothing better than `dtype` is known. `source`, of an integer tensor:
-    the tensor of the float graph that it stands for. It decides no bit and is no part of the content hash.
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A value of an integer graph. `encoding` linear: `real = scale * 2**factor * (q - zero_point)`; log2: `real =
+    2**-q`, 0 for q = -1.
+
+    `scale` is a scalar (shape ()) or per_channel (shape (C,), last axis) float64 array. `bound` is the proven largest
+    |q|; None where nothing better than `dtype` is known. `source`: the tensor of the float graph that it stands for. It
+    decides no bit and is no part of the content hash. `factor`: one exponent per channel (C,), 0..8, or none; like a
+    zero point other than 0 it is only for operators that say that they take it (`operators.Operator.takes`).
     """
 
     name: str
     shape: tuple[int, ...]
-    dtype: IntType | None = None
-    scale: Array | None = None
+    dtype: IntType
+    scale: Array
     encoding: str = "linear"
     bound: int | None = None
     source: str | None = None
+    zero_point: int = 0
+    factor: tuple[int, ...] | None = None
 
     @property
     def max_abs(self) -> int:
-        if self.bound is not None:
-            return self.bound
-        assert self.dtype is not None
-        return max(-self.dtype.min, self.dtype.max)
+        return self.bound if self.bound is not None else max(-self.dtype.min, self.dtype.max)
+
+
+AnyTensor = TypeVar("AnyTensor", FloatTensor, Tensor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +79,13 @@ class Node:
 
 
 @dataclass(frozen=True, eq=False)
-class Graph:
+class Graph(Generic[AnyTensor]):
     """Nodes in execution order over named tensors. `metadata` is JSON: where the graph came from, and how."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     nodes: tuple[Node, ...]
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, AnyTensor]
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -99,11 +112,15 @@ class Graph:
     @cached_property
     def content_hash(self) -> str:
         """sha256 over structure, scales and constants: equal graphs hash equal on every machine."""
-        digest = hashlib.sha256(json.dumps(describe(self), sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(describe(cast(IntGraph, self)), sort_keys=True).encode())
         for node in self.nodes:
             for key in sorted(node.arrays):
                 digest.update(f"{node.name}/{key} {tensor_hash(node.arrays[key])}\n".encode())
         return digest.hexdigest()
+
+
+IntGraph = Graph[Tensor]
+FloatGraph = Graph[FloatTensor]
 
 
 def tensor_hash(array: Array) -> str:
@@ -132,12 +149,12 @@ class TensorDigest:
         return self._digest.hexdigest()
 
 
-def sources(graph: Graph) -> dict[str, str]:
+def sources(graph: IntGraph) -> dict[str, str]:
     """Integer tensor -> the float tensor that it stands for, where that is known."""
     return {t.name: t.source for t in graph.tensors.values() if t.source is not None}
 
 
-def describe(graph: Graph) -> dict[str, Any]:
+def describe(graph: IntGraph) -> dict[str, Any]:
     """What the content hash is of: the graph as JSON values, its constant arrays left out."""
     return {
         "inputs": list(graph.inputs),
@@ -158,10 +175,12 @@ def describe(graph: Graph) -> dict[str, Any]:
             {
                 "name": t.name,
                 "shape": list(t.shape),
-                "dtype": None if t.dtype is None else str(t.dtype),
-                "scale": None if t.scale is None else np.asarray(t.scale, np.float64).tolist(),
+                "dtype": str(t.dtype),
+                "scale": np.asarray(t.scale, np.float64).tolist(),
                 "encoding": t.encoding,
                 "bound": t.bound,
+                **({"zero_point": t.zero_point} if t.zero_point else {}),
+                **({} if t.factor is None else {"factor": list(t.factor)}),
             }
             for t in graph.tensors.values()
         ],

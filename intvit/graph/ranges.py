@@ -11,8 +11,8 @@ ACCUMULATOR_BITS = 32
 
 
 def linear_bound(weight: Array, bias: Array | None, x_max: int) -> Array:
-    """Largest |sum_k w[o,k] x[k] + b[o]| over |x| <= x_max, per output channel (O,) int64."""
-    total = np.abs(weight.astype(np.int64)).sum(axis=1) * x_max
+    """Largest |sum_k w[o,k] x[k] + b[o]| over |x| <= x_max, per output channel (O,): Python integers, of any width."""
+    total = np.abs(weight.astype(np.int64)).sum(axis=1).astype(object) * x_max
     return total if bias is None else total + np.abs(bias.astype(np.int64))
 
 

@@ -11,15 +11,16 @@ from intvit import hdf5
 from intvit.errors import IntvitError, reading
 from intvit.files import safe_key
 from intvit.graph.check import check
-from intvit.graph.ir import Array, Graph
+from intvit.graph.ir import Array, IntGraph
 from intvit.graph.text import GraphText, format_graph, rebuild
 from intvit.spec import SPEC_VERSION
 
-KIND, VERSION = "intvit.graph", 3
-"""Version 1 had names as they are for keys; 2 did not say what a tensor stands for."""
+KIND, VERSION = "intvit.graph", 4
+"""Version 1 had names as they are for keys; 2 did not say what a tensor stands for; 3 had no
+zero points and factors."""
 
 
-def save(graph: Graph, path: str | Path) -> None:
+def save(graph: IntGraph, path: str | Path) -> None:
     """Write `graph`; the file appears whole or not at all."""
     check(graph)
     with hdf5.create(path, KIND, VERSION) as (file, _):
@@ -33,9 +34,9 @@ def save(graph: Graph, path: str | Path) -> None:
                 file.create_dataset(_key(node.name, key, VERSION), data=array, **compressed)
 
 
-def load(path: str | Path) -> Graph:
+def load(path: str | Path) -> IntGraph:
     """Read and verify a graph: hash, names, shapes, every constant's range. IntvitError names what does not hold."""
-    with hdf5.read(path, KIND, VERSION, 2, 1) as file:
+    with hdf5.read(path, KIND, VERSION, 3, 2, 1) as file:
         version = hdf5.attribute(file, "version", int)
         expected = hdf5.attribute(file, "content_hash", str)
         held = hdf5.text(file, "graph.json")

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from intvit.errors import IntvitError
-from intvit.graph.ir import Array, Graph, Node, Tensor, describe, sources
+from intvit.graph.ir import Array, Graph, IntGraph, Node, Tensor, describe, sources
 from intvit.inttypes import IntType
 
 
@@ -32,10 +32,12 @@ class NodeText(_Strict):
 class TensorText(_Strict):
     name: str
     shape: list[int]
-    dtype: str | None
-    scale: float | list[float] | None
+    dtype: str
+    scale: float | list[float]
     encoding: str
     bound: int | None
+    zero_point: int = 0
+    factor: list[int] | None = None
 
 
 class GraphText(_Strict):
@@ -50,12 +52,12 @@ class GraphText(_Strict):
     """Integer tensor -> the float tensor that it stands for."""
 
 
-def format_graph(graph: Graph) -> str:
+def format_graph(graph: IntGraph) -> str:
     """The JSON of a graph without its constants."""
     return json.dumps({**describe(graph), "sources": sources(graph)}, sort_keys=True)
 
 
-def rebuild(text: GraphText, arrays: Mapping[str, Mapping[str, Array]]) -> Graph:
+def rebuild(text: GraphText, arrays: Mapping[str, Mapping[str, Array]]) -> IntGraph:
     """The Graph of `text`, `arrays[node name][key]` its constants; IntvitError where names are not unique."""
     for names in ([t.name for t in text.tensors], [n.name for n in text.nodes], *(n.arrays for n in text.nodes)):
         if len(set(names)) < len(names):
@@ -73,11 +75,13 @@ def rebuild(text: GraphText, arrays: Mapping[str, Mapping[str, Array]]) -> Graph
             t.name: Tensor(
                 t.name,
                 tuple(t.shape),
-                None if t.dtype is None else IntType.parse(t.dtype),
-                None if t.scale is None else np.array(t.scale, np.float64),
+                IntType.parse(t.dtype),
+                np.array(t.scale, np.float64),
                 t.encoding,
                 t.bound,
                 text.sources.get(t.name),
+                t.zero_point,
+                None if t.factor is None else tuple(t.factor),
             )
             for t in text.tensors
         },

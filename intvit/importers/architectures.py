@@ -9,20 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+from intvit import operators
 from intvit.errors import IntvitError, shortened
 
-ACTIVATIONS = {
-    "gelu": "none",
-    "gelu_python": "none",
-    "gelu_tanh": "tanh",
-    "gelu_new": "tanh",
-    "gelu_fast": "tanh",
-    "gelu_accurate": "tanh",
-    "gelu_pytorch_tanh": "tanh",
-    "gelu_python_tanh": "tanh",
-}
-"""Names of timm and transformers for the two forms of GELU -> `approximate` of the ONNX operator."""
 VIT_SIZES = {
     "tiny": (192, 3),
     "wee": (256, 4),
@@ -56,7 +47,7 @@ SWIN_SIZES = {
 FAMILIES = {
     "vit": (
         VIT_SIZES,
-        r"in21k|miil|laion2b|36x1|plus|dinov2|dino|tipsv2|radio|v3|v4|clip|siglip|gap|reg\d+",
+        r"in21k|miil|laion2b|36x1|plus|quickgelu|dinov2|dino|tipsv2|radio|v3|v4|clip|siglip|gap|reg\d+",
     ),
     "deit": (VIT_SIZES, "distilled"),
     "deit3": (VIT_SIZES, "in21ft1k"),
@@ -66,7 +57,6 @@ FAMILIES = {
 }
 """First part of a name -> its sizes, and the parts that may stand there besides patch and image size."""
 OTHERS = {
-    "quickgelu": "quick GELU",
     "rpn": "LayerNorm behind attention and MLP",
     "xp|pwee|dpwee|18x2": "attention and MLP side by side",
     "dwee|dlittle": "differential attention",
@@ -113,7 +103,7 @@ def facts(architecture: str) -> Facts:
     """The facts of a timm name; IntvitError if a part of it is unknown, or stands for what cannot be built here.
 
     >>> facts("vit_huge_patch14_clip_224.laion2b_ft_in1k")
-    Facts(family='vit', width=1280, heads=16, act='none', layer_norm_eps=1e-05)
+    Facts(family='vit', width=1280, heads=16, act='gelu', layer_norm_eps=1e-05)
     """
     name = architecture.rpartition("/")[2].partition(".")[0]
     family, *parts = name.replace("_s3_", "_s3").split("_")
@@ -135,9 +125,8 @@ def facts(architecture: str) -> Facts:
         or {"large", "512"}.issubset(parts)
         or {"so400m", "patch16"}.issubset(parts)
     )
-    return Facts(
-        family, width, heads, "tanh" if tanh else "none", 1e-5 if family == "swin" or "clip" in parts else 1e-6
-    )
+    act = "quick_gelu" if "quickgelu" in parts else "gelu_tanh" if tanh else "gelu"
+    return Facts(family, width, heads, act, 1e-5 if family == "swin" or "clip" in parts else 1e-6)
 
 
 def refuse_others(names: Iterable[str]) -> None:
@@ -149,9 +138,14 @@ def refuse_others(names: Iterable[str]) -> None:
 
 
 def activation(where: str, name: object) -> str:
-    """`approximate` of the GELU of this name; IntvitError for every other activation."""
-    form = ACTIVATIONS.get(name) if isinstance(name, str) else None
-    if form is None:
-        known = ", ".join(ACTIVATIONS)
-        raise IntvitError(f"{where} must be gelu or one of its forms ({known}), not {shortened(name)}")
-    return form
+    """The activation of this name of timm and transformers, as `activation_node` takes it; IntvitError for others."""
+    known = [known for kind in operators.operators().values() for known in kind.activations]
+    if not isinstance(name, str) or name not in known:
+        raise IntvitError(f"{where} must be one of {', '.join(known)}, not {shortened(name)}")
+    return name
+
+
+def activation_node(name: str) -> tuple[str, dict[str, Any]]:
+    """The canonical ONNX operator of an activation, and its attributes."""
+    kind = next(kind for kind in operators.operators().values() if name in kind.activations)
+    return next(iter(kind.reads)), dict(kind.activations[name])

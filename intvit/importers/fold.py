@@ -20,14 +20,13 @@ from intvit.errors import IntvitError, reading, reason
 from intvit.graph.ir import Array
 from intvit.importers.builder import needed
 from intvit.importers.onnx import attributes
+from intvit.importers.rewrites import handlers
 
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 LEAST_OPSET = 7
 """Of onnxruntime; older operators also broadcast and drop out in other ways."""
 ONNX_DOMAINS = ("", "ai.onnx")
-MICROSOFT = frozenset({"BiasGelu", "FastGelu", "Gelu"})
-"""Operators of onnxruntime's own domain that are read; others are not known to be functions of their inputs."""
 RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
@@ -41,7 +40,7 @@ SMALL = 1024
 NOT_FUSED = [
     "AttentionFusion", "BiasGeluFusion", "BiasSoftmaxFusion", "ConvAddFusion", "ConvMulFusion", "ConvActivationFusion",
     "GemmActivationFusion", "MatMulActivationFusion", "MatMulAddFusion", "MatMulScaleFusion", "MatmulTransposeFusion",
-    "NchwcTransformer", "SimplifiedLayerNormFusion", "SkipLayerNormFusion", "TransposeOptimizer",
+    "NchwcTransformer", "SkipLayerNormFusion", "TransposeOptimizer",
     "TransposeOptimizer_CPUExecutionProvider",
     "QuickGeluFusion",
 ]  # fmt: skip
@@ -147,10 +146,10 @@ def _check_functions(model: onnx.ModelProto) -> None:
 
 def _check_deterministic(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], opset: int) -> None:
     """Every node must be a function of its inputs: an import must give the same weights whenever it is run."""
-    constants = _constants(graph)
+    constants = _constants(graph)  # operators of other domains are not known to be functions of their inputs
     for node in _nodes(nodes):
         name = node.name or next(iter(node.output), "")
-        if node.domain not in ONNX_DOMAINS and not (node.domain == "com.microsoft" and node.op_type in MICROSOFT):
+        if node.domain not in ONNX_DOMAINS and f"{node.domain}.{node.op_type}" not in handlers():
             raise IntvitError(f"{name} ({node.domain}.{node.op_type}): this operator has no integer form")
         if node.op_type in RANDOM:
             raise IntvitError(f"{name} ({node.op_type}): must be a function of its inputs, and draws at random; "

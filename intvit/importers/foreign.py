@@ -21,9 +21,9 @@ from onnx import numpy_helper
 
 from intvit.errors import IntvitError, reading, reason
 from intvit.importers.builder import Builder, evaluate
-from intvit.importers.fold import MICROSOFT, ONNX_DOMAINS, check_result, constant_value, fold
+from intvit.importers.fold import ONNX_DOMAINS, check_result, constant_value, fold
 from intvit.importers.onnx import attributes, float_graph, load_model, model_metadata
-from intvit.importers.operators import HANDLERS, pointwise, recognised
+from intvit.importers.rewrites import handlers, pointwise, recognised
 from intvit.importers.views import Pointwise, Refused, Unknown, Value, View, Writer
 
 MOST_CAUSES = 4
@@ -144,12 +144,12 @@ class _Walker:
 
     def moved(self, writer: Writer, node: onnx.NodeProto, inputs: list[Value]) -> list[Value]:
         """The outputs of a node that reads activations."""
-        known = node.domain in ONNX_DOMAINS or node.op_type in MICROSOFT
+        operator = node.op_type if node.domain in ONNX_DOMAINS else f"{node.domain}.{node.op_type}"
         function = pointwise(writer, node, inputs) if node.domain in ONNX_DOMAINS else None
         if function is not None:
             return [function]
         inputs = [recognised(writer, value) for value in inputs]
-        handler = HANDLERS.get(node.op_type) if known else None
+        handler = handlers().get(operator)
         if handler is None:
             raise Refused("this operator has no integer form")
         attrs = attributes(node)

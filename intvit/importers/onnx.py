@@ -16,33 +16,42 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 from onnx import TensorProto, numpy_helper
 
+from intvit import operators
 from intvit.errors import IntvitError
 from intvit.files import safe_name
 from intvit.graph import layout
-from intvit.graph.ir import MOST_AXES, MOST_ELEMENTS, Array, Graph, Node, Tensor
+from intvit.graph.ir import MOST_AXES, MOST_ELEMENTS, Array, FloatGraph, FloatTensor, Graph, Node
 from intvit.importers.onnxfile import METADATA_KEY, load_model, model_metadata, set_metadata
 
 __all__ = [
-    "METADATA_KEY", "OPSET", "attributes", "float_graph", "load_model", "model_metadata", "model_sha256",
-    "set_metadata",
+    "DOMAIN", "METADATA_KEY", "OPSET", "Reader", "attributes", "float_graph", "functions", "load_model",
+    "model_metadata", "model_sha256", "set_metadata",
 ]  # fmt: skip
 
-OPSET = 20
-"""Of the canonical form."""
+OPSET, DOMAIN = 20, "intvit"
+"""Of the canonical form: of ONNX's operators, and of the functions that a file carries."""
 TRAINED = ("weight_integer", "weight_scale", "bias_integer")
 """Constants that a site of a trained network has beside its float weights."""
+
+
+def functions() -> list[onnx.FunctionProto]:
+    """The kinds that ONNX has no operator for, as functions of ONNX operators."""
+    head = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}]>'
+    kinds = operators.operators().values()
+    return [onnx.parser.parse_function(f"{head} {kind.function}") for kind in kinds if kind.function]
 
 
 def model_sha256(model: onnx.ModelProto) -> str:
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
-def float_graph(model: onnx.ModelProto) -> Graph:
+def float_graph(model: onnx.ModelProto) -> FloatGraph:
     """The float Graph of `model`; raises IntvitError naming the first node that cannot be lowered."""
     metadata = model_metadata(model)
-    reader = _Reader(model)
+    reader = Reader(model)
     for name, array in reader.constants.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise IntvitError(f"{name}: weights must be finite, not NaN or infinite")
@@ -54,10 +63,10 @@ def float_graph(model: onnx.ModelProto) -> Graph:
 
 
 @dataclass
-class _Reader:
+class Reader:
     model: onnx.ModelProto
     constants: dict[str, Array] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tensors: dict[str, FloatTensor] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
     input: str = ""
@@ -80,6 +89,14 @@ class _Reader:
             raise IntvitError(f"ONNX graph: must have one input, not {[i.name for i in inputs]}")
         if len(graph.output) != 1:
             raise IntvitError(f"ONNX graph: must have one output, not {[o.name for o in graph.output]}")
+        known = {f.name: f.SerializeToString(deterministic=True) for f in functions()}
+        for function in self.model.functions:
+            if function.domain != DOMAIN or known.get(function.name) != function.SerializeToString(deterministic=True):
+                raise IntvitError(f"{function.domain}.{function.name}: must be a function as `intvit import` writes it")
+        carried = {function.name for function in self.model.functions}
+        for node in graph.node:
+            if node.domain == DOMAIN and node.op_type in known and node.op_type not in carried:
+                raise IntvitError(f"{node.name}: the file must carry the function {DOMAIN}.{node.op_type}")
         self.input = inputs[0].name
         kind = inputs[0].type.tensor_type
         dims = [d.dim_value for d in kind.shape.dim]
@@ -89,7 +106,7 @@ class _Reader:
             raise IntvitError(
                 f"{self.input}: must be float32 with a free batch axis, not type {kind.elem_type}, {dims}"
             )
-        self._add(Tensor(self.input, tuple(dims[1:])))
+        self._add(FloatTensor(self.input, tuple(dims[1:])))
         for node in graph.node:
             for name in node.input:
                 self.consumers[name] = self.consumers.get(name, 0) + 1
@@ -102,15 +119,16 @@ class _Reader:
         output = self.model.graph.output[0].name
         needed = self._depended_on(output, lambda node: node.input)
         handled = self._depended_on(output, lambda node: node.input[:1] if node.op_type == "Expand" else node.input)
+        handlers = _readers()
         for node in self.model.graph.node:
             name = next(iter(node.output), node.name)
             if name not in needed:
                 raise IntvitError(f"{name}: the output must depend on every node, and not on this")
             if name not in handled:
                 continue  # the shape of an Expand
-            handler = _HANDLERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+            operator = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+            handler = handlers.get(operator)
             if handler is None:
-                operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
                 raise IntvitError(f"{name}: ONNX operator {operator} has no integer form")
             if len(node.output) != 1 or node.name not in ("", name):
                 raise IntvitError(f"{node.name}: must have one output, of its own name, not {list(node.output)}")
@@ -130,7 +148,7 @@ class _Reader:
 
     # -- small parts used by the handlers
 
-    def _add(self, tensor: Tensor) -> None:
+    def _add(self, tensor: FloatTensor) -> None:
         if not tensor.name.isprintable() or not safe_name(tensor.name) or not tensor.name:
             raise IntvitError(f"{tensor.name!r}: a name must not be empty and must be printable")
         if math.prod(tensor.shape) > MOST_ELEMENTS or len(tensor.shape) > MOST_AXES:
@@ -151,7 +169,7 @@ class _Reader:
         self.append(Node(op, node.output[0], inputs, node.output[0], **values), shape)
 
     def append(self, node: Node, shape: tuple[int, ...]) -> None:
-        self._add(Tensor(node.output, shape))
+        self._add(FloatTensor(node.output, shape))
         if node.name in self.names:
             raise IntvitError(f"{node.name}: must be the name of one node")
         self.names.add(node.name)
@@ -203,6 +221,14 @@ class _Reader:
             raise IntvitError(f"{name}: must be float32 and broadcast to {shape}, not {array.dtype} {array.shape}")
         return array
 
+    def attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
+        return attributes(node)
+
+    def check_last_axis(self, node: onnx.NodeProto) -> None:
+        axis, shape = attributes(node).get("axis", -1), self.shape(node.input[0])
+        if axis not in (-1, len(shape)):
+            raise IntvitError(f"{node.name}: {node.op_type} axis must be the last, not {axis}")
+
     def with_trained(self, node: Node) -> Node:
         """`node` with the integers that were trained for it."""
         found = {key: self.constants[f"{node.name}.{key}"] for key in TRAINED if f"{node.name}.{key}" in self.constants}
@@ -219,14 +245,14 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
-def _constant(r: _Reader, node: onnx.NodeProto) -> None:
+def _constant(r: Reader, node: onnx.NodeProto) -> None:
     value = attributes(node).get("value")
     if not isinstance(value, TensorProto):
         raise IntvitError(f"{node.output[0]}: Constant must have a tensor value")
     r.constants[node.output[0]] = numpy_helper.to_array(value)
 
 
-def _expand(r: _Reader, node: onnx.NodeProto) -> None:
+def _expand(r: Reader, node: onnx.NodeProto) -> None:
     """A constant repeated over the batch is that constant."""
     value = r.constant(node, 0, "f", None)
     if value.shape[:1] != (1,) or not _is_batch_and(r, node.input[1], value.shape[1:]):
@@ -235,7 +261,7 @@ def _expand(r: _Reader, node: onnx.NodeProto) -> None:
     r.repeated.add(node.output[0])
 
 
-def _is_batch_and(r: _Reader, name: str, rest: tuple[int, ...]) -> bool:
+def _is_batch_and(r: Reader, name: str, rest: tuple[int, ...]) -> bool:
     """True if tensor `name` is the shape (length of the input's batch axis, *rest)."""
     concat = r.producers.get(name)
     if concat is None or concat.op_type != "Concat" or len(concat.input) != 2 or attributes(concat) != {"axis": 0}:
@@ -252,117 +278,7 @@ def _is_batch_and(r: _Reader, name: str, rest: tuple[int, ...]) -> bool:
     )
 
 
-def _conv(r: _Reader, node: onnx.NodeProto) -> None:
-    """Kernel = stride, no padding: cut into patches, then a linear operator; output (O, H/p, W/p)."""
-    attrs, name, shape = attributes(node), node.output[0], r.shape(node.input[0])
-    if len(shape) != 3:
-        raise IntvitError(f"{name}: convolution must read images (C, H, W), not {shape}")
-    channels, height, width = shape
-    weight = r.constant(node, 1, "f", (None, channels, None, None))
-    n_out, _, p, q = weight.shape
-    plain = (
-        list(attrs.get("strides", [1, 1])) == list(attrs.get("kernel_shape", [p, q])) == [p, q]
-        and not any(attrs.get("pads", []))
-        and all(d == 1 for d in attrs.get("dilations", []))
-        and attrs.get("group", 1) == 1
-        and attrs.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
-    )
-    if not plain:
-        raise IntvitError(f"{name}: convolution must have stride = kernel {[p, q]}, no padding, one group; not {attrs}")
-    if height % p or width % q:
-        raise IntvitError(f"{name}: image size {(height, width)} must be a multiple of the patch size {(p, q)}")
-    h, w = height // p, width // q
-    r.move("reshape", f"{name}.cut", node.input[0], f"{name}.cut", shape=[channels, h, p, w, q])
-    r.move("transpose", f"{name}.order", f"{name}.cut", f"{name}.order", perm=[1, 3, 0, 2, 4])
-    r.move("reshape", f"{name}.patches", f"{name}.order", f"{name}.patches", shape=[h, w, channels * p * q])
-    arrays = {"weight": weight.reshape(n_out, -1)}
-    if len(node.input) > 2:
-        arrays["bias"] = r.constant(node, 2, "f", (n_out,))
-    r.append(Node("linear", name, (f"{name}.patches",), f"{name}.linear", {}, arrays), (h, w, n_out))
-    r.move("transpose", f"{name}.chw", f"{name}.linear", name, perm=[2, 0, 1])
-
-
-def _matmul(r: _Reader, node: onnx.NodeProto) -> None:
-    a, b = node.input
-    left = r.shape(a)
-    if b in r.constants:
-        weight = r.constant(node, 1, "f", (left[-1], None)).T
-        r.emit("linear", node, (a,), (*left[:-1], len(weight)), arrays={"weight": weight})
-        return
-    right = r.shape(b)
-    if len(left) < 2 or len(left) != len(right) or left[-1] != right[-2] or left[:-2] != right[:-2]:
-        raise IntvitError(f"{node.name}: MatMul shapes must agree, not {left} and {right}")
-    r.emit("matmul", node, (a, b), (*left[:-1], right[-1]))
-
-
-def _add(r: _Reader, node: onnx.NodeProto) -> None:
-    a, b = node.input
-    if a in r.constants:
-        a, b = b, a
-    shape = r.shape(a)
-    if b not in r.constants:
-        if shape != r.shape(b):
-            raise IntvitError(f"{node.name}: Add shapes must be equal, not {shape} and {r.shape(b)}")
-        r.emit("add", node, (a, b), shape)
-        return
-    value = r.without_batch(b, shape)
-    producer = next((n for n in r.nodes if n.output == a and n.op == "linear" and "bias" not in n.arrays), None)
-    if producer is not None and r.consumers[a] == 1 and value.shape[-1:] == (value.size,) == shape[-1:]:  # its bias
-        r.nodes.remove(producer)
-        r.names.discard(producer.name)
-        del r.tensors[a]
-        arrays = {**producer.arrays, "bias": value.reshape(-1)}
-        r.emit("linear", node, producer.inputs, shape, arrays=arrays)
-        return
-    r.emit("add", node, (a,), shape, arrays={"value": value})
-
-
-def _mul(r: _Reader, node: onnx.NodeProto) -> None:
-    a, b = node.input
-    if a in r.constants:
-        a, b = b, a
-    shape = r.shape(a)
-    value = r.without_batch(b, shape) if b in r.constants else None
-    if value is None or value.size != 1 or float(value.reshape(())) <= 0:
-        raise IntvitError(f"{node.name}: Mul must have one positive scalar constant")
-    r.emit("scale", node, (a,), shape, attrs={"factor": float(value.reshape(()))})
-
-
-def _unary(op: str) -> Callable[[_Reader, onnx.NodeProto], None]:
-    def handler(r: _Reader, node: onnx.NodeProto) -> None:
-        r.emit(op, node, (node.input[0],), r.shape(node.input[0]))
-
-    return handler
-
-
-def _gelu(r: _Reader, node: onnx.NodeProto) -> None:
-    if attributes(node).get("approximate", b"none") not in (b"none", b"tanh"):
-        raise IntvitError(f"{node.name}: Gelu approximate must be none or tanh")
-    r.emit("gelu", node, (node.input[0],), r.shape(node.input[0]))
-
-
-def _last_axis(r: _Reader, node: onnx.NodeProto) -> None:
-    axis, shape = attributes(node).get("axis", -1), r.shape(node.input[0])
-    if axis not in (-1, len(shape)):
-        raise IntvitError(f"{node.name}: {node.op_type} axis must be the last, not {axis}")
-
-
-def _softmax(r: _Reader, node: onnx.NodeProto) -> None:
-    _last_axis(r, node)
-    r.emit("softmax", node, (node.input[0],), r.shape(node.input[0]))
-
-
-def _layernorm(r: _Reader, node: onnx.NodeProto) -> None:
-    _last_axis(r, node)
-    shape, eps = r.shape(node.input[0]), attributes(node).get("epsilon", 1e-5)
-    if not 0 <= eps < math.inf:
-        raise IntvitError(f"{node.name}: LayerNormalization epsilon must be finite and not negative, not {eps}")
-    gamma = r.constant(node, 1, "f", shape[-1:])
-    beta = r.constant(node, 2, "f", shape[-1:]) if len(node.input) > 2 else np.zeros_like(gamma)
-    r.emit("layernorm", node, (node.input[0],), shape, attrs={"eps": eps}, arrays={"gamma": gamma, "beta": beta})
-
-
-def _reshape(r: _Reader, node: onnx.NodeProto) -> None:
+def _reshape(r: Reader, node: onnx.NodeProto) -> None:
     before, (batch, *target) = r.shape(node.input[0]), r.integers(node, 1)
     if batch != 0 or attributes(node).get("allowzero", 0) or min(target, default=1) < -1 or target.count(-1) > 1:
         raise IntvitError(f"{node.name}: Reshape must be to [0, ...], one -1 at most, not {[batch, *target]}")
@@ -374,7 +290,7 @@ def _reshape(r: _Reader, node: onnx.NodeProto) -> None:
     r.move("reshape", node.output[0], node.input[0], node.output[0], shape=target)
 
 
-def _transpose(r: _Reader, node: onnx.NodeProto) -> None:
+def _transpose(r: Reader, node: onnx.NodeProto) -> None:
     axes = len(r.shape(node.input[0])) + 1
     perm = list(attributes(node).get("perm", range(axes)[::-1]))
     if sorted(perm) != list(range(axes)) or perm[0] != 0:
@@ -382,7 +298,7 @@ def _transpose(r: _Reader, node: onnx.NodeProto) -> None:
     r.move("transpose", node.output[0], node.input[0], node.output[0], perm=[int(p) - 1 for p in perm[1:]])
 
 
-def _gather(r: _Reader, node: onnx.NodeProto) -> None:
+def _gather(r: Reader, node: onnx.NodeProto) -> None:
     axis = r.inner_axis(node, attributes(node).get("axis", 0))
     index, length = int(r.constant(node, 1, "i", ())), r.shape(node.input[0])[axis]
     if not -length <= index < length:
@@ -390,7 +306,7 @@ def _gather(r: _Reader, node: onnx.NodeProto) -> None:
     r.move("take", node.output[0], node.input[0], node.output[0], axis=axis, index=index)
 
 
-def _slice(r: _Reader, node: onnx.NodeProto) -> None:
+def _slice(r: Reader, node: onnx.NodeProto) -> None:
     starts, ends = r.integers(node, 1), r.integers(node, 2)
     axes = r.integers(node, 3) if len(node.input) > 3 and node.input[3] else list(range(len(starts)))
     steps = r.integers(node, 4) if len(node.input) > 4 and node.input[4] else [1] * len(starts)
@@ -408,7 +324,7 @@ def _slice(r: _Reader, node: onnx.NodeProto) -> None:
         source = output
 
 
-def _concat(r: _Reader, node: onnx.NodeProto) -> None:
+def _concat(r: Reader, node: onnx.NodeProto) -> None:
     activations = [name for name in node.input if name not in r.constants]
     if not activations:
         raise IntvitError(f"{node.name}: Concat must join at least one activation")
@@ -435,32 +351,22 @@ def _concat(r: _Reader, node: onnx.NodeProto) -> None:
     r.append(result, layout.output_shape(result, [r.shape(name) for name in inputs]))
 
 
-def _mean(r: _Reader, node: onnx.NodeProto) -> None:
-    attrs, shape = attributes(node), r.shape(node.input[0])
-    axes = r.integers(node, 1) if len(node.input) > 1 and node.input[1] else []
-    if len(axes) != 1:
-        raise IntvitError(f"{node.name}: ReduceMean must name one axis, not {axes}")
-    axis = r.inner_axis(node, axes[0])
-    kept = (1,) if attrs.get("keepdims", 1) else ()
-    after = (*shape[:axis], *kept, *shape[axis + 1 :])
-    r.emit("mean", node, (node.input[0],), after, attrs={"axis": axis, "keepdims": bool(kept)})
-
-
-_HANDLERS: dict[str, Callable[[_Reader, onnx.NodeProto], None]] = {
-    "Add": _add,
+_HANDLERS: dict[str, Callable[[Reader, onnx.NodeProto], None]] = {
     "Concat": _concat,
     "Constant": _constant,
-    "Conv": _conv,
     "Expand": _expand,
     "Gather": _gather,
-    "Gelu": _gelu,
-    "Identity": _unary("identity"),
-    "LayerNormalization": _layernorm,
-    "MatMul": _matmul,
-    "Mul": _mul,
-    "ReduceMean": _mean,
     "Reshape": _reshape,
     "Slice": _slice,
-    "Softmax": _softmax,
     "Transpose": _transpose,
 }
+"""Layout and constants; how the others are read, their kinds say."""
+
+
+def _readers() -> dict[str, Callable[[Reader, onnx.NodeProto], None]]:
+    """ONNX operator -> how it is read; `intvit.Silu` for one of the functions that a file carries."""
+    found = dict(_HANDLERS)
+    for kind in operators.operators().values():
+        for op, read in kind.reads.items():
+            found[f"{DOMAIN}.{op}" if kind.function else op] = read
+    return found

@@ -18,7 +18,7 @@ import onnx
 
 from intvit.errors import IntvitError
 from intvit.graph.ir import Array
-from intvit.importers.architectures import refuse_others
+from intvit.importers.architectures import activation_node, refuse_others
 from intvit.importers.builder import Builder, resize_bicubic
 from intvit.importers.config import options as checked_options
 from intvit.importers.timm_config import timm_config
@@ -63,20 +63,20 @@ def attention(
 def mlp(
     b: Builder, site: str, x: str, weights: Weights, dim: int, act: str | None = None, out_gain: Array | None = None
 ) -> str:
-    """`act`: the form of GELU, exact ("none") where it is not given, or "tanh"."""
+    """`act`: the activation, as `architectures.activation` knows it; exact GELU where it is not given."""
     hidden = weights.shape(f"{site}.fc1.weight", 2)[0]
     if weights.shape(f"{site}.fc2.weight", 2)[1] * 2 == hidden:
         raise IntvitError(f"{site}.fc1: a gated unit (SwiGLU) cannot be built here")
     weight, bias = weights.take(f"{site}.fc1.weight", hidden, dim), weights.maybe(f"{site}.fc1.bias", hidden)
-    form = {"approximate": act} if act == "tanh" else {}
-    act = b.add("Gelu", f"{site}.act", b.linear(f"{site}.fc1", x, weight, bias), **form)
+    op, form = activation_node(act or "gelu")
+    act = b.add(op, f"{site}.act", b.linear(f"{site}.fc1", x, weight, bias), **form)
     weight, bias = weights.take(f"{site}.fc2.weight", dim, hidden), weights.maybe(f"{site}.fc2.bias", dim)
     return b.linear(f"{site}.fc2", act, *scaled(weight, bias, out_gain))
 
 
 def _layernorm(b: Builder, site: str, x: str, w: Weights, dim: int, eps: float) -> str:
     if f"{site}.weight" in w.tensors and f"{site}.bias" not in w.tensors:
-        why = "a norm without bias (RMSNorm) cannot be built here"
+        why = "a norm without bias may be an RMSNorm or not; export the model to ONNX and import that"
         raise IntvitError(f"{site}.bias: tensor is missing; it must have shape [{dim}]: {why}")
     return b.layernorm(site, x, w.take(f"{site}.weight", dim), w.take(f"{site}.bias", dim), eps)
 
@@ -101,7 +101,7 @@ def build_vit(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx.
     """timm's VisionTransformer (DeiT too): patch, width, depth, tokens and image size from the weights.
 
     Without a classifier the output is the normed tokens. Besides the Options of `config`, `options` may hold act
-    ("none" or "tanh"), pool ("token" or "avg"), no_embed_class (bool), interpolate ("bicubic" or "antialias").
+    (the activation), pool ("token" or "avg"), no_embed_class (bool), interpolate ("bicubic" or "antialias").
     """
     tensors = _layer_scale_as_timm(tensors)
     refuse_others(tensors)
@@ -306,7 +306,7 @@ def build_swin(tensors: Mapping[str, Array], options: Mapping[str, Any]) -> onnx
     """Swin Transformer (v1): stages of window attention with cyclic shifts, patch merging, average pooling.
 
     Reads the original repository's names (downsample at a stage's end) and timm's newer ones (at the next one's start).
-    Besides the Options of `config`, `options` may hold act ("none" or "tanh"), merging_eps (of the norms of patches and
+    Besides the Options of `config`, `options` may hold act (the activation), merging_eps (of the norms of patches and
     of merging, where it is another), one_shift (refuse grids that only one version of timm shifts).
     """
     refuse_others(tensors)

@@ -24,9 +24,10 @@ class Affine:
     """A linear or LayerNorm that is not written yet, as constants after it may still go into it."""
 
     op: str
+    """linear, or the kind of the norm."""
     source: str
     scale: Array
-    """Linear: weight (O, I); LayerNorm: gamma (C,)."""
+    """Linear: weight (O, I); a norm: gamma (C,)."""
     offset: Array | None
     eps: float = 0.0
 
@@ -35,7 +36,10 @@ class Affine:
         scale = self.scale * (column[:, None] if self.op == "linear" else column)
         return replace(self, scale=scale, offset=None if self.offset is None else self.offset * column)
 
-    def plus(self, value: Array) -> Affine:
+    def plus(self, value: Array) -> Affine | None:
+        """None for a norm that has no offset."""
+        if self.op not in ("linear", "layernorm"):
+            return None
         column = np.broadcast_to(value.reshape(-1), self.scale.shape[:1])
         return replace(self, offset=column if self.offset is None else self.offset + column)
 
@@ -52,13 +56,14 @@ class View:
     batch: int | None
     gain: float = 1.0
     affine: Affine | None = None
-    remake: Callable[[Callable[[Affine], Affine]], View] | None = None
+    remake: Callable[[Callable[[Affine], Affine | None]], View | None] | None = None
     """After layout that keeps the channels: the same moves over a changed affine operator."""
 
-    def changed(self, change: Callable[[Affine], Affine]) -> View | None:
+    def changed(self, change: Callable[[Affine], Affine | None]) -> View | None:
         """This value, had the affine operator that it comes from been another one; None if it comes from none."""
         if self.affine is not None:
-            return replace(self, affine=change(self.affine))
+            affine = change(self.affine)
+            return None if affine is None else replace(self, affine=affine)
         return None if self.remake is None else self.remake(change)
 
     @property
@@ -99,6 +104,12 @@ Value = Any
 
 class Refused(Exception):
     """A node that has no canonical form; the text says why."""
+
+
+def last_axis_vector(value: Array, shape: Shape) -> bool:
+    """True if `value`, as it broadcasts to `shape`, differs along the last axis at most."""
+    one_axis = value.shape[-1:] == shape[-1:] == (value.size,)
+    return value.ndim <= len(shape) and (value.size == 1 or one_axis)
 
 
 def unit_axis(shape: Shape) -> int | None:
@@ -146,6 +157,8 @@ class Writer:
             name = self.site(view.name)
             if affine.op == "linear":
                 self.builder.linear(name, affine.source, affine.scale, affine.offset)
+            elif affine.op == "rmsnorm":
+                self.builder.rmsnorm(name, affine.source, affine.scale, affine.eps)
             else:
                 beta = np.zeros_like(affine.scale) if affine.offset is None else affine.offset
                 self.builder.layernorm(name, affine.source, affine.scale, np.ascontiguousarray(beta), affine.eps)
@@ -179,10 +192,9 @@ class Writer:
     def remade(self, after: View, before: View, move: Callable[[View], View]) -> View:
         """`after`, the result of `move` on `before`, with the way to make it anew."""
 
-        def remake(change: Callable[[Affine], Affine]) -> View:
+        def remake(change: Callable[[Affine], Affine | None]) -> View | None:
             changed = before.changed(change)
-            assert changed is not None
-            return move(changed)
+            return None if changed is None else move(changed)
 
         known = before.affine is not None or before.remake is not None
         return replace(after, remake=remake if known else None)
@@ -200,6 +212,56 @@ class Writer:
             return self.placed(view)
         others = [i for i, n in enumerate(view.shape) if n == 1 and i not in axes]
         return self.reshaped(view, view.shape, others[0] if others else None)
+
+    # -- what kinds of operators write
+
+    def refused(self, why: str) -> Refused:
+        """The exception to raise for a node that has no canonical form."""
+        return Refused(why)
+
+    def plus_constant(self, x: View, value: Array, label: str) -> View:
+        """`x` plus a constant that broadcasts to it: into the affine operator that it comes from, or an Add."""
+        if not np.any(value) and np.broadcast_shapes(value.shape, x.shape) == x.shape:
+            return x
+        if x.gain == 1 and last_axis_vector(value, x.shape):
+            changed = x.changed(lambda affine: affine.plus(value))
+            if changed is not None:
+                return changed if changed.affine is None else replace(changed, name=label)
+        if np.broadcast_shapes(value.shape, x.shape) != x.shape:
+            raise Refused(f"a constant of shape {value.shape} must not enlarge {x.shape}")
+        source = self.settle(x)
+        aligned = value.reshape((1,) * (len(x.shape) - value.ndim) + value.shape).astype(np.float32)
+        if x.batch is not None:
+            aligned = np.take(aligned, 0, axis=x.batch)
+        name = self.unique(label)
+        self.builder.add("Add", name, source, self.builder.constant(f"{name}.value", aligned[None]))
+        return View(name, x.shape, x.batch)
+
+    def activation(self, op: str, x: View, name: str, **attributes: Any) -> View:
+        """A canonical operator of one activation, element by element or over its last axis."""
+        return View(self.builder.add(op, name, self.settle(x), **attributes), x.shape, x.batch)
+
+    def softmax(self, x: View, name: str, axis: int) -> View:
+        last = len(x.shape) - 1
+        if axis % len(x.shape) != last:
+            raise Refused(f"axis must be the last, not {axis % len(x.shape)}")
+        return self.activation("Softmax", self.clear_of(x, [last]), name, axis=-1)
+
+    def norm(self, op: str, x: View, gamma: Value, beta: Value, attrs: dict[str, Any], label: str) -> View:
+        """A norm of the last axis, still open for constants after it."""
+        if attrs.get("axis", -1) % len(x.shape) != len(x.shape) - 1:
+            raise Refused(f"axis must be the last, not {attrs['axis']}")
+        if isinstance(gamma, View) or isinstance(beta, View):
+            raise Refused("gamma and beta must be constants")
+        if not all(v is None or last_axis_vector(v, x.shape) for v in (gamma, beta)):
+            raise Refused("gamma and beta must be one per channel")
+        x = self.clear_of(x, [len(x.shape) - 1])
+        beta = None if beta is None else np.broadcast_to(beta.reshape(-1), x.shape[-1:])
+        gamma = np.broadcast_to(gamma.reshape(-1), x.shape[-1:]).astype(np.float32)
+        affine = Affine(op, self.settle(x), gamma, beta, attrs.get("epsilon", 1e-5))
+        return View(label, x.shape, x.batch, affine=affine)
+
+    # -- the end
 
     def prune(self, output: str) -> None:
         """Drop what the output does not need."""

@@ -20,7 +20,8 @@ IVIT_N, IVIT_BITS, SIGMOID = 23, 8, 1.702
 IBERT_N, ROOT2, COEFFICIENT, CLIP = 14, 1.4142, -0.2888, -1.769
 
 
-def _rowwise(name: str, in_scale: Any) -> float:
+def one_scale(name: str, in_scale: Any) -> float:
+    """The input scale of a method that compares channels."""
     scales = np.unique(reals(f"{name}: input scale", in_scale))
     if scales.size != 1:
         raise IntvitError(f"{name}: input scale must be one number, as channels are compared, not {scales.size}")
@@ -46,18 +47,18 @@ def _ivit(rows, x0, n, out_bits, out):
 
 
 def _ivit_lower(in_scale: Any) -> tuple[Any, float]:
-    scale = _rowwise("gelu ivit", in_scale)
+    scale = one_scale("gelu ivit", in_scale)
     x0 = math.floor(-1.0 / (scale * SIGMOID))
     if -x0 >= X0_MAX:
         raise IntvitError(f"gelu ivit: input scale must be above {1 / X0_MAX:.3g}, not {scale}")
     return spec.IvitGelu(x0, IVIT_N, IVIT_BITS), scale * 2.0**-7
 
 
-def _ivit_kernel(p: spec.IvitGelu) -> Any:
+def ivit_kernel(p: spec.IvitGelu) -> Any:
     return row_runner(partial(check_rows, "gelu ivit"), _ivit, p.x0, p.n, p.out_bits)
 
 
-def _ivit_bound(p: spec.IvitGelu, x_max: int, n_channels: int) -> int:
+def ivit_bound(p: spec.IvitGelu, x_max: int, n_channels: int) -> int:
     """|x| * sigmoid; where the sum clamps, the sigmoid is e >> 24, at most that of the largest e."""
     return int(x_max * max(2 ** (p.out_bits - 1) - 1, (-p.x0 << p.n) >> (32 - p.out_bits)))
 
@@ -145,7 +146,7 @@ def _ivit_tvm(rows, x0, n, out):
 
 
 def _ivit_tvm_lower(in_scale: Any) -> tuple[Any, float]:
-    scale = _rowwise("gelu ivit_tvm", in_scale)
+    scale = one_scale("gelu ivit_tvm", in_scale)
     return spec.IvitTvmGelu(tvm_x0(scale, SIGMOID), IVIT_N), scale * 2.0**-7
 
 
@@ -154,8 +155,8 @@ def _ivit_tvm_kernel(p: spec.IvitTvmGelu) -> Any:
 
 
 IVIT = Method(
-    "gelu", "ivit", 1, spec.IvitGelu, _ivit_lower, spec.ivit, _ivit_kernel,
-    "ShiftGELU: x * sigmoid(1.702 x), channels share a row maximum", "arXiv 2207.01405", bound=_ivit_bound,
+    "gelu", "ivit", 1, spec.IvitGelu, _ivit_lower, spec.ivit, ivit_kernel,
+    "ShiftGELU: x * sigmoid(1.702 x), channels share a row maximum", "arXiv 2207.01405", bound=ivit_bound,
     fast=GeluForms("row_max"),
 )  # fmt: skip
 IBERT = Method(

@@ -67,6 +67,14 @@ def integer_bias(gamma: Any, beta: Any) -> tuple[tuple[int, ...], np.ndarray]:
     return tuple(int(v) for v in bias), unit * g
 
 
+def variance_shift(variance: float) -> int:
+    """I-BERT's shift: the least s >= 0 with variance / 4**s <= 2**32, ceil(log2 sqrt(variance / 2**32)) if positive."""
+    shift = 0
+    while variance > 2.0 ** (32 + 2 * shift):
+        shift += 1
+    return shift
+
+
 def check_variance(operator: str, rows: np.ndarray) -> None:
     """The border of every LayerNorm kernel: C * (max - min)**2 < 2**62."""
     check_rows(operator, rows, 2**40)

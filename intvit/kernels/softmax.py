@@ -193,7 +193,7 @@ def _polynomial(operator: str, in_scale: float) -> tuple[int, int, int]:
     return x0, b, c
 
 
-def _ibert_lower(in_scale: float, *, out_bits: int, exp_range_max: float | None = None) -> tuple[Any, float]:
+def ibert_lower(in_scale: float, *, out_bits: int, exp_range_max: float | None = None) -> tuple[Any, float]:
     """`exp_range_max` is the calibrated maximum of the exponent in its own integer units; natural: c * 2**30."""
     x0, b, c = _polynomial("softmax ibert", in_scale)
     out_bits = check_bits("softmax ibert", out_bits)
@@ -491,7 +491,7 @@ IVIT = Method(
     fast=SoftmaxForms(_ivit_narrow_kernel),
 )  # fmt: skip
 IBERT = Method(
-    "softmax", "ibert", 1, spec.IbertSoftmax, _ibert_lower, spec.ibert, _ibert_kernel,
+    "softmax", "ibert", 1, spec.IbertSoftmax, ibert_lower, spec.ibert, _ibert_kernel,
     "second-order polynomial, 16-bit exponents", "arXiv 2101.01321", bound=_ibert_bound,
     fast=SoftmaxForms(_ibert_narrow_kernel),
 )  # fmt: skip

@@ -14,6 +14,25 @@ from intvit.spec.ranges import require, require_all, require_lengths
 from intvit.spec.softmax import SUM_MAX, X0_LEAST, shift_exp, shift_exp_tvm
 from intvit.spec.taps import tap
 
+TAPS = {
+    "gelu": {
+        "x_max": "largest input of the token",
+        "delta": "x - x_max, and at the end 0 - x_max",
+        "argument": "delta times 1.4375, not below n * x0; C + 1 elements",
+        "quotient": "argument // x0, negative where the argument is positive; C + 1 elements",
+        "remainder": "argument - x0 * quotient; C + 1 elements",
+        "exp": "the exponential; the last of C + 1 belongs to 0 - x_max",
+        "sum": "exp + the last exp, before any clamp",
+        "factor": "the reciprocal of the sum, as an integer",
+        "product": "exp times factor",
+        "sigmoid": "product >> 24: sigmoid(1.702 x) in steps of 2**-7",
+        "clipped": "I-BERT: min(abs(x), -b)",
+        "polynomial": "I-BERT: (clipped + b)**2 + c",
+        "erf": "I-BERT: the polynomial with the sign of x, >> n",
+        "gate": "I-BERT: erf + shift, what x is multiplied by",
+    },
+}
+
 
 @dataclass(frozen=True)
 class IvitGelu:

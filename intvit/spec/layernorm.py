@@ -15,6 +15,36 @@ from intvit.spec.arith import clamp, floor_shift, isqrt, rhe, rhe_shift, truncat
 from intvit.spec.ranges import require, require_all, require_lengths
 from intvit.spec.taps import tap
 
+TAPS = {
+    "layernorm": {
+        "scaled": "FQ-ViT: x * factor",
+        "sum": "sum of the row",
+        "square_sum": "FQ-ViT: sum of scaled**2",
+        "mean": "sum / C, rounded",
+        "delta": "x - mean",
+        "shifted": "I-BERT: delta >> shift",
+        "variance": "sum of delta**2 (I-BERT: of shifted**2); FQ-ViT: C * square_sum - sum**2",
+        "step": "I-ViT: the ten iterates of the square root",
+        "aligned": "FQ-ViT: variance * 2**even, in 2**60 .. 2**62",
+        "root": "square root of the variance (FQ-ViT: of aligned, floor)",
+        "fraction": "FQ-ViT: what the root lacks, in steps of 2**-30",
+        "reciprocal": "FQ-ViT: 2**61 // root",
+        "correction": "FQ-ViT: what one Newton step adds to reciprocal * 2**30",
+        "inverse": "FQ-ViT: 1 / sqrt(variance) = inverse / 2**inverse_exp",
+        "inverse_exp": "FQ-ViT: its exponent",
+        "factor": "the reciprocal of the root, as an integer",
+        "product": "delta * factor; FQ-ViT: sign * multiplier * scaled",
+        "normalized": "product >> 1 (in 32 bits: halved toward zero)",
+        "slope": "FQ-ViT: leading bits of A = abs(gamma) * C / (sqrt(variance) * out_scale)",
+        "shift": "FQ-ViT: N, what the last rounding shifts",
+        "multiplier": "FQ-ViT: M, the leading 8 bits of A",
+        "beta_term": "FQ-ViT: beta / out_scale, N bits and guard bits behind the point",
+        "mean_term": "FQ-ViT: what the mean takes away, in the same steps",
+        "offset": "FQ-ViT: B, beta_term - mean_term rounded to N bits behind the point",
+        "total": "FQ-ViT: product + offset",
+    },
+}
+
 BIAS_MAX = 2**61
 
 

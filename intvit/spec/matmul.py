@@ -11,6 +11,13 @@ from operator import mul
 
 from intvit.spec.taps import tap
 
+TAPS = {
+    "matmul": {
+        "sum": "sum of products, without the bias",
+        "weight": "log2_matmul: 2**(15 - code), 0 for code -1",
+    },
+}
+
 Matrix = Sequence[Sequence[int]]
 LOG2_FRACTION_BITS = 15
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from intvit.spec.arith import rhe
 from intvit.spec.taps import tap
 
+TAPS = {"mean": {"sum": "sum of the values"}}
+
 
 def mean(values: Sequence[int]) -> int:
     """`rhe(sum, count)` of (N,) values, N >= 1, in their own steps. ZeroDivisionError if there are none.

@@ -7,6 +7,16 @@ from collections.abc import Sequence
 from intvit.spec.arith import rhe_shift, saturate
 from intvit.spec.taps import tap
 
+TAPS = {
+    "requantize": {
+        "product": "x * m",
+        "rounded": "product / 2**e, rounded half to even, before any saturation",
+        "residual_product": "residual * residual_m",
+        "residual_rounded": "residual_product / 2**residual_e, rounded half to even",
+        "total": "the sum of the two rounded terms, before the last saturation",
+    },
+}
+
 STORAGE_BITS = 64
 
 

@@ -15,6 +15,23 @@ from intvit.spec.arith import rhe, rhe_shift, saturate, truncated_div, wrap
 from intvit.spec.ranges import require
 from intvit.spec.taps import tap
 
+TAPS = {
+    "softmax": {
+        "x_max": "largest input that is not masked",
+        "delta": "x - x_max",
+        "argument": "the exponent's argument: delta (I-ViT: times 1.4375), not below n * x0",
+        "quotient": "argument // x0: how often the exponential is halved, the count of its shift",
+        "remainder": "argument - x0 * quotient: x0 < remainder <= 0",
+        "polynomial": "I-BERT's second order polynomial of the remainder",
+        "exp": "the exponential",
+        "exp16": "I-BERT: exp requantized to 16 bits",
+        "sum": "sum of the exponentials, before any clamp",
+        "factor": "the reciprocal of the sum, as an integer",
+        "product": "exponential times factor",
+        "ratio": "FQ-ViT: sum over exp, rounded; none where exp is 0",
+    },
+}
+
 Mask = Sequence[bool] | None
 SUM_MAX = 2**31 - 1
 X0_LEAST = 1 - 2**30

@@ -2,15 +2,18 @@
 
 `tap("sum", total)` gives its value back and shows it to whoever listens. Nobody does unless `intermediates` or
 `listening` asked for it, in the same thread; then every value is noted under its name, row elements in their order.
-`NAMES` lists the names that the methods of this package use. They are part of the interface: a name never changes its
+`names()` lists the names that the methods of this package use. They are part of the interface: a name never changes its
 meaning, and new ones may join. A name that a row does not come by is missing.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, TypeVar
 
 Values = list[int | None]
@@ -19,78 +22,18 @@ Taps = dict[str, Values]
 T = TypeVar("T")
 
 OUTPUT = "y"
-NAMES = {
-    "softmax": {
-        "x_max": "largest input that is not masked",
-        "delta": "x - x_max",
-        "argument": "the exponent's argument: delta (I-ViT: times 1.4375), not below n * x0",
-        "quotient": "argument // x0: how often the exponential is halved, the count of its shift",
-        "remainder": "argument - x0 * quotient: x0 < remainder <= 0",
-        "polynomial": "I-BERT's second order polynomial of the remainder",
-        "exp": "the exponential",
-        "exp16": "I-BERT: exp requantized to 16 bits",
-        "sum": "sum of the exponentials, before any clamp",
-        "factor": "the reciprocal of the sum, as an integer",
-        "product": "exponential times factor",
-        "ratio": "FQ-ViT: sum over exp, rounded; none where exp is 0",
-    },
-    "gelu": {
-        "x_max": "largest input of the token",
-        "delta": "x - x_max, and at the end 0 - x_max",
-        "argument": "delta times 1.4375, not below n * x0; C + 1 elements",
-        "quotient": "argument // x0, negative where the argument is positive; C + 1 elements",
-        "remainder": "argument - x0 * quotient; C + 1 elements",
-        "exp": "the exponential; the last of C + 1 belongs to 0 - x_max",
-        "sum": "exp + the last exp, before any clamp",
-        "factor": "the reciprocal of the sum, as an integer",
-        "product": "exp times factor",
-        "sigmoid": "product >> 24: sigmoid(1.702 x) in steps of 2**-7",
-        "clipped": "I-BERT: min(abs(x), -b)",
-        "polynomial": "I-BERT: (clipped + b)**2 + c",
-        "erf": "I-BERT: the polynomial with the sign of x, >> n",
-        "gate": "I-BERT: erf + shift, what x is multiplied by",
-    },
-    "layernorm": {
-        "scaled": "FQ-ViT: x * factor",
-        "sum": "sum of the row",
-        "square_sum": "FQ-ViT: sum of scaled**2",
-        "mean": "sum / C, rounded",
-        "delta": "x - mean",
-        "shifted": "I-BERT: delta >> shift",
-        "variance": "sum of delta**2 (I-BERT: of shifted**2); FQ-ViT: C * square_sum - sum**2",
-        "step": "I-ViT: the ten iterates of the square root",
-        "aligned": "FQ-ViT: variance * 2**even, in 2**60 .. 2**62",
-        "root": "square root of the variance (FQ-ViT: of aligned, floor)",
-        "fraction": "FQ-ViT: what the root lacks, in steps of 2**-30",
-        "reciprocal": "FQ-ViT: 2**61 // root",
-        "correction": "FQ-ViT: what one Newton step adds to reciprocal * 2**30",
-        "inverse": "FQ-ViT: 1 / sqrt(variance) = inverse / 2**inverse_exp",
-        "inverse_exp": "FQ-ViT: its exponent",
-        "factor": "the reciprocal of the root, as an integer",
-        "product": "delta * factor; FQ-ViT: sign * multiplier * scaled",
-        "normalized": "product >> 1 (in 32 bits: halved toward zero)",
-        "slope": "FQ-ViT: leading bits of A = abs(gamma) * C / (sqrt(variance) * out_scale)",
-        "shift": "FQ-ViT: N, what the last rounding shifts",
-        "multiplier": "FQ-ViT: M, the leading 8 bits of A",
-        "beta_term": "FQ-ViT: beta / out_scale, N bits and guard bits behind the point",
-        "mean_term": "FQ-ViT: what the mean takes away, in the same steps",
-        "offset": "FQ-ViT: B, beta_term - mean_term rounded to N bits behind the point",
-        "total": "FQ-ViT: product + offset",
-    },
-    "requantize": {
-        "product": "x * m",
-        "rounded": "product / 2**e, rounded half to even, before any saturation",
-        "residual_product": "residual * residual_m",
-        "residual_rounded": "residual_product / 2**residual_e, rounded half to even",
-        "total": "the sum of the two rounded terms, before the last saturation",
-    },
-    "matmul": {
-        "sum": "sum of products, without the bias",
-        "weight": "log2_matmul: 2**(15 - code), 0 for code -1",
-    },
-    "mean": {"sum": "sum of the values"},
-}
-"""Operator -> name -> meaning; every operator has `y` as well, its output."""
+
+
+@cache
+def names() -> dict[str, dict[str, str]]:
+    """Operator -> name -> meaning, of all modules of the specification; every operator has `y` as well, its output."""
+    from intvit import spec
+
+    modules = [
+        importlib.import_module(f"{spec.__name__}.{found.name}") for found in pkgutil.iter_modules(spec.__path__)
+    ]
+    return {operator: known for module in modules for operator, known in getattr(module, "TAPS", {}).items()}
+
 
 _taps: ContextVar[Taps | None] = ContextVar("intvit.spec.taps", default=None)
 

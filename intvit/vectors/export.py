@@ -13,7 +13,7 @@ from intvit.engine import Engine, quantize_images
 from intvit.errors import IntvitError
 from intvit.files import whole_folder
 from intvit.graph.check import check
-from intvit.graph.ir import LAYOUT_OPS, Array, Graph, Node, Tensor
+from intvit.graph.ir import LAYOUT_OPS, Array, IntGraph, Node, Tensor
 from intvit.spec import SPEC_VERSION
 from intvit.vectors.bundle import array_hash, check_values, declared_type
 from intvit.vectors.manifest import (
@@ -35,7 +35,7 @@ from intvit.vectors.memh import format_memh
 from intvit.vectors.npz import format_npz
 
 
-def select_nodes(graph: Graph, patterns: Sequence[str]) -> list[Node]:
+def select_nodes(graph: IntGraph, patterns: Sequence[str]) -> list[Node]:
     """Nodes whose site, operator or `operator.method` matches a shell pattern; every pattern must match one.
 
     Layout moves carry no arithmetic and are never exported.
@@ -56,7 +56,7 @@ def _names(node: Node) -> tuple[str, ...]:
 
 
 def export(
-    graph: Graph,
+    graph: IntGraph,
     images: Array,
     folder: str | Path,
     *,
@@ -98,7 +98,7 @@ def _index(origin: Mapping[str, Any], entries: Sequence[Entry]) -> Index:
     return index.model_copy(update={"digest": index.content_digest})
 
 
-def _origin(graph: Graph) -> dict[str, Any]:
+def _origin(graph: IntGraph) -> dict[str, Any]:
     """What the vectors are made from; IntvitError for a graph that could not be stored."""
     version = graph.metadata.get("spec_version")
     if version != SPEC_VERSION:
@@ -109,7 +109,7 @@ def _origin(graph: Graph) -> dict[str, Any]:
 
 
 def write_case(
-    graph: Graph, node: Node, tensors: Mapping[str, Array], origin: Mapping[str, Any], folder: Path, hex_files: bool
+    graph: IntGraph, node: Node, tensors: Mapping[str, Array], origin: Mapping[str, Any], folder: Path, hex_files: bool
 ) -> bytes:
     """One operator on one image: `case.npz`, if asked for a hex file per array, and `case.json`, which is returned.
 

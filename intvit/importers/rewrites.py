@@ -1,19 +1,22 @@
-"""What each ONNX operator of a foreign graph becomes: a handler per operator, and functions of one activation."""
+"""What each ONNX operator of a foreign graph becomes: layout, arithmetic and constants here, the others by their kinds.
+
+And functions of one activation, which chains of arithmetic compute."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import onnx
 
+from intvit import operators as kinds
 from intvit.graph.ir import Array
 from intvit.importers.onnx import attributes
-from intvit.importers.views import Affine, Pointwise, Refused, Shape, Value, View, Writer
+from intvit.importers.views import Affine, Pointwise, Refused, Value, View, Writer, last_axis_vector
 
 
 def _scalar(value: Value) -> float | None:
@@ -22,33 +25,19 @@ def _scalar(value: Value) -> float | None:
     return float(array.flat[0]) if array.size and np.all(array == array.flat[0]) else None
 
 
-def _last_axis_vector(value: Array, shape: Shape) -> bool:
-    """True if `value`, as it broadcasts to `shape`, differs along the last axis at most."""
-    one_axis = value.shape[-1:] == shape[-1:] == (value.size,)
-    return value.ndim <= len(shape) and (value.size == 1 or one_axis)
-
-
 # ------------------------------------------------------------------------- functions of one activation
 
-GELU_TOLERANCE = 2e-4
+TOLERANCE = 2e-4
 """Constants of half precision miss GELU by 1e-4; its two forms differ by 4.7e-4."""
 MOST_STEPS = 200
 """A GELU by arithmetic takes about ten operators."""
 GRID = np.concatenate([np.linspace(-12, 12, 4801), [-1e3, 1e3]])
 
 
-def _erf(x: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[np.float64])(x)
-
-
-_KNOWN: dict[str, Callable[[Array], Array]] = {
-    "none": lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2))),
-    "tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-}
 _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Add": np.add,
     "Div": np.divide,
-    "Erf": _erf,
+    "Erf": np.vectorize(math.erf, otypes=[np.float64]),
     "Mul": np.multiply,
     "Pow": np.power,
     "Sigmoid": lambda x: 1 / (1 + np.exp(-np.clip(x, -700, 700))),
@@ -56,6 +45,11 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Tanh": np.tanh,
 }
 _NEVER_LINEAR = frozenset({"Erf", "Pow", "Sigmoid", "Tanh"})
+
+
+def _activations() -> str:
+    names = [name for name, kind in kinds.operators().items() if kind.pointwise]
+    return f"{', '.join(names[:-1])} or {names[-1]} (a GELU by erf or tanh)"
 
 
 def pointwise(w: Writer, node: onnx.NodeProto, inputs: list[Value]) -> Pointwise | None:
@@ -68,7 +62,7 @@ def pointwise(w: Writer, node: onnx.NodeProto, inputs: list[Value]) -> Pointwise
     sources = []
     n_steps = 1 + sum(value.n_steps for value in active if isinstance(value, Pointwise))
     if n_steps > MOST_STEPS:
-        raise Refused("the function of one activation before it must be GELU (erf or tanh), and is far longer")
+        raise Refused(f"the function of one activation before it must be {_activations()}, and is far longer")
     for value in inputs:
         if isinstance(value, Pointwise):
             parts.append(value.function)
@@ -95,13 +89,13 @@ def recognised(w: Writer, value: Value) -> Value:
     if value.written is None:
         with np.errstate(all="ignore"):  # a function that is not defined there is another one
             y = value.function(GRID)
-        errors = {name: float(np.abs(y - f(GRID)).max()) for name, f in _KNOWN.items()}
-        found = min(errors, key=lambda name: errors[name])
-        if not errors[found] <= GELU_TOLERANCE:
-            raise Refused("the function of one activation before it must be GELU (erf or tanh), and is another")
-        name = w.site(w.last_name)
-        w.builder.add("Gelu", name, value.source.name, approximate=found)
-        value.written = View(name, value.source.shape, value.source.batch)
+            known = [(op, f) for kind in kinds.operators().values() for op in kind.reads for f in kind.pointwise]
+            errors = [float(np.abs(y - f.function(GRID)).max()) for _, f in known]
+        found = min(range(len(known)), key=lambda i: math.inf if math.isnan(errors[i]) else errors[i])
+        if not errors[found] <= TOLERANCE:
+            raise Refused(f"the function of one activation before it must be {_activations()}, and is another")
+        op, form = known[found]
+        value.written = w.activation(op, value.source, w.site(w.last_name), **form.attributes)
     return value.written
 
 
@@ -170,7 +164,7 @@ def _gemm(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict[str,
         raise Refused("must multiply an activation by constant weights")
     weight = (weight if attrs.get("transB", 0) else weight.T) * np.float32(attrs.get("alpha", 1.0))
     if bias is not None:
-        if not _last_axis_vector(bias, (1, len(weight))):
+        if not last_axis_vector(bias, (1, len(weight))):
             raise Refused(f"the bias must be one per output, not of shape {bias.shape}")
         bias = np.broadcast_to(bias.reshape(-1), len(weight)) * np.float32(attrs.get("beta", 1.0))
     return _linear(w, node, x, weight, bias)
@@ -205,7 +199,7 @@ def _product(w: Writer, a: View, b: View, label: str) -> View:
 def _add(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict[str, Any]) -> Value:
     a, b = inputs if isinstance(inputs[0], View) else inputs[::-1]
     if not isinstance(b, View):
-        return _plus_constant(w, node, a, b)
+        return w.plus_constant(a, b, node.output[0])
     if a.shape != b.shape:
         raise Refused(f"terms must have one shape, not {a.shape} and {b.shape}")
     if a.gain == b.gain != 1:  # an average of two: the factor stays outside
@@ -215,29 +209,11 @@ def _add(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict[str, 
     return View(w.builder.add("Add", w.unique(node.output[0]), *terms), a.shape, a.batch)
 
 
-def _plus_constant(w: Writer, node: onnx.NodeProto, x: View, value: Array) -> View:
-    if not np.any(value) and np.broadcast_shapes(value.shape, x.shape) == x.shape:
-        return x
-    if x.gain == 1 and _last_axis_vector(value, x.shape):
-        changed = x.changed(lambda affine: affine.plus(value))
-        if changed is not None:
-            return changed if changed.affine is None else replace(changed, name=node.output[0])
-    if np.broadcast_shapes(value.shape, x.shape) != x.shape:
-        raise Refused(f"a constant of shape {value.shape} must not enlarge {x.shape}")
-    source = w.settle(x)
-    aligned = value.reshape((1,) * (len(x.shape) - value.ndim) + value.shape).astype(np.float32)
-    if x.batch is not None:
-        aligned = np.take(aligned, 0, axis=x.batch)
-    name = w.unique(node.output[0])
-    w.builder.add("Add", name, source, w.builder.constant(f"{name}.value", aligned[None]))
-    return View(name, x.shape, x.batch)
-
-
 def _sub(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict[str, Any]) -> Value:
     a, b = inputs
     if isinstance(b, View):
         raise Refused("must subtract a constant")
-    return _plus_constant(w, node, a, -b)
+    return w.plus_constant(a, -b, node.output[0])
 
 
 def _times(w: Writer, node: onnx.NodeProto, x: View, factor: Array) -> View:
@@ -246,7 +222,7 @@ def _times(w: Writer, node: onnx.NodeProto, x: View, factor: Array) -> View:
     scalar = _scalar(factor)
     if scalar is not None and scalar > 0:
         return replace(x, gain=x.gain * scalar)
-    if _last_axis_vector(factor, x.shape):
+    if last_axis_vector(factor, x.shape):
         changed = x.changed(lambda affine: affine.times(factor))
         if changed is not None:
             return changed if changed.affine is None else replace(changed, name=node.output[0])
@@ -264,40 +240,6 @@ def _div(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict[str, 
     if isinstance(inputs[1], View):
         raise Refused("must divide by a constant")
     return _times(w, node, inputs[0], 1 / inputs[1].astype(np.float64))
-
-
-def _softmax(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict[str, Any]) -> Value:
-    (x,) = inputs
-    axis = attrs.get("axis", -1) % len(x.shape)
-    if axis != len(x.shape) - 1:
-        raise Refused(f"axis must be the last, not {axis}")
-    x = w.clear_of(x, [axis])
-    return View(w.builder.add("Softmax", w.unique(node.output[0]), w.settle(x), axis=-1), x.shape, x.batch)
-
-
-def _gelu(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict[str, Any]) -> Value:
-    x = inputs[0]
-    if len(inputs) > 1 and inputs[1] is not None:
-        x = _plus_constant(w, node, x, inputs[1])
-    tanh = node.op_type == "FastGelu" or attrs.get("approximate", b"none") == b"tanh"
-    name = w.site(node.output[0])
-    w.builder.add("Gelu", name, w.settle(x), approximate="tanh" if tanh else "none")
-    return View(name, x.shape, x.batch)
-
-
-def _layernorm(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict[str, Any]) -> Value:
-    x, gamma, beta = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
-    if attrs.get("axis", -1) % len(x.shape) != len(x.shape) - 1:
-        raise Refused(f"axis must be the last, not {attrs['axis']}")
-    if isinstance(gamma, View) or isinstance(beta, View):
-        raise Refused("gamma and beta must be constants")
-    if not all(v is None or _last_axis_vector(v, x.shape) for v in (gamma, beta)):
-        raise Refused("gamma and beta must be one per channel")
-    x = w.clear_of(x, [len(x.shape) - 1])
-    beta = None if beta is None else np.broadcast_to(beta.reshape(-1), x.shape[-1:])
-    gamma = np.broadcast_to(gamma.reshape(-1), x.shape[-1:]).astype(np.float32)
-    affine = Affine("layernorm", w.settle(x), gamma, beta, attrs.get("epsilon", 1e-5))
-    return View(node.output[0], x.shape, x.batch, affine=affine)
 
 
 def _reshape(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict[str, Any]) -> Value:
@@ -521,8 +463,7 @@ def _attention(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict
         if isinstance(mask, View):
             raise Refused("the mask must be a constant")
         mask = np.where(mask, 0.0, -1e4) if mask.dtype == bool else mask
-        label = onnx.NodeProto(output=[f"{node.output[0]}.masked"])
-        scores = _plus_constant(w, label, scores, np.maximum(mask, -1e4).astype(np.float32))
+        scores = w.plus_constant(scores, np.maximum(mask, -1e4).astype(np.float32), f"{node.output[0]}.masked")
     probabilities = w.builder.add("Softmax", w.unique(f"{node.output[0]}.softmax"), w.settle(scores), axis=-1)
     result = _product(w, View(probabilities, scores.shape, scores.batch), v, node.output[0])
     if not flat:
@@ -539,26 +480,22 @@ def _heads_first(w: Writer, x: View, heads: int) -> View:
     return _transpose(w, node, [split], attributes(node))  # type: ignore[no-any-return]
 
 
-HANDLERS: dict[str, Callable[[Writer, onnx.NodeProto, list[Value], dict[str, Any]], Value]] = {
+_HANDLERS: dict[str, Callable[[Writer, onnx.NodeProto, list[Value], dict[str, Any]], Value]] = {
     "Add": _add,
     "Attention": _attention,
     "AveragePool": _average_pool,
-    "BiasGelu": _gelu,
     "Cast": _cast,
     "Concat": _concat,
     "Conv": _conv,
     "Div": _div,
     "Dropout": _same,
     "Expand": _expand,
-    "FastGelu": _gelu,
     "Flatten": _flatten,
     "Gather": _gather,
-    "Gelu": _gelu,
     "Gemm": _gemm,
     "GlobalAveragePool": _mean,
     "Identity": _same,
     "IsNaN": _is_nan,
-    "LayerNormalization": _layernorm,
     "MatMul": _matmul,
     "Mul": _mul,
     "Pad": _pad,
@@ -567,7 +504,6 @@ HANDLERS: dict[str, Callable[[Writer, onnx.NodeProto, list[Value], dict[str, Any
     "Shape": _shape,
     "Size": _size,
     "Slice": _slice,
-    "Softmax": _softmax,
     "Split": _split,
     "Squeeze": _squeeze,
     "Sub": _sub,
@@ -575,3 +511,9 @@ HANDLERS: dict[str, Callable[[Writer, onnx.NodeProto, list[Value], dict[str, Any
     "Unsqueeze": _unsqueeze,
     "Where": _where,
 }
+
+
+@cache
+def handlers() -> dict[str, Callable[[Writer, onnx.NodeProto, list[Value], dict[str, Any]], Value]]:
+    """ONNX operator (`com.microsoft.Gelu`: of that domain) -> how it is rewritten: those above and those of kinds."""
+    return _HANDLERS | {op: rewrite for kind in kinds.operators().values() for op, rewrite in kind.rewrites.items()}
