@@ -273,7 +273,8 @@ def test_rule(case, tmp_path):
 REFUSED = {
     "gated unit": ([N("Mul", ["x", "x"], ["xx"]), linear("xx", "y")], "must be gelu, quick_gelu or silu"),
     "mish": (
-        [N("Sigmoid", ["x"], ["sx"]), N("Tanh", ["sx"], ["tx"]), N("Mul", ["x", "tx"], ["y"])], "must be gelu, quick_gelu",
+        [N("Sigmoid", ["x"], ["sx"]), N("Tanh", ["sx"], ["tx"]), N("Mul", ["x", "tx"], ["y"])],
+        "must be gelu, quick_gelu",
     ),
     "softmax over tokens": ([N("Softmax", ["x"], ["y"], axis=1)], "axis must be the last, not 1"),
     "no integer form": ([N("CumSum", ["x", "axis"], ["y"])], r"y \(CumSum\): this operator has no integer form"),
