@@ -28,7 +28,10 @@ def storage(dtype: IntType) -> type[np.signedinteger[Any]]:
 
 
 def prepare(node: Node, inputs: Sequence[Tensor], output: Tensor, backend: str = "kernel") -> Evaluate:
-    """A function that evaluates `node` on batches; constants are laid out once, here."""
+    """A function that evaluates `node` on batches; constants are laid out once, here.
+
+    What it refuses does not name the node: its caller does.
+    """
     if backend not in BACKENDS:
         raise IntvitError(f"backend: must be one of {', '.join(BACKENDS)}, not {backend!r}")
     assert output.dtype is not None
@@ -37,7 +40,7 @@ def prepare(node: Node, inputs: Sequence[Tensor], output: Tensor, backend: str =
         return lambda values: layout.apply(node, values).astype(kind, copy=False)
     table = _KERNELS if backend == "kernel" else _SPECS
     if node.op not in table:
-        raise IntvitError(f"{node.name}: operator must be one of {', '.join(sorted(table))}, not {node.op!r}")
+        raise IntvitError(f"operator must be one of {', '.join(sorted(table))}, not {node.op!r}")
     evaluate = table[node.op](node, inputs, output)
 
     def stored(values: Sequence[Array]) -> Array:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from intvit.errors import placed
 from intvit.evaluate import Evaluate, mask_rows, prepare, signed, storage
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, Array, Graph, Node, Tensor
@@ -33,6 +34,11 @@ class Step:
     output: str
     run: Evaluate
     nodes: tuple[Node, ...]
+
+    @cached_property
+    def sites(self) -> str:
+        """What it covers, for messages."""
+        return ", ".join(node.name for node in self.nodes)
 
 
 def make_plan(graph: Graph, wanted: Collection[str], path: str | None = None) -> list[Step]:
@@ -58,7 +64,8 @@ class _Planner:
         for node in self.graph.nodes:
             if node.output in covered:
                 continue
-            step = self.step(node)
+            with placed(node.name):
+                step = self.step(node)
             covered.update(n.output for n in step.nodes)
             steps.append(step)
         return steps
