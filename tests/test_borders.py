@@ -424,7 +424,7 @@ def test_a_table_takes_8_bit_inputs():
 def test_constants_must_be_integers_of_64_bits():
     for value in (2**63, -(2**63) - 1, 1.5, None, "3"):
         rejects(lambda value=value: constants("k", value), "k: constant")
-    assert constants("k", 2**63 - 1, np.int64(3), np.zeros(3))[:2] == (2**63 - 1, 3)
+    assert constants("k", 2**63 - 1, -(2**63), np.int64(3), np.zeros(3))[:3] == (2**63 - 1, -(2**63), 3)
 
 
 def test_a_mean_is_of_something_and_its_sum_fits():
