@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from intvit.errors import IntvitError
-from intvit.evaluate import prepare
-from intvit.graph.ir import Array, IntGraph
+from intvit.errors import IntvitError, placed
+from intvit.evaluate import BACKENDS, prepare
+from intvit.graph.ir import Array, IntGraph, Node
 from intvit.graph.store import load as read_graph
 from intvit.inttypes import storage
 from intvit.plan import Step, make_plan
@@ -82,25 +82,28 @@ class Engine:
     def _steps(self, wanted: frozenset[str]) -> list[Step]:
         if self.backend == "kernel":
             return make_plan(self.graph, wanted)
+        if self.backend not in BACKENDS:
+            raise IntvitError(f"backend: must be one of {', '.join(BACKENDS)}, not {self.backend!r}")
+        return [self._by_itself(node) for node in self.graph.nodes]
+
+    def _by_itself(self, node: Node) -> Step:
         tensors = self.graph.tensors
-        return [
-            Step(
-                node.inputs,
-                node.output,
-                prepare(node, [tensors[name] for name in node.inputs], tensors[node.output], self.backend),
-                (node,),
-            )
-            for node in self.graph.nodes
-        ]
+        with placed(node.name):
+            run = prepare(node, [tensors[name] for name in node.inputs], tensors[node.output], self.backend)
+        return Step(node.inputs, node.output, run, (node,))
 
     def evaluate(self, q_images: Array, wanted: Sequence[str], each: Each | None = None) -> dict[str, Any]:
-        """Run one batch of integer images; the wanted tensors, each (B, *shape), or what `each` makes of them."""
+        """Run one batch of integer images; the wanted tensors, each (B, *shape), or what `each` makes of them.
+
+        What a kernel refuses, because of the values that it meets, is said with the name of its site.
+        """
         keep = each or (lambda name, tensor: tensor)
         values = {self.graph.inputs[0]: q_images}
         kept = {name: keep(name, values[name]) for name in wanted if name in values}
         program = self.program(wanted)
         for step, dead in zip(program.steps, program.dead, strict=True):
-            result = step.run([values[name] for name in step.inputs])
+            with placed(step.sites):
+                result = step.run([values[name] for name in step.inputs])
             values[step.output] = result
             if step.output in wanted:
                 kept[step.output] = keep(step.output, result)

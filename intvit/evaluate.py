@@ -20,14 +20,15 @@ BACKENDS = ("kernel", "spec")
 def prepare(node: Node, inputs: Sequence[Tensor], output: Tensor, backend: str = "kernel") -> Evaluate:
     """A function that evaluates `node` on batches (B, ...); constants are laid out once, here.
 
-    Its result is stored in the narrowest NumPy integers that hold the type of `output`.
+    Its result is stored in the narrowest NumPy integers that hold the type of `output`. What it refuses does not name
+    the node: its caller does.
     """
     if backend not in BACKENDS:
         raise IntvitError(f"backend: must be one of {', '.join(BACKENDS)}, not {backend!r}")
     kind, found = storage(output.dtype), operators.get(node.op)
     prepared = found and (found.kernel if backend == "kernel" else found.spec)
     if not prepared:
-        raise IntvitError(f"{node.name}: must be an integer operator, not {node.op!r}")
+        raise IntvitError(f"must be an integer operator, not {node.op!r}")
     evaluate = prepared(node, inputs, output)
 
     def stored(values: Sequence[Array]) -> Array:

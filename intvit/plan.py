@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from intvit import operators
+from intvit.errors import placed
 from intvit.evaluate import prepare
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, Array, IntGraph, Node, Tensor
@@ -30,6 +31,11 @@ class Step:
     output: str
     run: Evaluate
     nodes: tuple[Node, ...]
+
+    @cached_property
+    def sites(self) -> str:
+        """What it covers, for messages."""
+        return ", ".join(node.name for node in self.nodes)
 
 
 def make_plan(graph: IntGraph, wanted: Collection[str], path: str | None = None) -> list[Step]:
@@ -57,7 +63,8 @@ class Planner:
         for node in self.graph.nodes:
             if node.output in covered:
                 continue
-            step = self.step(node)
+            with placed(node.name):
+                step = self.step(node)
             covered.update(n.output for n in step.nodes)
             steps.append(step)
         return steps

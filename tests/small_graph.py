@@ -78,6 +78,18 @@ def small_graph() -> Graph:
     return graph
 
 
+def graph_of_a_wide_softmax() -> Graph:
+    """An FQ-ViT softmax whose sum of exponents is proven for no input: it depends on the values that it meets."""
+    b, fine = _Builder(), 2.0**-15
+    b.tensor("x", (1, ROWS, 2), IntType(8), 2.0**-3)
+    b.requantize("wide", "x", fine, bits=24)
+    b.method("softmax", "weights", "fqvit", "wide", out_bits=4, exp_range_max=None)
+    metadata = {"recipe": {"bits": 8, "note": None, "sites": {}}, "spec_version": SPEC_VERSION}
+    graph = Graph(("x",), ("weights",), tuple(b.nodes), b.tensors, metadata)
+    check(graph)
+    return graph
+
+
 def small_images(n=1) -> np.ndarray:
     return np.random.default_rng(8).integers(-128, 128, (n, 1, ROWS, CHANNELS)).astype(np.int8)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numba.core.dispatcher import Dispatcher
-from numba.core.errors import NumbaError
 from numba.core.types import Array as ArrayType
 from test_integer_only import signature
 
@@ -100,11 +99,9 @@ def test_what_does_not_fit_is_refused(call):
     assert len(seen) >= 15 * len(call.arrays)
     for what, arguments in seen:
         before = {k: v.copy() for k, v in arguments.items() if isinstance(v, np.ndarray)}
-        with pytest.raises((IntvitError, NumbaError)) as caught:
+        with pytest.raises(IntvitError) as caught:
             call(*arguments.values())
-        if "byte order" not in what:  # Numba itself knows one only
-            assert type(caught.value) is IntvitError, (what, caught.value)
-            assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value), what
         assert all(np.array_equal(arguments[k], v) for k, v in before.items()), what
 
 
@@ -196,6 +193,7 @@ def test_sizes_that_do_not_fit_are_refused(call):
         if isinstance(value, np.ndarray):
             short = value[: value.size // 2 - 1] if value.ndim == 1 else value[:-1]
             others = [short, value[None], value[::-1], value.astype(np.float32), value.astype(np.uint64)]
+            others += [value.astype(value.dtype.newbyteorder("S"))] * (value.itemsize > 1)
             others += [value.astype(np.int8 if value.dtype == np.int64 else np.int64), value[:0]]
             if value.dtype == np.int64 and name in ("starts", "b_starts", "tos"):
                 others += [value - 1, value + 1, value * 0 + 2**62, value * 0 - 2**62]
@@ -424,7 +422,7 @@ def test_a_table_takes_8_bit_inputs():
 def test_constants_must_be_integers_of_64_bits():
     for value in (2**63, -(2**63) - 1, 1.5, None, "3"):
         rejects(lambda value=value: constants("k", value), "k: constant")
-    assert constants("k", 2**63 - 1, np.int64(3), np.zeros(3))[:2] == (2**63 - 1, 3)
+    assert constants("k", 2**63 - 1, -(2**63), np.int64(3), np.zeros(3))[:3] == (2**63 - 1, -(2**63), 3)
 
 
 def test_a_mean_is_of_something_and_its_sum_fits():

@@ -1,9 +1,12 @@
 """The engine on the embedded model: backends agree at every site; batch and threads never change a bit."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from small_graph import ROWS, graph_of_a_wide_softmax, small_graph, small_images
 
-from intvit.engine import Engine, quantize_images
+from intvit.engine import Engine, Program, quantize_images
 from intvit.errors import IntvitError
 from intvit.graph.ir import tensor_hash
 from intvit.graph.store import load, save
@@ -73,6 +76,45 @@ def test_wrong_image_size_names_both(mixed):
 def test_nan_image_is_refused(mixed):
     with pytest.raises(IntvitError, match="finite"):
         Engine(mixed).run(np.full((1, 1, 28, 28), np.nan, np.float32))
+
+
+def test_what_a_kernel_refuses_of_its_values_names_the_site(tmp_path, cli):
+    graph = graph_of_a_wide_softmax()
+    near, far = np.full((1, 1, ROWS, 2), 5, np.int8), np.array([[[[127, -128]] * ROWS]], np.int8)
+    assert np.array_equal(Engine(graph).run(near)["weights"], Engine(graph, "spec").run(near)["weights"])
+    with pytest.raises(IntvitError, match=r"^weights: softmax fqvit: scale, row length and spread must") as caught:
+        Engine(graph).run(np.concatenate([near, far]))
+    assert "2 columns of spread 1044480 do not" in str(caught.value)
+    save(graph, tmp_path / "g.h5")
+    np.save(tmp_path / "far.npy", far.astype(np.float32) / 8)  # floats are fed as they are
+    status, _, err = cli("run", tmp_path / "g.h5", tmp_path / "far.npy", "-o", tmp_path / "y.npz")
+    assert (status, err.count("weights: softmax fqvit: ")) == (2, 1), err
+    assert not (tmp_path / "y.npz").exists()
+
+
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_whatever_a_step_refuses_names_its_sites(backend):
+    engine, q = Engine(small_graph(), backend), small_images()
+    steps = engine.program(engine.graph.outputs).steps
+    assert {node.name for step in steps for node in step.nodes} == {node.name for node in engine.graph.nodes}
+
+    def refuse(values):
+        raise IntvitError("x must fit")
+
+    for i, step in enumerate(steps):
+        changed = [*steps[:i], dataclasses.replace(step, run=refuse), *steps[i + 1 :]]
+        engine._programs[frozenset(engine.graph.outputs)] = Program.of(changed)
+        with pytest.raises(IntvitError) as caught:
+            engine.run(q)
+        assert str(caught.value) == f"{', '.join(node.name for node in step.nodes)}: x must fit"
+
+
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_what_is_refused_when_a_node_is_prepared_names_it_once(backend):
+    graph = small_graph()
+    nodes = tuple(dataclasses.replace(n, op="sigmoid") if n.name == "act" else n for n in graph.nodes)
+    with pytest.raises(IntvitError, match=r"^act: must be an integer operator, not"):
+        Engine(dataclasses.replace(graph, nodes=nodes), backend).run(small_images())
 
 
 def test_store_and_load_keep_hash_and_bits(vit, mixed, tmp_path):

@@ -201,3 +201,58 @@ def test_texts_through_which_the_library_would_walk_for_ever(tmp_path, field):
     path.write_bytes(data)
     with pytest.raises(IntvitError, match=f"must be a whole HDF5 file, not: the collection of texts at byte {heap}"):
         hdf5.read(path, "kind", 1).__enter__()
+
+
+def collection(*entries, size=None):
+    """A heap of `entries`, (index, length) and what follows them: of a text its content, padded to 8 bytes."""
+    found = b""
+    for index, length in entries:
+        found += index.to_bytes(2, "little") + bytes(6) + length.to_bytes(8, "little")
+        found += b"x" * (-(-length // 8) * 8 if index else max(length - 16, 0))
+    size = 16 + len(found) if size is None else size
+    return hdf5.HEAP + size.to_bytes(8, "little") + found
+
+
+def walked_twice(before, after):
+    """A heap of texts, one of which begins a second heap that ends with it: what is `after` it belongs to both."""
+    whole = collection(*[(1, 0)] * before, (1, 16), *[(1, 0)] * after)
+    at = 16 + 16 * before + 16
+    return whole[:at] + hdf5.HEAP + (16 + 16 * after).to_bytes(8, "little") + whole[at + 16 :]
+
+
+FREE = (0, 16)
+HEAPS = {
+    "none": (bytes(100), None),
+    "a mark alone": (b"GCOL", None),
+    "texts of every length": (bytes(48) + collection(*((1, n) for n in range(20)), FREE), None),
+    "two": (bytes(8) + collection((1, 5), FREE) + bytes(24) + collection((2, 16), FREE) + bytes(40), None),
+    "texts and no room": (collection((1, 8), (1, 9)), None),
+    "much free": (collection((1, 8), (0, 400)) + b"y", None),
+    "as many as a file can hold": (collection(*[(1, 0)] * 99), None),
+    "fewer than 16 bytes left": (collection((1, 3)) + bytes(15), None),
+    "15 bytes that are no entry": (collection((1, 3), size=16 + 24 + 15) + bytes(15), None),
+    "empty": (collection(), None),
+    "a size of 0": (collection((1, 8), size=0), 0),
+    "a size of 15": (bytes(32) + collection(size=15) + bytes(32), 32),
+    "a size one beyond the file": (collection((1, 8), size=41), 0),
+    "behind a whole one": (collection((1, 8), FREE) + collection((1, 8), (0, 0)) + bytes(64), 56),
+    "at once behind one": (collection() + collection((1, 1), size=2**40), 16),
+    "the last 16 bytes": (collection((1, 8), (0, 0)), 0),
+    "15 bytes free": (collection((1, 8), (0, 15)), 0),
+    "free beyond the end": (collection((1, 8), (0, 17), size=56), 0),
+    "two steps more than entries": (walked_twice(100, 2), None),
+    "three steps more than entries": (walked_twice(100, 3), 16 + 1600 + 16),
+    "a text beyond the end": (collection((1, 9), size=39) + bytes(9), 0),
+}
+
+
+@pytest.mark.parametrize("case", HEAPS)
+def test_every_step_through_texts_lies_in_their_collection(tmp_path, case):
+    data, at = HEAPS[case]
+    found = heap_fault(tmp_path, data)
+    assert found == ("" if at is None else f"the collection of texts at byte {at} is damaged")
+
+
+def heap_fault(folder, data):
+    (folder / "heaps").write_bytes(data)
+    return hdf5._heap_fault(str(folder / "heaps"), 0, len(data), hash(data))

@@ -326,6 +326,8 @@ def test_a_thread_that_does_not_listen_is_not_heard():
 
 
 def test_integer_type_is_the_narrowest():
+    ends = ([0, 255], [0], [1], [-1, 255], [-1], [-1, 0], [-128], [-128, 127], [-129], [None], [])
+    assert [integer_type(values) for values in ends] == ["u8", "u1", "u1", "s9", "s1", "s1", "s8", "s8", "s9", "-", "-"]
     rng = random.Random(1)
     for _ in range(300):
         values = [rng.randrange(-(2 ** rng.randrange(70)), 2 ** rng.randrange(1, 70)) for _ in range(3)]
@@ -343,4 +345,5 @@ def test_integer_type_is_the_narrowest():
 def test_a_listing_has_a_line_for_each_name():
     taps = {"delta": [-28, None, 0], "sum": [11]}
     assert listing(taps).splitlines() == ["delta  s6  -28 - 0", "sum    u4  11"]
+    assert listing({"sum": [11], "y": [-2000]}).splitlines() == ["sum  u4   11", "y    s12  -2000"]
     assert listing({}) == ""

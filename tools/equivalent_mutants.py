@@ -428,4 +428,37 @@ EQUIVALENT = (
         "deployed_layernorm",
         "2**31 - 1 is prime, and ten steps from 2**16 leave k between 64 and 2**16 for a variance of 32 bits",
     ),
+    # ------------------------------------------------------------------------------------- elsewhere
+    Equivalent(
+        "hdf5.py",
+        "_heap_fault",
+        "while step + 16 <= end <= size and left >= 0:",
+        ("0 -> -1",),
+        "damaged_texts",
+        "a step more, after which what is left is below 0 as it was before, and that is the fault",
+    ),
+    Equivalent(
+        "hdf5.py",
+        "_heap_fault",
+        "at = held.find(HEAP, at + 1)",
+        ("1 -> 2",),
+        "damaged_texts",
+        "no mark begins at the second byte of another",
+    ),
+    Equivalent(
+        "spec/taps.py",
+        "listing",
+        "wide = max(map(len, taps), default=0)",
+        ("0 -> 1", "0 -> -1"),
+        "listings",
+        "the default is that of a listing without lines",
+    ),
+    Equivalent(
+        "spec/taps.py",
+        "listing",
+        "kind = max(map(len, types.values()), default=0)",
+        ("0 -> 1", "0 -> -1"),
+        "listings",
+        "the default is that of a listing without lines",
+    ),
 )

@@ -46,7 +46,12 @@ def module_name(file: str) -> str:
 
 
 def reached(file: str) -> set[str]:
-    """Names of the kernel modules whose machine code may hold something of `file`: it, and those that import it."""
+    """Names of the kernel modules whose machine code may hold something of `file`: it, and those that import it.
+
+    Nothing of a border is compiled.
+    """
+    if file == "kernels/border.py":
+        return set()
     imports = {
         module_name(f"kernels/{path.name}"): set(re.findall(r"intvit\.kernels\.\w+", path.read_text()))
         for path in KERNELS.glob("*.py")

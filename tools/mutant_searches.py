@@ -9,6 +9,7 @@ both sides of every limit, at ties, at zeros, at the ends of the words.
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator
 from math import isqrt, prod
 from typing import Any
@@ -489,3 +490,41 @@ def deployed_layernorm(rng: Rng) -> Outcomes:
             params, _ = method.lower(0.1, gamma=np.ones(channels), beta=rng.normal(0, 1, channels))
             rows = rng.integers(-scale, scale, (200, channels))
             yield f"layernorm(ivit_tvm, {scale}, {channels})", outcome(method.kernel(params), rows)
+
+
+# --------------------------------------------------------------------------------------- elsewhere
+
+
+@search
+def damaged_texts(rng: Rng) -> Outcomes:
+    """Collections of texts whose sizes, marks and ends lie anywhere, inside one another, and short of one another."""
+    from intvit import hdf5
+
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(6000):
+            data = bytearray(16 * int(rng.integers(1, 40)) + int(rng.choice([0, 0, 1, 8, 15])))
+            for at in range(0, len(data) - 15, 16):  # empty texts, some that are longer, a few that are free
+                data[at] = rng.random() < 0.9
+                data[at + 8] = int(rng.choice([0, 0, 0, 1, 8, 15, 16, 17, 48]))
+            for drawn in rng.integers(-8, len(data), int(rng.integers(0, 5))):
+                at = max(int(drawn) // 8 * 8 + int(rng.choice([0, 0, 0, 1])), 0)
+                size = max((len(data) - at) // 16 * 16 + int(rng.choice([0, 0, 0, -16, 16, 1])), 0)
+                data[at : at + 16] = (hdf5.HEAP + size.to_bytes(8, "little"))[: len(data) - at]
+            path = f"{folder}/{number % 2}"
+            with open(path, "wb") as file:
+                file.write(data)
+            yield f"heaps({bytes(data).hex()})", outcome(hdf5._heap_fault, path, number, len(data), 0)
+
+
+@search
+def listings(rng: Rng) -> Outcomes:
+    """Listings of no name, of one and of several, with values of every width, and with none."""
+    from intvit.spec.taps import listing
+
+    for _ in range(2000):
+        taps: dict[str, list[int | None]] = {}
+        for name in ("", "y", "sum", "remainder"):
+            if rng.random() < 0.5:
+                count = int(rng.integers(0, 3))
+                taps[name] = [int(rng.integers(*INT64)) >> int(rng.integers(0, 64)) for _ in range(count)]
+        yield f"listing({taps})", listing(taps)

@@ -5,6 +5,8 @@
     python tools/mutate.py --only kernels/softmax.py
     python tools/mutate.py --verify-equivalents [--sample 15 --seed 1 --with-suite]
 
+So are the few functions elsewhere whose numbers others rely on (ELSEWHERE): the walk through the texts of an HDF5 file,
+the widths of intermediates, the border of kernels.
 Choices between kernels that compute the same, alignment and block sizes are not arithmetic and are left alone.
 A mutant changes one thing: a constant by one, + and -, a shift's direction, a comparison's edge, min and max, a dropped
 saturation or rounding. Conditions whose only effect is to refuse input, docstrings and annotations are left alone, and
@@ -49,6 +51,8 @@ sys.path.insert(0, str(ROOT))  # the intvit beside this file, whatever is instal
 TESTS = [
     "test_known_answers.py",
     "test_spec_arith.py",
+    "test_hdf5.py",
+    "test_taps.py",
     "test_layernorm_leading.py",
     "test_packing.py",
     "test_limits.py",
@@ -71,6 +75,9 @@ KEYWORDS = {
     "matmul.py": "attn_v or matrix or log2 or product or vit_ivit",
     "pool.py": "mean or swin_ivit",
     "quantize.py": "quantize or vit_ivit",
+    "border.py": "test_borders",
+    "hdf5.py": "test_hdf5",
+    "taps.py": "test_taps",
 }
 """File -> the tests that can tell; files not named here get all of TESTS."""
 SWAPPED_CALLS = {"min": "max", "max": "min"}
@@ -82,6 +89,13 @@ REFUSING_FUNCTIONS = (
 )  # fmt: skip
 """Functions that refuse, lay out or choose; no arithmetic."""
 NO_ARITHMETIC = frozenset({"__init__.py", "border.py", "cache.py", "ranges.py", "taps.py"})
+ELSEWHERE = {
+    "hdf5.py": ("_heap_fault",),
+    "kernels/border.py": ("_compared", "characters", "constants"),
+    "spec/taps.py": ("integer_type", "listing"),
+}
+"""File -> functions that are no arithmetic of an operator, and are mutated all the same. The checks of `method.py` only
+refuse: there is nothing to mutate."""
 FLOORED = {"rhe": "//", "rhe_div": "//", "rhe_shift": ">>"}
 
 
@@ -218,6 +232,9 @@ def all_mutants(only: str | None = None) -> list[Mutant]:
             name = f"{folder}/{path.name}"
             if path.name not in NO_ARITHMETIC and (not only or name == only):
                 found += mutants_of(path, name)
+    for name, functions in ELSEWHERE.items():
+        if not only or name == only:
+            found += [m for m in mutants_of(ROOT / "intvit" / name, name) if m.place in functions]
     return [mutant for mutant in found if not only_line or mutant.line == int(only_line)]
 
 

@@ -29,8 +29,9 @@ def border(check: Callable[..., None] | None = None, **arrays: str) -> Callable[
 
     Each array is described by its dtypes and sizes, `"int8|int16 R C"`. A name stands for one size of at least 1, the
     same wherever it occurs; `R|0` allows either, `M=C|1` names a size that is one of these, `*` is any size. Arrays are
-    contiguous. With an empty `out` the call does nothing. Where sizes follow from other arguments there is a function
-    `check` instead, which gets all arguments and raises; what it leaves to the kernel, that answers with False.
+    contiguous and of the machine's byte order. With an empty `out` the call does nothing. Where sizes follow from other
+    arguments there is a function `check` instead, which gets all arguments and raises; what it leaves to the kernel,
+    that answers with False.
     """
 
     def wrap(compiled: Any) -> Any:
@@ -62,7 +63,7 @@ def _compared(compiled: Any, arrays: dict[str, str]) -> Any:
     unpack, fits = [], []
     for name, text in arrays.items():
         kinds, *sizes = text.split()
-        fits += [f"{name}.dtype.char in {characters(kinds)!r}", f"{name}.flags.c_contiguous"]
+        fits += [f"{name}.dtype.char in {characters(kinds)!r}", f"{name}.dtype.isnative", f"{name}.flags.c_contiguous"]
         found = []
         for axis, size in enumerate(sizes):
             label, _, choices = size.rpartition("=")
@@ -91,7 +92,7 @@ def _compared(compiled: Any, arrays: dict[str, str]) -> Any:
 
 
 def characters(kinds: str) -> str:
-    """NumPy's one-letter codes of dtypes; some have two."""
+    """NumPy's one-letter codes of dtypes, whatever their byte order; some have two."""
     wanted = [np.dtype(kind) for kind in kinds.split("|")]
     return "".join(c for c in np.typecodes["All"] if c not in "SUV" and np.dtype(c) in wanted)
 

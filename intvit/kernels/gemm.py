@@ -448,8 +448,9 @@ def _padded(columns: int) -> int:
 
 
 def _line(array: Any, kinds: str) -> bool:
-    """True for a contiguous vector whose dtype has one of these one-letter codes."""
-    return bool(array.ndim == 1 and array.dtype.char in kinds and array.flags.c_contiguous)
+    """True for a contiguous vector of the machine's byte order whose dtype has one of these one-letter codes."""
+    kind = array.dtype
+    return bool(array.ndim == 1 and kind.char in kinds and kind.isnative and array.flags.c_contiguous)
 
 
 def _inside(flat: Array, start: int, rows: int, row_stride: int, columns: int, column_stride: int) -> bool:
@@ -491,7 +492,7 @@ def _check_tiles(
         and left.nbytes >= ROW_BLOCK * steps * WORD
         and right.nbytes >= padded * steps * WORD
         and _line(right, right.dtype.char)
-        and sums.dtype.char in _INT32
+        and sums.dtype == np.int32
         and sums.shape == (MR, NR)
         and sums.flags.c_contiguous
         and (constants >= padded or (not constants and out.dtype.char in _INT32))

@@ -97,7 +97,7 @@ def integer_type(values: Values) -> str:
     low, high = min(known), max(known)
     if low >= 0:
         return f"u{max(high.bit_length(), 1)}"
-    return f"s{max(high.bit_length(), (-1 - low).bit_length()) + 1}"
+    return f"s{max(max(high, 0).bit_length(), (-1 - low).bit_length()) + 1}"
 
 
 def listing(taps: Taps) -> str:
