@@ -1,4 +1,4 @@
-"""The methods that exist: Method values found by scanning `intvit.kernels`, and entry points of other packages.
+"""The methods that exist: Method values found by scanning `intvit.kernels`, subfolders too, and entry points of others.
 
 A third party registers one with an entry point in the group `intvit.methods` that names a Method value.
 """
@@ -20,8 +20,8 @@ ENTRY_POINTS = "intvit.methods"
 @cache
 def _table() -> dict[tuple[str, str], Method]:
     found: dict[tuple[str, str], Method] = {}
-    for module in pkgutil.iter_modules(kernels.__path__):
-        for value in vars(importlib.import_module(f"{kernels.__name__}.{module.name}")).values():
+    for module in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}."):
+        for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, Method):
                 found[value.operator, value.name] = value
     for point in entry_points(group=ENTRY_POINTS):

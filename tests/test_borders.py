@@ -22,9 +22,11 @@ from intvit.inttypes import IntType
 from intvit.kernels import gemm, layernorm, matmul, pool, requantize, tables
 from intvit.kernels.arith import KERNELS, as_rows
 from intvit.kernels.border import BORDERS, border, constants
+from intvit.kernels.gemm import layout, product
+from intvit.kernels.gemm.run import _scratch
 
-for found in pkgutil.iter_modules(kernels.__path__):
-    importlib.import_module(f"intvit.kernels.{found.name}")
+for found in pkgutil.walk_packages(kernels.__path__, "intvit.kernels."):
+    importlib.import_module(found.name)
 DESCRIBED = [b for b in BORDERS if b.arrays]
 CHECKED = [b for b in BORDERS if not b.arrays]
 SIZES = {"R": 4, "C": 6, "M": 6, "N": 3, "K": 5, "A": 2, "B": 3, "L": 4, "*": 2}
@@ -132,10 +134,10 @@ def test_a_message_names_the_kernel_the_rule_and_the_arrays():
 
 def product_arguments(rows=13, depth=9, columns=35, kind=np.int16, batch=None):
     """A call of multiply_packed, or of multiply_batch with `batch` products."""
-    steps, padded = -(-depth // 2), -(-columns // gemm.NR) * gemm.NR
-    left, sums, edge = gemm._scratch(np.int16, steps, kind)
+    steps, padded = -(-depth // 2), -(-columns // layout.NR) * layout.NR
+    left, sums, edge = _scratch(np.int16, steps, kind)
     m, e = np.full(padded, 2**30, np.int32), np.full(padded, 33, np.int64)
-    right = gemm.aligned(padded * steps * 2, np.int16)
+    right = layout.aligned(padded * steps * 2, np.int16)
     right[:] = 0
     count = batch or 1
     common = {"row_stride": depth, "step_stride": 1, "rows": rows, "depth": depth, "shift": 0, "left": left}
@@ -218,7 +220,7 @@ def test_sizes_that_do_not_fit_are_refused(call):
 def test_accumulators_as_they_are_need_32_bits():
     good = product_arguments(kind=np.int8)
     with pytest.raises(IntvitError):
-        gemm.enter_multiply_packed(*{**good, **{k: good[k][:0] for k in ("m", "e", "half")}}.values())
+        product.enter_multiply_packed(*{**good, **{k: good[k][:0] for k in ("m", "e", "half")}}.values())
 
 
 # ----------------------------------------------------------------- there is no other way from Python
@@ -269,7 +271,7 @@ def test_every_compiled_function_has_a_border_or_is_called_by_kernels_only():
     assert sorted(p.name for p in modules) == ["cache.py"]
     entered = {b.compiled for b in BORDERS}
     assert {sqnr._powers, sqnr._fractions} <= set(BORDERS)
-    text = {p.name: p.read_text() for p in (package / "kernels").glob("*.py")}
+    text = {p: p.read_text() for p in (package / "kernels").rglob("*.py")}
     for dispatcher in KERNELS:
         if takes_arrays(dispatcher) and dispatcher not in entered:
             name = dispatcher.py_func.__name__

@@ -30,7 +30,7 @@ LAYERS = [
         "engine",
     },
     {"trace", "evaluation", "analysis", "vectors"},
-    {"report"},
+    {"report", "environment"},
     {"demo"},
     {"cli", "__main__"},
 ]

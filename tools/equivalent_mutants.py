@@ -215,7 +215,7 @@ EQUIVALENT = (
         GENERAL + "parts of one product each go to `_slow`",
     ),
     Equivalent(
-        "kernels/gemm.py",
+        "kernels/gemm/layout.py",
         "",
         "ROW_BLOCK = 8 * MR",
         ("8 -> 7", "8 -> 9"),
@@ -223,7 +223,7 @@ EQUIVALENT = (
         "how many rows are packed at a time",
     ),
     Equivalent(
-        "kernels/gemm.py",
+        "kernels/gemm/intrinsics.py",
         "finish_panel.codegen.constants",
         "for group in range(NR // 8):",
         ("8 -> 7",),
@@ -231,7 +231,7 @@ EQUIVALENT = (
         "32 // 7 is 4, as 32 // 8 is",
     ),
     Equivalent(
-        "kernels/gemm.py",
+        "kernels/gemm/intrinsics.py",
         "finish_panel.codegen",
         "for group in range(NR // 8):",
         ("8 -> 7",),
@@ -239,7 +239,7 @@ EQUIVALENT = (
         "32 // 7 is 4, as 32 // 8 is",
     ),
     Equivalent(
-        "kernels/gemm.py",
+        "kernels/gemm/pack.py",
         "pack_columns",
         "pairs = packed.itemsize == 2 and column_stride == 1",
         ("2 -> 3",),
@@ -247,7 +247,7 @@ EQUIVALENT = (
         GENERAL + "elements are packed one by one instead of in pairs",
     ),
     Equivalent(
-        "kernels/gemm.py",
+        "kernels/gemm/pack.py",
         "pack_columns",
         "if pairs and 2 * s + 1 < depth:",
         ("1 -> 2", "2 -> 3"),
@@ -255,7 +255,7 @@ EQUIVALENT = (
         GENERAL + "pairs that are inside all the same go element by element",
     ),
     Equivalent(
-        "kernels/gemm.py",
+        "kernels/gemm/pack.py",
         "pack_columns",
         "if wide < NR or whole < steps:",
         ("Lt -> LtE (1)", "Lt -> LtE (2)"),
@@ -263,7 +263,7 @@ EQUIVALENT = (
         "a panel is cleared that is then written whole",
     ),
     Equivalent(
-        "kernels/gemm.py",
+        "kernels/gemm/layout.py",
         "operand",
         "if any((stride < 0 or stride % x.itemsize for stride in x.strides)):",
         ("0 -> 1", "Lt -> LtE"),

@@ -1,0 +1,147 @@
+"""Products as Python prepares and runs them: memory, packing of weights, the proof that sums fit 32 bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from intvit.errors import IntvitError
+from intvit.kernels.gemm.detect import packed_type
+from intvit.kernels.gemm.epilogue import Epilogue
+from intvit.kernels.gemm.layout import MR, NR, ROW_BLOCK, WORD, Array, aligned, operand, padded_columns
+from intvit.kernels.gemm.pack import enter_column_sums, enter_pack_columns
+from intvit.kernels.gemm.product import enter_multiply_batch, enter_multiply_packed
+
+INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A prepared linear operator: packed weights and the constants of its epilogue. One value serves every thread."""
+
+    right: Array
+    steps: int
+    depth: int
+    columns: int
+    offset: Array
+    shift: int
+    left: Any
+    """dtype of the packed left operand."""
+    takes: Any
+    """dtype of the operand that it was prepared for."""
+    epilogue: Epilogue
+
+    def run(self, x: Array, kind: Any) -> Array:
+        """x (..., K) int8 or int16 -> (..., O) of dtype `kind`."""
+        if x.dtype != self.takes or x.shape[-1:] != (self.depth,):
+            raise IntvitError(f"linear: x must be {np.dtype(self.takes)} (..., {self.depth}), not {x.dtype} {x.shape}")
+        rows = np.ascontiguousarray(x).reshape(-1, self.depth)
+        out = np.empty((len(rows), self.columns), kind)
+        if not out.size:
+            return out.reshape(*x.shape[:-1], self.columns)
+        left, sums, edge = _scratch(self.left, self.steps, kind)
+        f = self.epilogue
+        enter_multiply_packed(
+            rows.reshape(-1), 0, self.depth, 1, len(rows), self.depth, self.shift, left, self.right, self.steps,
+            self.columns, sums, self.offset, f.m, f.e, f.half, f.low, f.high, edge, out.reshape(-1), 0,
+            self.columns,
+        )  # fmt: skip
+        return out.reshape(*x.shape[:-1], self.columns)
+
+
+def _scratch(left: Any, steps: int, kind: Any) -> tuple[Array, Array, Array]:
+    """(packed rows, sums of a tile, an edge tile of the output) for one thread."""
+    packed = aligned(ROW_BLOCK * steps * WORD // np.dtype(left).itemsize, left)
+    return packed, aligned(MR * NR, np.int32).reshape(MR, NR), np.empty(MR * NR, kind)
+
+
+def _packed(flat: Array, depth: int, columns: int, strides: tuple[int, int], kind: Any) -> tuple[Array, Array, int]:
+    """(packed right operand, column sums, steps)"""
+    steps = -(-depth // (WORD // np.dtype(kind).itemsize))
+    padded = padded_columns(columns)
+    packed, sums = aligned(padded * steps * WORD, np.uint8).view(kind), np.empty(padded, np.int32)
+    enter_pack_columns(flat, 0, *strides, depth, columns, steps, _signed(packed))
+    enter_column_sums(flat, 0, *strides, depth, columns, sums)
+    return packed, sums.astype(np.int64), steps
+
+
+def _signed(packed: Array) -> Array:
+    return packed.view(np.int8 if packed.itemsize == 1 else np.int16)
+
+
+def prepare_linear(
+    weight: Array, bias: Array | None, x_max: int, left: Any, epilogue: Epilogue, path: str
+) -> Linear | None:
+    """A linear operator for |x| <= x_max of dtype `left`, or None where the proven bound leaves 32 bits."""
+    columns, depth = weight.shape
+    if not weight.size:
+        return None
+    offset = np.zeros(columns, np.int64) if bias is None else bias.astype(np.int64)
+    if offset.shape != (columns,):
+        raise IntvitError(f"linear: bias must have {columns} elements, not {offset.shape}")
+    bound = np.abs(weight.astype(np.int64)).sum(axis=1) * x_max + np.abs(offset)
+    if path == "blas" or left not in (np.int8, np.int16) or int(bound.max()) > INT32_MAX:
+        return None
+    kind = packed_type(path, left)
+    eight = kind == np.uint8
+    flat = np.ascontiguousarray(weight, np.int8 if eight else np.int16).reshape(-1)
+    right, sums, steps = _packed(flat, depth, columns, (1, depth), kind)
+    offset = np.pad(offset, (0, -columns % NR)) - (128 * sums if eight else 0)
+    shift, packed_left = (128, np.int8) if eight else (0, np.int16)
+    offset = offset.astype(np.int32)  # wraps, as the sums do
+    return Linear(right, steps, depth, columns, offset, shift, packed_left, left, epilogue)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A prepared product of activations a (..., R, K) and b (..., K, C); `a` may stand for a + lift (16 bits)."""
+
+    path: str
+    epilogue: Epilogue
+    lift: int
+
+    def run(self, a: Array, b: Array, kind: Any, order: tuple[int, ...] | None = None) -> Array:
+        """a int8 or int16, b int8 (..., K, C) -> (..., R, C) of dtype `kind`.
+
+        `order`: a permutation of the result's axes in which it lies in memory.
+        """
+        self.check(a, b)
+        (depth, columns), rows, lead = b.shape[-2:], a.shape[-2], a.shape[:-2]
+        out, target = _ordered((*lead, rows, columns), kind, order)
+        if not (a.size and b.size):  # the sum of nothing is 0
+            out[...] = 0
+            return out
+        left_kind = np.int8 if a.dtype == np.int8 and self.path == "vnni" else np.int16
+        right_kind = packed_type(self.path, left_kind)
+        steps = -(-depth // (WORD // np.dtype(left_kind).itemsize))
+        padded = padded_columns(columns)
+        right = aligned(padded * steps * WORD // np.dtype(right_kind).itemsize, right_kind)
+        eight = right_kind == np.uint8
+        x, y, z, f = operand(a), operand(b), operand(target), self.epilogue
+        left, sums, edge = _scratch(left_kind, steps, kind)
+        enter_multiply_batch(
+            x.flat, x.starts, x.row, x.column, rows, depth, 128 if eight else 0, left, y.flat, y.starts, y.row,
+            y.column, right, _signed(right), steps, columns, sums, -128 if eight else self.lift, f.m, f.e, f.half,
+            f.low, f.high, edge, z.flat, z.starts, z.row,
+        )  # fmt: skip
+        return out
+
+    def check(self, a: Array, b: Array) -> None:
+        """Raise IntvitError if a (..., R, K) and b (..., K, C) are no operands of one product."""
+        if min(a.ndim, b.ndim) < 2 or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
+            raise IntvitError(f"matmul: shapes must be (..., R, K) and (..., K, C), not {a.shape} and {b.shape}")
+        if a.dtype not in (np.int8, np.int16) or b.dtype != np.int8 or (self.lift and a.dtype == np.int8):
+            lifted = "int16" if self.lift else "int8 or int16"
+            raise IntvitError(f"matmul: operands must be {lifted} and int8, not {a.dtype} and {b.dtype}")
+
+
+def _ordered(shape: tuple[int, ...], kind: Any, order: tuple[int, ...] | None) -> tuple[Array, Array]:
+    """(result, the same) of `shape`, contiguous once its axes are permuted by `order`; the last axis stays last."""
+    if order is None or order[-1] != len(shape) - 1:
+        out = np.empty(shape, kind)
+        return out, out
+    base = np.empty([shape[axis] for axis in order], kind)
+    out = base.transpose(np.argsort(order))
+    return out, out
