@@ -2,15 +2,18 @@
 
 import ast
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 from numba.core.types import Array as ArrayType
+from numba.core.types import BaseTuple
 from test_integer_only import signature
 
 import intvit
@@ -23,7 +26,6 @@ from intvit.kernels import gemm, layernorm, matmul, pool, requantize, tables
 from intvit.kernels.arith import KERNELS, as_rows
 from intvit.kernels.border import BORDERS, border, constants
 from intvit.kernels.gemm import layout, product
-from intvit.kernels.gemm.run import _scratch
 
 for found in pkgutil.walk_packages(kernels.__path__, "intvit.kernels."):
     importlib.import_module(found.name)
@@ -133,32 +135,28 @@ def test_a_message_names_the_kernel_the_rule_and_the_arrays():
 
 
 def product_arguments(rows=13, depth=9, columns=35, kind=np.int16, batch=None):
-    """A call of multiply_packed, or of multiply_batch with `batch` products."""
+    """A call of multiply_packed, or of multiply_batch with `batch` products; what its tuples hold, by name."""
     steps, padded = -(-depth // 2), -(-columns // layout.NR) * layout.NR
-    left, sums, edge = _scratch(np.int16, steps, kind)
     m, e = np.full(padded, 2**30, np.int32), np.full(padded, 33, np.int64)
     right = layout.aligned(padded * steps * 2, np.int16)
     right[:] = 0
     count = batch or 1
-    common = {"row_stride": depth, "step_stride": 1, "rows": rows, "depth": depth, "shift": 0, "left": left}
-    tail = {"m": m, "e": e, "half": e * 0 + 2**32 - 1, "low": -128, "high": 127, "edge": edge}
-    tail["out"] = np.zeros(count * rows * columns, kind)
-    flat = np.ones(count * rows * depth, np.int16)
-    if batch is None:
-        middle = {
-            "right": right,
-            "steps": steps,
-            "columns": columns,
-            "sums": sums,
-            "offset": np.zeros(padded, np.int32),
-        }
-        return {"flat": flat, "start": 0, **common, **middle, **tail, "to": 0, "out_stride": columns}
-    places = np.arange(count)
-    other = {"b": np.ones(count * depth * columns, np.int8), "b_starts": places * depth * columns}
-    other |= {"depth_stride": columns, "column_stride": 1, "right": right, "right_signed": right}
-    other |= {"steps": steps, "columns": columns, "sums": sums, "correction": 0}
-    last = {"tos": places * rows * columns, "out_stride": columns}
-    return {"flat": flat, "starts": places * rows * depth, **common, **other, **tail, **last}
+    places = np.arange(count) if batch else 0
+    found = {
+        "flat": np.ones(count * rows * depth, np.int16),
+        "starts": places * rows * depth,
+        "row": depth,
+        "column": 1,
+    }
+    if batch:
+        found |= {"b": np.ones(count * depth * columns, np.int8), "b_starts": places * depth * columns}
+        found |= {"b_row": columns, "b_column": 1}
+    found |= {"out": np.zeros(count * rows * columns, kind), "out_starts": places * rows * columns}
+    found |= {"out_row": columns, "out_column": 1}
+    found |= {"rows": rows, "depth": depth, "columns": columns, "steps": steps, "right": right}
+    found |= {"correction": 0} if batch else {"offset": np.zeros(padded, np.int32)}
+    found |= {"m": m, "e": e, "half": e * 0 + 2**32 - 1, "low": -128, "high": 127}
+    return found | layout.Scratch.of(np.int16, steps, kind)._asdict()
 
 
 def packing_arguments(name):
@@ -170,11 +168,24 @@ def packing_arguments(name):
 
 
 GEMM = {
-    "multiply_packed": lambda: product_arguments(),
-    "multiply_batch": lambda: product_arguments(batch=3),
+    "enter_multiply_packed": lambda: product_arguments(),
+    "enter_multiply_batch": lambda: product_arguments(batch=3),
     "pack_columns": lambda: packing_arguments("pack_columns"),
     "column_sums": lambda: packing_arguments("column_sums"),
 }
+
+
+def enter(call, values):
+    """Call a border with the values in the order of the kernel's arguments, put into the tuples that it takes."""
+    left, arguments = list(values), []
+    for name in inspect.signature(call).parameters:
+        kind = get_type_hints(call.check)[name]
+        fields = getattr(kind, "_fields", None)
+        arguments.append(kind(*(left.pop(0) for _ in fields)) if fields else left.pop(0))
+    assert not left
+    return call(*arguments)
+
+
 NEEDS_A_PATH = pytest.mark.skipif(gemm.available_paths()[0] == "blas", reason="no integer dot products here")
 
 
@@ -185,21 +196,21 @@ def test_every_other_border_is_tested_below():
 @NEEDS_A_PATH
 @pytest.mark.parametrize("call", CHECKED, ids=described)
 def test_sizes_that_fit_pass(call):
-    call(*GEMM[call.__name__]().values())
+    enter(call, GEMM[call.__name__]().values())
 
 
 @NEEDS_A_PATH
 @pytest.mark.parametrize("call", CHECKED, ids=described)
 def test_sizes_that_do_not_fit_are_refused(call):
     good = GEMM[call.__name__]()
-    free = {"shift", "low", "correction"}  # values, not sizes
+    free = {"low", "correction"}  # values, not sizes
     changes = []
     for name, value in good.items():
         if isinstance(value, np.ndarray):
             short = value[: value.size // 2 - 1] if value.ndim == 1 else value[:-1]
             others = [short, value[None], value[::-1], value.astype(np.float32), value.astype(np.uint64)]
             others += [value.astype(np.int8 if value.dtype == np.int64 else np.int64), value[:0]]
-            if value.dtype == np.int64 and name in ("starts", "b_starts", "tos"):
+            if value.dtype == np.int64 and name in ("starts", "b_starts", "out_starts"):
                 others += [value - 1, value + 1, value * 0 + 2**62, value * 0 - 2**62]
             changes += [(name, other) for other in others if not (name in ("m", "e", "half") and other is value[:0])]
         elif name == "high":
@@ -213,21 +224,22 @@ def test_sizes_that_do_not_fit_are_refused(call):
         if isinstance(other, np.ndarray):
             arguments[name] = other  # a copy would have no gaps
         with pytest.raises((IntvitError, IndexError)):
-            call(*arguments.values())
+            enter(call, arguments.values())
 
 
 @NEEDS_A_PATH
 def test_accumulators_as_they_are_need_32_bits():
     good = product_arguments(kind=np.int8)
     with pytest.raises(IntvitError):
-        product.enter_multiply_packed(*{**good, **{k: good[k][:0] for k in ("m", "e", "half")}}.values())
+        enter(product.enter_multiply_packed, {**good, **{k: good[k][:0] for k in ("m", "e", "half")}}.values())
 
 
 # ----------------------------------------------------------------- there is no other way from Python
 
 
 def takes_arrays(dispatcher):
-    return dispatcher.targetoptions.get("nopython") and any(isinstance(t, ArrayType) for t in signature(dispatcher))
+    kinds = [part for kind in signature(dispatcher) for part in (kind if isinstance(kind, BaseTuple) else [kind])]
+    return dispatcher.targetoptions.get("nopython") and any(isinstance(kind, ArrayType) for kind in kinds)
 
 
 def python_names(module, tree):
@@ -236,7 +248,7 @@ def python_names(module, tree):
         if not isinstance(node, ast.FunctionDef | ast.Lambda):
             continue
         marks = {ast.unparse(d).partition("(")[0] for d in getattr(node, "decorator_list", [])}
-        if marks & {"kernel", "numba.njit", "intrinsic"}:
+        if marks & {"kernel", "inlined", "numba.njit", "intrinsic"}:
             continue
         for part in ast.walk(node):
             if isinstance(part, ast.Name):
@@ -275,7 +287,9 @@ def test_every_compiled_function_has_a_border_or_is_called_by_kernels_only():
     for dispatcher in KERNELS:
         if takes_arrays(dispatcher) and dispatcher not in entered:
             name = dispatcher.py_func.__name__
-            assert any(len(re.findall(rf"\b{name}\(", t)) > 1 for t in text.values()) or name == "hidden", name
+            home = dispatcher.py_func.__module__
+            knows = [t for p, t in text.items() if p.stem == home.rpartition(".")[2] or f"from {home} import" in t]
+            assert any(re.search(rf"(?<!def )\b{name}\(", t) for t in knows) or name == "hidden", name
 
 
 # ------------------------------------------------------------- what a user of the kernels meets first

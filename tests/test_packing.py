@@ -57,9 +57,14 @@ def test_packing_the_left_operand_fills_its_tiles_with_zeros(kind, packed, shift
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-@pytest.mark.parametrize(("kind", "packed"), [(np.int8, np.int8), (np.int8, np.int16), (np.int16, np.int16)])
+@pytest.mark.parametrize(
+    ("kind", "packed"),
+    [(np.int8, np.int8), (np.int8, np.int16), (np.int16, np.int16),
+     (np.int8, np.uint8), (np.int8, np.uint16), (np.int16, np.uint16)],
+)  # fmt: skip
 def test_packing_the_right_operand_of_any_strides(kind, packed, depth):
-    """Words [panel][step][NR], and nothing read beyond the depth: what stands there is not 0."""
+    """Words [panel][step][NR], and nothing read beyond the depth: what stands there is not 0. Unsigned words hold the
+    same bits."""
     unit = layout.WORD // np.dtype(packed).itemsize
     steps = -(-depth // unit)
     for columns in (1, layout.NR - 1, layout.NR + 1):
@@ -68,7 +73,7 @@ def test_packing_the_right_operand_of_any_strides(kind, packed, depth):
             expected = np.zeros((panels, steps, layout.NR, unit), packed)
             for k in range(depth):
                 for c in range(columns):
-                    expected[c // layout.NR, k // unit, c % layout.NR, k % unit] = matrix[k, c]
+                    expected[c // layout.NR, k // unit, c % layout.NR, k % unit] = matrix[k, c].astype(packed)
             buffer = np.full(expected.size, 77, packed)
             flat = laid_out(matrix, depth_stride, column_stride)
             pack.pack_columns(flat, 3, depth_stride, column_stride, depth, columns, steps, buffer)

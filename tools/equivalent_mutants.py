@@ -264,7 +264,7 @@ EQUIVALENT = (
     ),
     Equivalent(
         "kernels/gemm/layout.py",
-        "operand",
+        "operands",
         "if any((stride < 0 or stride % x.itemsize for stride in x.strides)):",
         ("0 -> 1", "Lt -> LtE"),
         "operands",

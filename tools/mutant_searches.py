@@ -250,8 +250,8 @@ def packing(rng: Rng) -> Outcomes:
 
 @search
 def operands(rng: Rng) -> Outcomes:
-    """The matrices that an `Operand` describes: views of every kind, also with axes of stride 0 and negative ones."""
-    from intvit.kernels.gemm.layout import operand
+    """The matrices that `Matrices` describe: views of every kind, also with axes of stride 0 and negative ones."""
+    from intvit.kernels.gemm.layout import operands as matrices
 
     for kind, lead in itertools.product((np.int8, np.int16, np.int32), ((), (2,), (2, 3), (1, 2, 2))):
         base = rng.integers(-100, 100, (*lead, 6, 8)).astype(kind)
@@ -267,7 +267,7 @@ def operands(rng: Rng) -> Outcomes:
         views += [np.broadcast_to(base[..., :1], base.shape), np.broadcast_to(base[..., :1, :], base.shape)]
         views += [np.broadcast_to(base[:1], base.shape), np.broadcast_to(base.reshape(-1)[0], base.shape)]
         for number, x in enumerate(views):
-            described = operand(x)
+            described = matrices(x)
             rows, depth = x.shape[-2:]
             index = described.starts[:, None, None] + np.arange(rows)[:, None] * described.row
             found = described.flat[index + np.arange(depth) * described.column]

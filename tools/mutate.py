@@ -77,7 +77,7 @@ SWAPPED_CALLS = {"min": "max", "max": "min"}
 DROPPED_CALLS = frozenset({"saturate", "clamp", "wrap", "wrap32"})
 REFUSING = ("Method", "IntvitError", "check", "_check", "require")
 REFUSING_FUNCTIONS = (
-    "check", "_check", "require", "_require", "__post_init__", "is_line", "lies_inside", "_border", "as_rows",
+    "check", "_check", "require", "_require", "__post_init__", "is_line", "lie", "operands_fit", "_border", "as_rows",
     "aligned", "available_paths", "chosen_path", "path_notes", "known_to_llvm", "target_features",
 )  # fmt: skip
 """Functions that refuse, lay out or choose; no arithmetic."""

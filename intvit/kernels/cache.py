@@ -81,18 +81,18 @@ class _Forgiving:
             self._kept.disable()
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
     """njit, cached on disk, without the GIL: the engine runs kernels on threads, they never start their own.
 
     Numba picks the folder when a function is decorated: ours for that moment, the user's after it.
     """
     folder = cache_folder()
     if folder is None:
-        return numba.njit(nogil=True)(function)
+        return numba.njit(nogil=True, **options)(function)
     before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
     numba.config.CACHE_DIR = folder  # type: ignore[attr-defined]
     try:
-        result: Any = numba.njit(cache=True, nogil=True)(function)
+        result: Any = numba.njit(cache=True, nogil=True, **options)(function)
     finally:
         numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
     result._cache = _Forgiving(result._cache)

@@ -6,22 +6,42 @@ from typing import Any
 
 from intvit.errors import IntvitError
 from intvit.kernels.border import characters
-from intvit.kernels.gemm.layout import MR, NR, ROW_BLOCK, WORD, Array, padded_columns, words_of
+from intvit.kernels.gemm.epilogue import Epilogue
+from intvit.kernels.gemm.layout import (
+    MR,
+    NR,
+    ROW_BLOCK,
+    WORD,
+    Array,
+    Matrices,
+    Matrix,
+    Scratch,
+    Size,
+    padded_columns,
+    words_of,
+)
 
 _INT32, _INT64, _NARROW = (characters(kinds) for kinds in ("int32", "int64", "int8|int16"))
+_PACKED = characters("int8|int16|uint8|uint16")
 _PAIRS = ("bB", "hH", "hh")
 """Codes of the dtypes of packed operands that meet in an instruction."""
 
 
 def is_line(array: Any, kinds: str) -> bool:
     """True for a contiguous vector whose dtype has one of these one-letter codes."""
-    return bool(array.ndim == 1 and array.dtype.char in kinds and array.flags.c_contiguous)
+    return array.ndim == 1 and array.dtype.char in kinds and array.flags.c_contiguous
 
 
-def lies_inside(flat: Array, start: int, rows: int, row_stride: int, columns: int, column_stride: int) -> bool:
-    """True if every element of a matrix at `start` of `flat` lies in it."""
-    last = start + (rows - 1) * row_stride + (columns - 1) * column_stride
-    return min(start, row_stride, column_stride) >= 0 and min(rows, columns) >= 1 and last < flat.size
+def lies_inside(x: Matrix, rows: int, columns: int) -> bool:
+    """True if every element of a matrix of this size lies in its vector."""
+    flat, start, row, column = x
+    fits = start >= 0 and row >= 0 and column >= 0 and rows >= 1 and columns >= 1
+    return fits and start + (rows - 1) * row + (columns - 1) * column < flat.size
+
+
+def lie_inside(x: Matrices, rows: int, columns: int) -> bool:
+    """As `lies_inside` for a matrix at 0; the kernel compares every start."""
+    return is_line(x.starts, _INT64) and lies_inside(Matrix(x.flat, 0, x.row, x.column), rows, columns)
 
 
 def require(name: str, fits: bool) -> None:
@@ -30,32 +50,31 @@ def require(name: str, fits: bool) -> None:
 
 
 def check_columns(
-    flat: Array, start: int, depth_stride: int, column_stride: int, depth: int, columns: int, steps: int, packed: Array
+    flat: Array, start: int, row: int, column: int, depth: int, columns: int, steps: int, packed: Array
 ) -> None:
-    fits = is_line(flat, _NARROW) and is_line(packed, _NARROW) and flat.itemsize <= packed.itemsize
-    fits = fits and steps == words_of(depth, packed) and packed.nbytes >= padded_columns(columns) * steps * WORD
-    require("pack_columns", fits and lies_inside(flat, start, depth, depth_stride, columns, column_stride))
+    fits = is_line(flat, _NARROW) and is_line(packed, _PACKED) and flat.itemsize <= packed.itemsize
+    fits = fits and steps == words_of(depth, packed.itemsize)
+    fits = fits and packed.nbytes >= padded_columns(columns) * steps * WORD
+    require("pack_columns", fits and lies_inside(Matrix(flat, start, row, column), depth, columns))
 
 
-def check_sums(
-    flat: Array, start: int, depth_stride: int, column_stride: int, depth: int, columns: int, sums: Array
-) -> None:
+def check_sums(flat: Array, start: int, row: int, column: int, depth: int, columns: int, sums: Array) -> None:
     fits = is_line(flat, _NARROW) and is_line(sums, _INT32) and sums.size >= columns
-    require("column_sums", fits and lies_inside(flat, start, depth, depth_stride, columns, column_stride))
+    require("column_sums", fits and lies_inside(Matrix(flat, start, row, column), depth, columns))
 
 
-def check_tiles(
-    depth: int, left: Array, right: Array, steps: int, columns: int, sums: Array, m: Array, e: Array, half: Array,
-    high: int, edge: Array, out: Array,
-) -> bool:  # fmt: skip
+def operands_fit(x: Array, out: Array, size: Size, right: Array, epilogue: Epilogue, scratch: Scratch) -> bool:
     """Whether all is there that one tile after another reads and writes: packed operands, constants, sums, edge."""
-    padded, constants = padded_columns(columns), m.size
+    (left, sums, edge), (m, e, half, _, high) = scratch, epilogue
+    padded, constants = padded_columns(size.columns), m.size
     return (
         left.dtype.char + right.dtype.char in _PAIRS
-        and steps == words_of(depth, left)
+        and is_line(x, _NARROW)
+        and x.itemsize <= left.itemsize
+        and size.steps == words_of(size.depth, left.itemsize)
         and is_line(left, _NARROW)
-        and left.nbytes >= ROW_BLOCK * steps * WORD
-        and right.nbytes >= padded * steps * WORD
+        and left.nbytes >= ROW_BLOCK * size.steps * WORD
+        and right.nbytes >= padded * size.steps * WORD
         and is_line(right, right.dtype.char)
         and sums.dtype.char in _INT32
         and sums.shape == (MR, NR)
@@ -73,30 +92,20 @@ def check_tiles(
 
 
 def check_packed(
-    flat: Array, start: int, row_stride: int, step_stride: int, rows: int, depth: int, shift: int, left: Array,
-    right: Array, steps: int, columns: int, sums: Array, offset: Array, m: Array, e: Array, half: Array, low: int,
-    high: int, edge: Array, out: Array, to: int, out_stride: int,
-) -> None:  # fmt: skip
-    fits = check_tiles(depth, left, right, steps, columns, sums, m, e, half, high, edge, out)
-    fits = fits and is_line(flat, _NARROW) and flat.itemsize <= left.itemsize
-    fits = fits and is_line(offset, _INT32) and offset.size >= padded_columns(columns)
-    fits = fits and lies_inside(flat, start, rows, row_stride, depth, step_stride)
-    require("multiply_packed", fits and lies_inside(out, to, rows, out_stride, columns, 1))
+    x: Matrix, out: Matrix, size: Size, right: Array, offset: Array, epilogue: Epilogue, scratch: Scratch
+) -> None:
+    fits = operands_fit(x.flat, out.flat, size, right, epilogue, scratch)
+    fits = fits and is_line(offset, _INT32) and offset.size >= padded_columns(size.columns)
+    fits = fits and lies_inside(x, size.rows, size.depth)
+    require("multiply_packed", fits and out.column == 1 and lies_inside(out, size.rows, size.columns))
 
 
 def check_batch(
-    flat: Array, starts: Array, row_stride: int, step_stride: int, rows: int, depth: int, shift: int, left: Array,
-    b: Array, b_starts: Array, depth_stride: int, column_stride: int, right: Array, right_signed: Array, steps: int,
-    columns: int, sums: Array, correction: int, m: Array, e: Array, half: Array, low: int, high: int, edge: Array,
-    out: Array, tos: Array, out_stride: int,
+    a: Matrices, b: Matrices, out: Matrices, size: Size, right: Array, correction: int, epilogue: Epilogue,
+    scratch: Scratch,
 ) -> None:  # fmt: skip
-    """The kernel itself compares every start with the arrays."""
-    fits = check_tiles(depth, left, right, steps, columns, sums, m, e, half, high, edge, out)
-    fits = fits and is_line(flat, _NARROW) and flat.itemsize <= left.itemsize
-    fits = fits and is_line(right_signed, _NARROW) and right_signed.nbytes >= padded_columns(columns) * steps * WORD
-    fits = fits and is_line(b, _NARROW) and b.itemsize <= right_signed.itemsize == right.itemsize
-    fits = fits and is_line(starts, _INT64) and is_line(b_starts, _INT64) and is_line(tos, _INT64)
-    fits = fits and starts.size == b_starts.size == tos.size
-    fits = fits and lies_inside(flat, 0, rows, row_stride, depth, step_stride)
-    fits = fits and lies_inside(b, 0, depth, depth_stride, columns, column_stride)
-    require("multiply_batch", fits and lies_inside(out, 0, rows, out_stride, columns, 1))
+    fits = operands_fit(a.flat, out.flat, size, right, epilogue, scratch)
+    fits = fits and is_line(b.flat, _NARROW) and b.flat.itemsize <= right.itemsize
+    fits = fits and a.starts.size == b.starts.size == out.starts.size
+    fits = fits and lie_inside(a, size.rows, size.depth) and lie_inside(b, size.depth, size.columns)
+    require("multiply_batch", fits and out.column == 1 and lie_inside(out, size.rows, size.columns))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from intvit.kernels.arith import kernel
+from intvit.kernels.arith import inlined
 from intvit.kernels.gemm.intrinsics import finish_panel
 from intvit.kernels.gemm.layout import NR, Array
 from intvit.kernels.requantize import regular
 
 
-@dataclass(frozen=True)
-class Epilogue:
+class Epilogue(NamedTuple):
     """What happens to accumulators before they are stored: constants per column, padded to whole panels.
 
     `m` empty: nothing, they are stored as they are.
@@ -40,22 +39,23 @@ class Epilogue:
         return Epilogue(m.astype(np.int32), e, half, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-@kernel
-def finish(sums, rows, columns, first, offset, m, e, half, low, high, edge, out, to, stride):
-    """out = saturate(rhe((sums + offset) * m, 2**e)) for the rows of a tile; for m empty sums + offset.
+@inlined
+def finish(scratch, rows, columns, first, offset, epilogue, out, row):
+    """out = saturate(rhe((sums + offset) * m, 2**e)) for the tile at (row, first); for m empty sums + offset.
 
     1 <= e <= 62 and half = 2**(e-1) - 1: |sum * m| < 2**62, so that every term fits int64. A panel that the matrix
     does not fill goes through `edge`.
     """
-    if m.shape[0] == 0:
+    sums, edge, flat, to = scratch.sums, scratch.edge, out.flat, out.start + row * out.row + first
+    if epilogue.m.shape[0] == 0:
         for i in range(rows):
             for c in range(columns):
-                out[to + i * stride + c] = np.int32(sums[i, c] + offset[first + c])
+                flat[to + i * out.row + c] = np.int32(sums[i, c] + offset[first + c])
         return
     if columns == NR:
-        finish_panel(sums, rows, offset, m, e, half, first, low, high, out, to, stride)
+        finish_panel(sums, rows, offset, epilogue, first, flat, to, out.row)
         return
-    finish_panel(sums, rows, offset, m, e, half, first, low, high, edge, 0, NR)
+    finish_panel(sums, rows, offset, epilogue, first, edge, 0, NR)
     for i in range(rows):
         for c in range(columns):
-            out[to + i * stride + c] = edge[i * NR + c]
+            flat[to + i * out.row + c] = edge[i * NR + c]

@@ -18,7 +18,7 @@ from intvit.kernels.gemm.detect import PMADDWD, VNNI
 from intvit.kernels.gemm.layout import MR, NR, WORD
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-_INTEGERS = {8: _I8, 16: _I16, 32: _I32}
+_INTEGERS = {8: _I8, 16: _I16, 32: _I32, 64: _I64}
 
 
 def _bytes_at(context: Any, builder: Any, kind: Any, array: Any, offset: Any) -> Any:
@@ -113,41 +113,39 @@ def _emit_tile(builder: Any, kind: Any, a: Any, b: Any, c: Any, steps: Any) -> N
 
 
 @intrinsic
-def finish_panel(typingctx, sums, rows, offset, m, e, half, first, low, high, out, at, stride):
+def finish_panel(typingctx, sums, rows, offset, epilogue, first, out, at, stride):
     """out[at + i*stride + c] = saturate(rhe((sums[i, c] + offset[c]) * m[c], 2**e[c])), NR columns a row.
 
     Constants are read at `first` + c. Indices count elements.
     """
     count = types.int64
-    signature = types.void(sums, count, offset, m, e, half, count, count, count, out, count, count)
+    signature = types.void(sums, count, offset, epilogue, count, out, count, count)
 
     def codegen(context, builder, signature, args):
-        kind = _INTEGERS[signature.args[9].dtype.bitwidth]
-        wide, narrow = ir.VectorType(_I64, 8), ir.VectorType(kind, 8)
-        first = args[6]
+        sums_kind, _, offset_kind, (m_kind, e_kind, half_kind, *_), _, out_kind, *_ = signature.args
+        sums, rows, offset, epilogue, first, out, at, stride = args
+        m, e, half, low, high = (builder.extract_value(epilogue, i) for i in range(5))
+        size = out_kind.dtype.bitwidth // 8
+        wide, narrow = ir.VectorType(_I64, 8), ir.VectorType(_INTEGERS[out_kind.dtype.bitwidth], 8)
 
-        def pointer(index, array, at, element):
-            size = {_I32: 4, _I64: 8, kind: signature.args[9].dtype.bitwidth // 8}[element]
-            return _bytes_at(context, builder, signature.args[index], array, builder.mul(at, _I64(size)))
-
-        def constants(index, element):
-            """The panel's NR constants as four vectors of int64."""
-            base = pointer(index, args[index], first, element)
+        def constants(kind, array):
+            """The panel's NR constants as four vectors."""
+            size, shape = kind.dtype.bitwidth // 8, ir.VectorType(_INTEGERS[kind.dtype.bitwidth], 8)
+            base = _bytes_at(context, builder, kind, array, builder.mul(first, _I64(size)))
             found = []
             for group in range(NR // 8):
-                shape = ir.VectorType(element, 8)
-                at = builder.gep(base, [_I64(group * 8 * (4 if element is _I32 else 8))])
+                at = builder.gep(base, [_I64(group * 8 * size)])
                 found.append(builder.load(builder.bitcast(at, shape.as_pointer()), align=4))
             return found
 
-        offsets, multipliers = constants(2, _I32), [builder.sext(v, wide) for v in constants(3, _I32)]
-        shifts, halves = constants(4, _I64), constants(5, _I64)
-        lows, highs = (_splat(builder, args[i], wide, 8) for i in (7, 8))
+        offsets, multipliers = constants(offset_kind, offset), [builder.sext(v, wide) for v in constants(m_kind, m)]
+        shifts, halves = constants(e_kind, e), constants(half_kind, half)
+        lows, highs = (_splat(builder, limit, wide, 8) for limit in (low, high))
         one = ir.Constant(wide, [_I64(1)] * 8)
-        with cgutils.for_range(builder, args[1]) as loop:
-            row = _bytes_at(context, builder, signature.args[0], args[0], builder.mul(loop.index, _I64(NR * WORD)))
-            to = builder.add(args[10], builder.mul(loop.index, args[11]))
-            target = pointer(9, args[9], to, kind)
+        with cgutils.for_range(builder, rows) as loop:
+            row = _bytes_at(context, builder, sums_kind, sums, builder.mul(loop.index, _I64(NR * WORD)))
+            to = builder.add(at, builder.mul(loop.index, stride))
+            target = _bytes_at(context, builder, out_kind, out, builder.mul(to, _I64(size)))
             for group in range(NR // 8):
                 sums_at = builder.gep(row, [_I64(group * 8 * WORD)])
                 total = builder.load(builder.bitcast(sums_at, ir.VectorType(_I32, 8).as_pointer()), align=4)
@@ -156,7 +154,6 @@ def finish_panel(typingctx, sums, rows, offset, m, e, half, first, low, high, ou
                 rounded = builder.ashr(builder.add(builder.add(product, halves[group]), odd), shifts[group])
                 rounded = builder.select(builder.icmp_signed("<", rounded, lows), lows, rounded)
                 rounded = builder.select(builder.icmp_signed(">", rounded, highs), highs, rounded)
-                size = signature.args[9].dtype.bitwidth // 8
                 store_at = builder.bitcast(builder.gep(target, [_I64(group * 8 * size)]), narrow.as_pointer())
                 builder.store(builder.trunc(rounded, narrow), store_at, align=1)
         return context.get_dummy_value()

@@ -78,7 +78,7 @@ def column_sums(flat, start, depth_stride, column_stride, depth, columns, sums):
 def pack_columns(flat, start, depth_stride, column_stride, depth, columns, steps, packed):
     """The right operand as words: packed[panel][step][NR] words, zeros beyond its edges.
 
-    `packed` is an int8 or int16 view of the packed operand.
+    `packed` holds bits: of a signed operand in an unsigned array those of its two's complement.
     """
     unit = WORD // packed.itemsize
     panels = (columns + NR - 1) // NR

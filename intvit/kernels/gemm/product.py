@@ -9,62 +9,87 @@ import numpy as np
 from intvit.kernels.arith import kernel
 from intvit.kernels.border import border
 from intvit.kernels.gemm.checks import check_batch, check_packed
-from intvit.kernels.gemm.epilogue import finish
+from intvit.kernels.gemm.epilogue import Epilogue, finish
 from intvit.kernels.gemm.intrinsics import multiply_tile
-from intvit.kernels.gemm.layout import MR, NR, ROW_BLOCK, WORD
+from intvit.kernels.gemm.layout import MR, NR, ROW_BLOCK, WORD, Matrices, Matrix, Scratch, Size
 from intvit.kernels.gemm.pack import column_sums, pack_columns, pack_rows
 
 
 @kernel
-def multiply_packed(
-    flat, start, row_stride, step_stride, rows, depth, shift, left, right, steps, columns, sums, offset, m, e, half,
-    low, high, edge, out, to, out_stride,
-):  # fmt: skip
-    """A left operand (strided in `flat`) times a packed right one, block by block, finished into `out`."""
-    panels = (columns + NR - 1) // NR
-    for i in range(0, rows, ROW_BLOCK):
-        n = min(ROW_BLOCK, rows - i)
-        pack_rows(flat, start + i * row_stride, row_stride, step_stride, n, depth, steps, shift, left)
+def multiply_packed(x, out, size, right, offset, epilogue, scratch):
+    """A left operand times a packed right one, block by block, finished into `out`."""
+    shift = 128 if right.itemsize == 1 else 0
+    left, sums, steps = scratch.left, scratch.sums, size.steps
+    panels = (size.columns + NR - 1) // NR
+    for i in range(0, size.rows, ROW_BLOCK):
+        n = min(ROW_BLOCK, size.rows - i)
+        pack_rows(x.flat, x.start + i * x.row, x.row, x.column, n, size.depth, steps, shift, left)
         for panel in range(panels):
             j = panel * NR
             for tile in range((n + MR - 1) // MR):
                 left_at, right_at = tile * steps * MR * WORD, panel * steps * NR * WORD
                 multiply_tile(left, left_at, right, right_at, steps, sums)
                 row = i + tile * MR
-                finish(
-                    sums, min(MR, rows - row), min(NR, columns - j), j, offset, m, e, half, low, high, edge, out,
-                    to + row * out_stride + j, out_stride,
-                )  # fmt: skip
+                finish(scratch, min(MR, size.rows - row), min(NR, size.columns - j), j, offset, epilogue, out, row)
 
 
 @kernel
-def multiply_batch(
-    flat, starts, row_stride, step_stride, rows, depth, shift, left, b, b_starts, depth_stride, column_stride, right,
-    right_signed, steps, columns, sums, correction, m, e, half, low, high, edge, out, tos,
-    out_stride,
-):  # fmt: skip
-    """One product of activations per entry of `starts`: pack the right operand, then as `multiply_packed`.
+def multiply_batch(a, b, out, size, right, correction, epilogue, scratch):
+    """One product of activations per matrix: pack the one of `b` into `right`, then as `multiply_packed`.
 
-    False if a matrix lies outside its array.
+    `correction` times the sums of its columns is added. False if a matrix lies outside its array.
     """
-    offset = np.zeros((columns + NR - 1) // NR * NR, np.int32)
-    last = flat.shape[0] - 1 - (rows - 1) * row_stride - (depth - 1) * step_stride
-    b_last = b.shape[0] - 1 - (depth - 1) * depth_stride - (columns - 1) * column_stride
-    out_last = out.shape[0] - 1 - (rows - 1) * out_stride - (columns - 1)
-    for n in range(starts.shape[0]):
-        if min(starts[n], b_starts[n], tos[n]) < 0 or starts[n] > last or b_starts[n] > b_last or tos[n] > out_last:
+    offset = np.zeros((size.columns + NR - 1) // NR * NR, np.int32)
+    last = a.flat.shape[0] - 1 - (size.rows - 1) * a.row - (size.depth - 1) * a.column
+    b_last = b.flat.shape[0] - 1 - (size.depth - 1) * b.row - (size.columns - 1) * b.column
+    out_last = out.flat.shape[0] - 1 - (size.rows - 1) * out.row - (size.columns - 1)
+    for n in range(a.starts.shape[0]):
+        at, b_at, to = a.starts[n], b.starts[n], out.starts[n]
+        if min(at, b_at, to) < 0 or at > last or b_at > b_last or to > out_last:
             return False
-        pack_columns(b, b_starts[n], depth_stride, column_stride, depth, columns, steps, right_signed)
+        pack_columns(b.flat, b_at, b.row, b.column, size.depth, size.columns, size.steps, right)
         if correction != 0:
-            column_sums(b, b_starts[n], depth_stride, column_stride, depth, columns, offset)
-            for c in range(columns):
+            column_sums(b.flat, b_at, b.row, b.column, size.depth, size.columns, offset)
+            for c in range(size.columns):
                 offset[c] = np.int32(offset[c] * correction)
-        multiply_packed(
-            flat, starts[n], row_stride, step_stride, rows, depth, shift, left, right, steps, columns, sums, offset, m,
-            e, half, low, high, edge, out, tos[n], out_stride,
-        )  # fmt: skip
+        x, target = Matrix(a.flat, at, a.row, a.column), Matrix(out.flat, to, out.row, 1)
+        multiply_packed(x, target, size, right, offset, epilogue, scratch)
     return True
 
 
-enter_multiply_packed = border(check_packed)(multiply_packed)
-enter_multiply_batch = border(check_batch)(multiply_batch)
+# The same for Python. The border spreads their tuples: Numba takes 20 us to look at these, and 5 us at what they hold.
+
+
+@border(check_packed)
+@kernel
+def enter_multiply_packed(
+    flat, start, row, column, out, to, out_row, out_column, rows, depth, columns, steps, right, offset, m, e, half,
+    low, high, left, sums, edge,
+):  # fmt: skip
+    multiply_packed(
+        Matrix(flat, start, row, column),
+        Matrix(out, to, out_row, out_column),
+        Size(rows, depth, columns, steps),
+        right,
+        offset,
+        Epilogue(m, e, half, low, high),
+        Scratch(left, sums, edge),
+    )
+
+
+@border(check_batch)
+@kernel
+def enter_multiply_batch(
+    flat, starts, row, column, b, b_starts, b_row, b_column, out, out_starts, out_row, out_column, rows, depth, columns,
+    steps, right, correction, m, e, half, low, high, left, sums, edge,
+):  # fmt: skip
+    return multiply_batch(
+        Matrices(flat, starts, row, column),
+        Matrices(b, b_starts, b_row, b_column),
+        Matrices(out, out_starts, out_row, out_column),
+        Size(rows, depth, columns, steps),
+        right,
+        correction,
+        Epilogue(m, e, half, low, high),
+        Scratch(left, sums, edge),
+    )

@@ -10,7 +10,18 @@ import numpy as np
 from intvit.errors import IntvitError
 from intvit.kernels.gemm.detect import packed_type
 from intvit.kernels.gemm.epilogue import Epilogue
-from intvit.kernels.gemm.layout import MR, NR, ROW_BLOCK, WORD, Array, aligned, operand, padded_columns
+from intvit.kernels.gemm.layout import (
+    NR,
+    WORD,
+    Array,
+    Matrix,
+    Scratch,
+    Size,
+    aligned,
+    operands,
+    padded_columns,
+    words_of,
+)
 from intvit.kernels.gemm.pack import enter_column_sums, enter_pack_columns
 from intvit.kernels.gemm.product import enter_multiply_batch, enter_multiply_packed
 
@@ -26,7 +37,6 @@ class Linear:
     depth: int
     columns: int
     offset: Array
-    shift: int
     left: Any
     """dtype of the packed left operand."""
     takes: Any
@@ -41,34 +51,25 @@ class Linear:
         out = np.empty((len(rows), self.columns), kind)
         if not out.size:
             return out.reshape(*x.shape[:-1], self.columns)
-        left, sums, edge = _scratch(self.left, self.steps, kind)
-        f = self.epilogue
         enter_multiply_packed(
-            rows.reshape(-1), 0, self.depth, 1, len(rows), self.depth, self.shift, left, self.right, self.steps,
-            self.columns, sums, self.offset, f.m, f.e, f.half, f.low, f.high, edge, out.reshape(-1), 0,
-            self.columns,
-        )  # fmt: skip
+            Matrix(rows.reshape(-1), 0, self.depth, 1),
+            Matrix(out.reshape(-1), 0, self.columns, 1),
+            Size(len(rows), self.depth, self.columns, self.steps),
+            self.right,
+            self.offset,
+            self.epilogue,
+            Scratch.of(self.left, self.steps, kind),
+        )
         return out.reshape(*x.shape[:-1], self.columns)
-
-
-def _scratch(left: Any, steps: int, kind: Any) -> tuple[Array, Array, Array]:
-    """(packed rows, sums of a tile, an edge tile of the output) for one thread."""
-    packed = aligned(ROW_BLOCK * steps * WORD // np.dtype(left).itemsize, left)
-    return packed, aligned(MR * NR, np.int32).reshape(MR, NR), np.empty(MR * NR, kind)
 
 
 def _packed(flat: Array, depth: int, columns: int, strides: tuple[int, int], kind: Any) -> tuple[Array, Array, int]:
     """(packed right operand, column sums, steps)"""
-    steps = -(-depth // (WORD // np.dtype(kind).itemsize))
-    padded = padded_columns(columns)
+    steps, padded = words_of(depth, np.dtype(kind).itemsize), padded_columns(columns)
     packed, sums = aligned(padded * steps * WORD, np.uint8).view(kind), np.empty(padded, np.int32)
-    enter_pack_columns(flat, 0, *strides, depth, columns, steps, _signed(packed))
+    enter_pack_columns(flat, 0, *strides, depth, columns, steps, packed)
     enter_column_sums(flat, 0, *strides, depth, columns, sums)
     return packed, sums.astype(np.int64), steps
-
-
-def _signed(packed: Array) -> Array:
-    return packed.view(np.int8 if packed.itemsize == 1 else np.int16)
 
 
 def prepare_linear(
@@ -89,9 +90,8 @@ def prepare_linear(
     flat = np.ascontiguousarray(weight, np.int8 if eight else np.int16).reshape(-1)
     right, sums, steps = _packed(flat, depth, columns, (1, depth), kind)
     offset = np.pad(offset, (0, -columns % NR)) - (128 * sums if eight else 0)
-    shift, packed_left = (128, np.int8) if eight else (0, np.int16)
     offset = offset.astype(np.int32)  # wraps, as the sums do
-    return Linear(right, steps, depth, columns, offset, shift, packed_left, left, epilogue)
+    return Linear(right, steps, depth, columns, offset, np.int8 if eight else np.int16, left, epilogue)
 
 
 @dataclass(frozen=True)
@@ -109,23 +109,23 @@ class Product:
         """
         self.check(a, b)
         (depth, columns), rows, lead = b.shape[-2:], a.shape[-2], a.shape[:-2]
-        out, target = _ordered((*lead, rows, columns), kind, order)
+        out = _ordered((*lead, rows, columns), kind, order)
         if not (a.size and b.size):  # the sum of nothing is 0
             out[...] = 0
             return out
         left_kind = np.int8 if a.dtype == np.int8 and self.path == "vnni" else np.int16
         right_kind = packed_type(self.path, left_kind)
-        steps = -(-depth // (WORD // np.dtype(left_kind).itemsize))
-        padded = padded_columns(columns)
-        right = aligned(padded * steps * WORD // np.dtype(right_kind).itemsize, right_kind)
-        eight = right_kind == np.uint8
-        x, y, z, f = operand(a), operand(b), operand(target), self.epilogue
-        left, sums, edge = _scratch(left_kind, steps, kind)
+        steps = words_of(depth, np.dtype(left_kind).itemsize)
         enter_multiply_batch(
-            x.flat, x.starts, x.row, x.column, rows, depth, 128 if eight else 0, left, y.flat, y.starts, y.row,
-            y.column, right, _signed(right), steps, columns, sums, -128 if eight else self.lift, f.m, f.e, f.half,
-            f.low, f.high, edge, z.flat, z.starts, z.row,
-        )  # fmt: skip
+            operands(a),
+            operands(b),
+            operands(out),
+            Size(rows, depth, columns, steps),
+            aligned(padded_columns(columns) * steps * WORD // np.dtype(right_kind).itemsize, right_kind),
+            -128 if right_kind == np.uint8 else self.lift,
+            self.epilogue,
+            Scratch.of(left_kind, steps, kind),
+        )
         return out
 
     def check(self, a: Array, b: Array) -> None:
@@ -137,11 +137,8 @@ class Product:
             raise IntvitError(f"matmul: operands must be {lifted} and int8, not {a.dtype} and {b.dtype}")
 
 
-def _ordered(shape: tuple[int, ...], kind: Any, order: tuple[int, ...] | None) -> tuple[Array, Array]:
-    """(result, the same) of `shape`, contiguous once its axes are permuted by `order`; the last axis stays last."""
+def _ordered(shape: tuple[int, ...], kind: Any, order: tuple[int, ...] | None) -> Array:
+    """An array of `shape`, contiguous once its axes are permuted by `order`; the last axis stays last."""
     if order is None or order[-1] != len(shape) - 1:
-        out = np.empty(shape, kind)
-        return out, out
-    base = np.empty([shape[axis] for axis in order], kind)
-    out = base.transpose(np.argsort(order))
-    return out, out
+        return np.empty(shape, kind)
+    return np.empty([shape[axis] for axis in order], kind).transpose(np.argsort(order))
