@@ -96,19 +96,15 @@ def _kernel_log2_matmul(node: Node, inputs: Sequence[Tensor], output: Tensor) ->
 
 
 def _kernel_requantize(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
-    from intvit.kernels.requantize import apply_requantize
+    from intvit.kernels.requantize import prepare_requantize
 
     bits, kind = node.attrs["bits"], storage(IntType(node.attrs["bits"]))
-    m, e = signed(node, "m"), signed(node, "e")
-    if "residual_m" not in node.arrays:
-        return lambda values: apply_requantize(values[0], m, e, bits, out_dtype=kind)
-    extra = {"residual_m": signed(node, "residual_m"), "residual_e": signed(node, "residual_e")}
-
-    def run(values: Sequence[Array]) -> Array:
-        residual = _residual(node, values)
-        return apply_requantize(values[0], m, e, bits, residual=residual, out_dtype=kind, **extra)
-
-    return run
+    names = {"residual_m": "residual_m", "residual_e": "residual_e", "residual": "constant"}
+    extra = {argument: signed(node, key) for key, argument in names.items() if key in node.arrays}
+    prepared = prepare_requantize(signed(node, "m"), signed(node, "e"), bits, out_dtype=kind, **extra)
+    if "residual_m" in node.arrays and "residual" not in node.arrays:
+        return lambda values: prepared.run(values[0], values[1])
+    return lambda values: prepared.run(values[0])
 
 
 def _residual(node: Node, values: Sequence[Array]) -> Array | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from intvit.evaluate import Evaluate, mask_rows, prepare, signed, storage
+from intvit.evaluate import Evaluate, mask_rows, prepare, storage
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, Array, Graph, Node, Tensor
 from intvit.graph.parameters import method_params, node_method
@@ -267,28 +267,6 @@ class _Planner:
 
         return Step(node.inputs, node.output, run, (node,))
 
-    def requantize(self, node: Node) -> Step | None:
-        """Requantization with a constant residual: its term is computed once."""
-        x = self.tensor(node.inputs[0])
-        if "residual" not in node.arrays or x.dtype is None or storage(x.dtype) is np.int64:
-            return None
-        from intvit.kernels.requantize import prepare_constant
-
-        shape = self.tensor(node.output).shape
-        constant = signed(node, "residual")
-        lead = next((i for i, n in enumerate(constant.shape) if n != 1), constant.ndim)
-        aligned = (1,) * (len(shape) - constant.ndim) + constant.shape
-        lead += len(shape) - constant.ndim
-        if aligned[lead:] != shape[lead:] or lead > len(shape) - 1:
-            return None
-        prepared = prepare_constant(
-            signed(node, "m"), signed(node, "e"), node.attrs["bits"], constant.reshape(shape[lead:]),
-            signed(node, "residual_m"), signed(node, "residual_e"), self.kind(node),
-        )  # fmt: skip
-        if prepared is None or len(shape[lead:]) < 1:
-            return None
-        return Step(node.inputs, node.output, lambda values: prepared(values[0]), (node,))
-
 
 def _moved(array: Array, moves: Sequence[Node]) -> Array:
     for move in moves:
@@ -302,6 +280,5 @@ _RULES: dict[str, Callable[[_Planner, Node], Step | None]] = {
     "linear": _Planner.linear,
     "log2_matmul": _Planner.product,
     "matmul": _Planner.product,
-    "requantize": _Planner.requantize,
     "softmax": _Planner.softmax,
 }

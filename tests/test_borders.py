@@ -22,7 +22,7 @@ from intvit.analysis import sqnr
 from intvit.errors import IntvitError
 from intvit.graph.ir import Tensor
 from intvit.inttypes import IntType
-from intvit.kernels import gemm, layernorm, matmul, pool, requantize, tables
+from intvit.kernels import gemm, layernorm, matmul, pool, requantize, rounding, tables
 from intvit.kernels.arith import KERNELS, as_rows
 from intvit.kernels.border import BORDERS, border, constants
 from intvit.kernels.gemm import layout, product
@@ -35,7 +35,7 @@ SIZES = {"R": 4, "C": 6, "M": 6, "N": 3, "K": 5, "A": 2, "B": 3, "L": 4, "*": 2}
 SCALARS = {
     "x0": -3, "n": 2, "b": 5, "c": 7, "m": 2**30, "e": 33, "bits": 8, "out_bits": 8, "half": 2**32 - 1, "low": -128,
     "high": 127, "masked": 1, "limit": 2**31 - 1, "shift": 3, "n_codes": 16, "weigh": False, "last": 2, "gap": 0,
-    "least": 0, "most": 0, "room": 0, "residual_m": 2**30, "residual_e": 33, "residual_half": 2**32 - 1,
+    "least": 0, "most": 0, "room": 0, "mask": 1,
 }  # fmt: skip
 EVERY_KIND = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
 
@@ -138,6 +138,7 @@ def product_arguments(rows=13, depth=9, columns=35, kind=np.int16, batch=None):
     """A call of multiply_packed, or of multiply_batch with `batch` products; what its tuples hold, by name."""
     steps, padded = -(-depth // 2), -(-columns // layout.NR) * layout.NR
     m, e = np.full(padded, 2**30, np.int32), np.full(padded, 33, np.int64)
+    rounding = np.array([e, e * 0 + 2**32 - 1, e])
     right = layout.aligned(padded * steps * 2, np.int16)
     right[:] = 0
     count = batch or 1
@@ -155,7 +156,7 @@ def product_arguments(rows=13, depth=9, columns=35, kind=np.int16, batch=None):
     found |= {"out_row": columns, "out_column": 1}
     found |= {"rows": rows, "depth": depth, "columns": columns, "steps": steps, "right": right}
     found |= {"correction": 0} if batch else {"offset": np.zeros(padded, np.int32)}
-    found |= {"m": m, "e": e, "half": e * 0 + 2**32 - 1, "low": -128, "high": 127}
+    found |= {"m": m, "rounding": rounding, "mask": 1, "low": -128, "high": 127}
     return found | layout.Scratch.of(np.int16, steps, kind)._asdict()
 
 
@@ -203,7 +204,7 @@ def test_sizes_that_fit_pass(call):
 @pytest.mark.parametrize("call", CHECKED, ids=described)
 def test_sizes_that_do_not_fit_are_refused(call):
     good = GEMM[call.__name__]()
-    free = {"low", "correction"}  # values, not sizes
+    free = {"mask", "low", "correction"}  # values, not sizes
     changes = []
     for name, value in good.items():
         if isinstance(value, np.ndarray):
@@ -212,7 +213,7 @@ def test_sizes_that_do_not_fit_are_refused(call):
             others += [value.astype(np.int8 if value.dtype == np.int64 else np.int64), value[:0]]
             if value.dtype == np.int64 and name in ("starts", "b_starts", "out_starts"):
                 others += [value - 1, value + 1, value * 0 + 2**62, value * 0 - 2**62]
-            changes += [(name, other) for other in others if not (name in ("m", "e", "half") and other is value[:0])]
+            changes += [(name, other) for other in others]
         elif name == "high":
             changes += [(name, 2**15), (name, 2**62)]
         elif name not in free:
@@ -231,7 +232,7 @@ def test_sizes_that_do_not_fit_are_refused(call):
 def test_accumulators_as_they_are_need_32_bits():
     good = product_arguments(kind=np.int8)
     with pytest.raises(IntvitError):
-        enter(product.enter_multiply_packed, {**good, **{k: good[k][:0] for k in ("m", "e", "half")}}.values())
+        enter(product.enter_multiply_packed, {**good, "m": good["m"][:0], "rounding": good["rounding"][:, :0]}.values())
 
 
 # ----------------------------------------------------------------- there is no other way from Python
@@ -386,11 +387,23 @@ def test_requantization_takes_signed_integers_and_a_type_that_holds_its_bits():
 
 
 def test_a_constant_residual_has_the_last_axes_of_its_input():
-    run = requantize.prepare_constant(M1, E1, 8, np.ones((3, 6), np.int64), M1, E1, np.int8)
-    assert run(np.ones((2, 3, 6), np.int8)).shape == (2, 3, 6)
+    constant = {"constant": np.ones((3, 6), np.int64), "residual_m": M1, "residual_e": E1}
+    run = requantize.prepare_requantize(M1, E1, 8, **constant, out_dtype=np.int8).run
+    for kind in (np.int8, np.int64):
+        assert run(np.full((2, 3, 6), 80, kind)).tolist() == np.full((2, 3, 6), 10).tolist()
     for shape in ((2, 2, 6), (6,), (3, 5), (2, 3, 12)):
-        rejects(lambda shape=shape: run(np.ones(shape, np.int8)), "constant")
-    rejects(lambda: run(np.ones((2, 3, 6), np.int64)), "int32")
+        rejects(lambda shape=shape: run(np.ones(shape, np.int8)), "residual")
+
+
+def test_a_residual_comes_with_its_constants():
+    x = np.ones((2, 6), np.int8)
+    rejects(lambda: requantize.apply_requantize(x, M1, E1, 8, residual=x), "residual")
+    rejects(lambda: requantize.apply_requantize(x, M1, E1, 8, residual_m=M1, residual_e=E1), "residual")
+
+
+def test_other_roundings_are_refused_where_only_half_to_even_is_known():
+    floor = requantize.Term(M1, np.array([-1]), rounding.ROUNDINGS["floor"])
+    rejects(lambda: requantize.Requantize(floor, None, 8, np.int8).run(np.ones((2, 6), np.int8)), "half to even")
 
 
 METHODS = [(m.operator, m.name) for m in registry.methods()]

@@ -32,7 +32,7 @@ PACKED = types.Array(types.uint8 if PATH == "vnni" else types.int16, 1, "C")
 MATRIX = types.NamedTuple([LINE8, *[I64] * 3], Matrix)
 BATCH = types.NamedTuple([LINE8, VECTOR, I64, I64], Matrices)
 SIZE = types.NamedTuple([I64] * 4, Size)
-EPILOGUE = types.NamedTuple([LINE32, VECTOR, VECTOR, I64, I64], Epilogue)
+EPILOGUE = types.NamedTuple([LINE32, ROWS, I64, I64, I64], Epilogue)
 SCRATCH = types.NamedTuple([LINE8, ROWS32, LINE8], Scratch)
 
 # Argument types by name: the same name means the same thing in every kernel.
@@ -56,21 +56,15 @@ BY_NAME = {
     "residual_e": VECTOR,
 }
 SPECIAL = {
-    "_narrow": (ROWS32, VECTOR, VECTOR, I64, OUT8),
-    "_wide": (ROWS, VECTOR, VECTOR, I64, OUT8),
-    "_residual": (ROWS, VECTOR, VECTOR, ROWS, VECTOR, VECTOR, I64, OUT8),
+    "_general": (ROWS, VECTOR, VECTOR, ROWS, VECTOR, VECTOR, I64, OUT8),
     "_mean": (ROWS, VECTOR),
     "_slow_kernel": (CUBE, CUBE, CUBE),
     ("gelu", "_ibert"): (ROWS, VECTOR, VECTOR, VECTOR, I64, ROWS),
-    "_regular": (ROWS32, I64, I64, I64, I64, I64, OUT8),
-    "_regular_channels": (ROWS32, VECTOR, VECTOR, VECTOR, I64, I64, OUT8),
-    "wide_round_shift": (I64, I64, I64, I64),
+    "_one_term": (ROWS, ROWS, I64, I64, I64, OUT8),
+    "_two_terms": (ROWS32, ROWS, ROWS8, ROWS, I64, I64, I64, OUT8),
+    "_wide_term": (ROWS, ROWS, I64, I64, I64, OUT8),
     "_clamp": (ROWS32, I64, I64, OUT8),
     "_log2_weights": (ROWS8, OUT16),
-    "_regular_clamped": (ROWS, VECTOR, VECTOR, VECTOR, VECTOR, I64, I64, OUT8),
-    "_regular_wide": (ROWS, VECTOR, VECTOR, VECTOR, I64, I64, OUT8),
-    "_regular_residual": (ROWS32, I64, I64, I64, ROWS32, I64, I64, I64, I64, I64, OUT8),
-    "_regular_constant": (ROWS32, I64, I64, I64, ROWS32, I64, I64, OUT8),
     "narrow_max": (ROWS8, MASK, I64, I64),
     "row_max_at": (ROWS8, MASK, I64, I64),
     "_ivit_table": (I64, I64, VECTOR),
@@ -141,8 +135,10 @@ def test_the_proof_can_fail():
 
 def test_every_kernel_is_visited():
     assert len(KERNELS) >= 30
-    modules = ["arith", "gelu", "gemm.pack", "gemm.product", "layernorm", "matmul", "pool", "requantize", "softmax"]
-    assert {d.py_func.__module__ for d in KERNELS} >= {f"intvit.kernels.{name}" for name in [*modules, "tables"]}
+    modules = ["arith", "gelu", "gemm.pack", "gemm.product", "layernorm", "matmul", "pool", "requantize", "rounding"]
+    assert {d.py_func.__module__ for d in KERNELS} >= {
+        f"intvit.kernels.{name}" for name in [*modules, "softmax", "tables"]
+    }
 
 
 def test_spec_imports_neither_numpy_nor_numba():

@@ -49,6 +49,7 @@ sys.path.insert(0, str(ROOT))  # the intvit beside this file, whatever is instal
 TESTS = [
     "test_known_answers.py",
     "test_spec_arith.py",
+    "test_rounding.py",
     "test_layernorm_leading.py",
     "test_packing.py",
     "test_limits.py",
@@ -67,7 +68,8 @@ KEYWORDS = {
     "gemm/": "test_gemm or plans_of or packing or test_borders",
     "tables.py": "gelu_tables or plans_of",
     "layernorm.py": "layernorm or gamma or inverse or product_high or bound",
-    "requantize.py": "requant or dyadic or two_word or add_saturating or multiplier",
+    "rounding.py": "rounding or requant or dyadic or two_word or multiplier or test_gemm",
+    "requantize.py": "rounding or requant or dyadic or two_word or add_saturating or multiplier",
     "matmul.py": "attn_v or matrix or log2 or product or vit_ivit",
     "pool.py": "mean or swin_ivit",
     "quantize.py": "quantize or vit_ivit",

@@ -65,7 +65,7 @@ def check_sums(flat: Array, start: int, row: int, column: int, depth: int, colum
 
 def operands_fit(x: Array, out: Array, size: Size, right: Array, epilogue: Epilogue, scratch: Scratch) -> bool:
     """Whether all is there that one tile after another reads and writes: packed operands, constants, sums, edge."""
-    (left, sums, edge), (m, e, half, _, high) = scratch, epilogue
+    (left, sums, edge), (m, rounding, _, _, high) = scratch, epilogue
     padded, constants = padded_columns(size.columns), m.size
     return (
         left.dtype.char + right.dtype.char in _PAIRS
@@ -80,10 +80,10 @@ def operands_fit(x: Array, out: Array, size: Size, right: Array, epilogue: Epilo
         and sums.shape == (MR, NR)
         and sums.flags.c_contiguous
         and (constants >= padded or (not constants and out.dtype.char in _INT32))
-        and constants == e.size == half.size
         and is_line(m, _INT32)
-        and is_line(e, _INT64)
-        and is_line(half, _INT64)
+        and rounding.dtype.char in _INT64
+        and rounding.shape == (3, constants)
+        and rounding.flags.c_contiguous
         and is_line(out, _NARROW + _INT32)
         and high >> (8 * out.itemsize - 1) == 0
         and is_line(edge, out.dtype.char)

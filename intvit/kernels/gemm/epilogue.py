@@ -9,7 +9,7 @@ import numpy as np
 from intvit.kernels.arith import inlined
 from intvit.kernels.gemm.intrinsics import finish_panel
 from intvit.kernels.gemm.layout import NR, Array
-from intvit.kernels.requantize import regular
+from intvit.kernels.rounding import ADD, AT, HALF_EVEN, E, M, Rounding, regular
 
 
 class Epilogue(NamedTuple):
@@ -19,32 +19,35 @@ class Epilogue(NamedTuple):
     """
 
     m: Array
-    e: Array
-    half: Array
+    """Below 2**31, in 32 bits."""
+    rounding: Array
+    """(3, padded columns) int64: e, add and at of `round_shift`, in `kernels/rounding.py`."""
+    mask: int
     low: int
     high: int
 
     @staticmethod
     def raw() -> Epilogue:
-        nothing = np.zeros(0, np.int64)
-        return Epilogue(np.zeros(0, np.int32), nothing, nothing, 0, 0)
+        return Epilogue(np.zeros(0, np.int32), np.zeros((3, 0), np.int64), 0, 0, 0)
 
     @staticmethod
-    def dyadic(m: Array, e: Array, bits: int, columns: int) -> Epilogue | None:
-        """`saturate(rhe(x*m, 2**e))` at `bits`; None where the fast form does not hold: e outside 1..62."""
-        constants = regular(np.asarray(m), np.asarray(e))
+    def dyadic(m: Array, e: Array, bits: int, columns: int, rounding: Rounding = HALF_EVEN) -> Epilogue | None:
+        """`saturate(round(x*m / 2**e))` at `bits`; None where the fast form does not hold: e outside 1..62."""
+        constants = regular(np.asarray(m), np.asarray(e), rounding)
         if constants is None or bits > 32:
             return None
-        m, e, half = (np.pad(np.broadcast_to(v, columns), (0, -columns % NR), mode="edge") for v in constants)
-        return Epilogue(m.astype(np.int32), e, half, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        every = np.broadcast_to(constants, (len(constants), columns))
+        padded = np.pad(every, ((0, 0), (0, -columns % NR)), mode="edge")
+        limit = 2 ** (bits - 1)
+        return Epilogue(padded[M].astype(np.int32), padded[[E, ADD, AT]], rounding.mask, -limit, limit - 1)
 
 
 @inlined
 def finish(scratch, rows, columns, first, offset, epilogue, out, row):
-    """out = saturate(rhe((sums + offset) * m, 2**e)) for the tile at (row, first); for m empty sums + offset.
+    """out = saturate(round((sums + offset) * m / 2**e)) for the tile at (row, first); for m empty sums + offset.
 
-    1 <= e <= 62 and half = 2**(e-1) - 1: |sum * m| < 2**62, so that every term fits int64. A panel that the matrix
-    does not fill goes through `edge`.
+    |sum * m| < 2**62, so that every term of `round_shift` fits int64. A panel that the matrix does not fill goes
+    through `edge`.
     """
     sums, edge, flat, to = scratch.sums, scratch.edge, out.flat, out.start + row * out.row + first
     if epilogue.m.shape[0] == 0:

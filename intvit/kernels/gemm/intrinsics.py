@@ -114,24 +114,26 @@ def _emit_tile(builder: Any, kind: Any, a: Any, b: Any, c: Any, steps: Any) -> N
 
 @intrinsic
 def finish_panel(typingctx, sums, rows, offset, epilogue, first, out, at, stride):
-    """out[at + i*stride + c] = saturate(rhe((sums[i, c] + offset[c]) * m[c], 2**e[c])), NR columns a row.
+    """out[at + i*stride + c] = saturate(round((sums[i, c] + offset[c]) * m[c] / 2**e[c])), NR columns a row.
 
-    Constants are read at `first` + c. Indices count elements.
+    It rounds as `round_shift` does. Constants are read at `first` + c. Indices count elements.
     """
     count = types.int64
     signature = types.void(sums, count, offset, epilogue, count, out, count, count)
 
     def codegen(context, builder, signature, args):
-        sums_kind, _, offset_kind, (m_kind, e_kind, half_kind, *_), _, out_kind, *_ = signature.args
+        sums_kind, _, offset_kind, (m_kind, rounding_kind, *_), _, out_kind, *_ = signature.args
         sums, rows, offset, epilogue, first, out, at, stride = args
-        m, e, half, low, high = (builder.extract_value(epilogue, i) for i in range(5))
+        m, rounding, mask, low, high = (builder.extract_value(epilogue, i) for i in range(5))
         size = out_kind.dtype.bitwidth // 8
         wide, narrow = ir.VectorType(_I64, 8), ir.VectorType(_INTEGERS[out_kind.dtype.bitwidth], 8)
 
-        def constants(kind, array):
+        def constants(kind, array, row=0):
             """The panel's NR constants as four vectors."""
             size, shape = kind.dtype.bitwidth // 8, ir.VectorType(_INTEGERS[kind.dtype.bitwidth], 8)
-            base = _bytes_at(context, builder, kind, array, builder.mul(first, _I64(size)))
+            *_, length = cgutils.unpack_tuple(builder, context.make_array(kind)(context, builder, array).shape)
+            start = builder.add(first, builder.mul(length, _I64(row)))
+            base = _bytes_at(context, builder, kind, array, builder.mul(start, _I64(size)))
             found = []
             for group in range(NR // 8):
                 at = builder.gep(base, [_I64(group * 8 * size)])
@@ -139,9 +141,8 @@ def finish_panel(typingctx, sums, rows, offset, epilogue, first, out, at, stride
             return found
 
         offsets, multipliers = constants(offset_kind, offset), [builder.sext(v, wide) for v in constants(m_kind, m)]
-        shifts, halves = constants(e_kind, e), constants(half_kind, half)
-        lows, highs = (_splat(builder, limit, wide, 8) for limit in (low, high))
-        one = ir.Constant(wide, [_I64(1)] * 8)
+        shifts, added, places = (constants(rounding_kind, rounding, row) for row in range(3))
+        masks, lows, highs = (_splat(builder, value, wide, 8) for value in (mask, low, high))
         with cgutils.for_range(builder, rows) as loop:
             row = _bytes_at(context, builder, sums_kind, sums, builder.mul(loop.index, _I64(NR * WORD)))
             to = builder.add(at, builder.mul(loop.index, stride))
@@ -150,8 +151,8 @@ def finish_panel(typingctx, sums, rows, offset, epilogue, first, out, at, stride
                 sums_at = builder.gep(row, [_I64(group * 8 * WORD)])
                 total = builder.load(builder.bitcast(sums_at, ir.VectorType(_I32, 8).as_pointer()), align=4)
                 product = builder.mul(builder.sext(builder.add(total, offsets[group]), wide), multipliers[group])
-                odd = builder.and_(builder.ashr(product, shifts[group]), one)
-                rounded = builder.ashr(builder.add(builder.add(product, halves[group]), odd), shifts[group])
+                decided = builder.and_(builder.ashr(product, places[group]), masks)
+                rounded = builder.ashr(builder.add(builder.add(product, added[group]), decided), shifts[group])
                 rounded = builder.select(builder.icmp_signed("<", rounded, lows), lows, rounded)
                 rounded = builder.select(builder.icmp_signed(">", rounded, highs), highs, rounded)
                 store_at = builder.bitcast(builder.gep(target, [_I64(group * 8 * size)]), narrow.as_pointer())

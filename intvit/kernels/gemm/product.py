@@ -63,8 +63,8 @@ def multiply_batch(a, b, out, size, right, correction, epilogue, scratch):
 @border(check_packed)
 @kernel
 def enter_multiply_packed(
-    flat, start, row, column, out, to, out_row, out_column, rows, depth, columns, steps, right, offset, m, e, half,
-    low, high, left, sums, edge,
+    flat, start, row, column, out, to, out_row, out_column, rows, depth, columns, steps, right, offset, m, rounding,
+    mask, low, high, left, sums, edge,
 ):  # fmt: skip
     multiply_packed(
         Matrix(flat, start, row, column),
@@ -72,7 +72,7 @@ def enter_multiply_packed(
         Size(rows, depth, columns, steps),
         right,
         offset,
-        Epilogue(m, e, half, low, high),
+        Epilogue(m, rounding, mask, low, high),
         Scratch(left, sums, edge),
     )
 
@@ -81,7 +81,7 @@ def enter_multiply_packed(
 @kernel
 def enter_multiply_batch(
     flat, starts, row, column, b, b_starts, b_row, b_column, out, out_starts, out_row, out_column, rows, depth, columns,
-    steps, right, correction, m, e, half, low, high, left, sums, edge,
+    steps, right, correction, m, rounding, mask, low, high, left, sums, edge,
 ):  # fmt: skip
     return multiply_batch(
         Matrices(flat, starts, row, column),
@@ -90,6 +90,6 @@ def enter_multiply_batch(
         Size(rows, depth, columns, steps),
         right,
         correction,
-        Epilogue(m, e, half, low, high),
+        Epilogue(m, rounding, mask, low, high),
         Scratch(left, sums, edge),
     )
