@@ -2,7 +2,7 @@
 #   make demo    the main job on the embedded model and data
 #   make test    the whole test suite
 # Each creates its own environment in .venv.
-#   make test-lowest    the suite on exactly the lower bounds of pyproject.toml, in .venv-lowest
+#   make test-lowest    the suite, but for its slow tests, on exactly the lower bounds of pyproject.toml, in .venv-lowest
 
 PYTHON ?= python3
 VENV := .venv
@@ -30,7 +30,7 @@ test: $(VENV)/.installed
 	touch $@
 
 test-lowest: .venv-lowest/.installed
-	.venv-lowest/bin/python -m pytest -q -n 2
+	.venv-lowest/bin/python -m pytest -q -n 2 -m "not slow"
 
 lint:
 	$(PYTHON) -m pre_commit run --all-files

@@ -47,6 +47,9 @@ UsageError: Any
 ClickException: Any
 UsageError, ClickException = typer.BadParameter.__mro__[1:3]
 """Of the click that this typer stands on: a package of its own in older versions, a part of typer in newer ones."""
+COMPLETION = ("--show-completion", "--install-completion")
+LONGEST_LINE = 1200
+"""Characters of an error."""
 USAGE, BUG, CANNOT_PRINT, INTERRUPTED, CLOSED_PIPE = 2, 70, 74, 130, 141
 
 ModelArg = Annotated[Path, typer.Argument(help="Float model, ONNX.")]
@@ -499,13 +502,23 @@ def map_command(
 
 
 @app.command()
-def methods(as_json: JsonOpt = False) -> None:
-    """List the integer methods of each non-linear operator.
+def methods(
+    check: Annotated[
+        str | None, typer.Option(help="Try the methods of this name (`mine` or `mine.v2`); exit 1 if one fails.")
+    ] = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """List the integer methods of each non-linear operator, or try one: spec against kernel, bounds, golden vectors.
 
     Example: intvit methods
+
+    Example: intvit methods --check my_softmax
     """
     from intvit import registry
 
+    if check is not None:
+        _check_methods(check, as_json)
+        return
     found = [
         {"id": m.id, "source": m.source, "summary": m.summary, "informative": m.informative} for m in registry.methods()
     ]
@@ -516,6 +529,25 @@ def methods(as_json: JsonOpt = False) -> None:
     for m in found:
         table.add_row(str(m["id"]), str(m["summary"]), str(m["source"]))
     out.print(table)
+
+
+def _check_methods(name: str, as_json: bool) -> None:
+    from intvit import registry
+    from intvit.battery import findings
+
+    tried = [m for m in registry.methods() if name in (m.name, f"{m.name}.v{m.version}")]
+    if not tried:
+        raise IntvitError(
+            f"--check: must be one of {', '.join(sorted({m.name for m in registry.methods()}))}, not {name!r}"
+        )
+    found = {m.id: findings(m) for m in tried}
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        for key, lines in found.items():
+            out.print(f"{key}: {'; '.join(lines) or 'nothing found'}", highlight=False, markup=False, soft_wrap=True)
+    if any(found.values()):
+        raise typer.Exit(1)
 
 
 @golden.command("export")
@@ -644,6 +676,9 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.flush()
         if status == INTERRUPTED:  # newer versions of typer return what older ones raise
             raise KeyboardInterrupt
+        words = sys.argv[1:] if arguments is None else arguments
+        if status == 1 and any(word.startswith(COMPLETION) for word in words):  # typer's, of a shell it does not know
+            return USAGE
         return status if isinstance(status, int) else 0
     except UsageError as error:
         error.show()
@@ -669,8 +704,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(text: str, status: int) -> int:
-    """One line, whatever a file may be called."""
+    """One line of bearable length, whatever a file may be called and hold."""
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE // 2]} [...] {line[-LONGEST_LINE // 2 :]}"
     with suppress(OSError):
         print(f"intvit: {line}", file=sys.stderr)
     return status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from intvit.analysis.mapping import map_methods
 from intvit.calibrate import calibrate
 from intvit.errors import IntvitError
 from intvit.evaluation import float_accuracy, integer_accuracy
+from intvit.files import writing
 from intvit.floatrun import FloatModel
 from intvit.graph.ir import Graph
 from intvit.graph.store import load, save
@@ -49,11 +51,12 @@ def run_demo(
 ) -> None:
     """Run every stage into the folder `output`, which must not exist or be an earlier demo's."""
     marker = output / "demo.json"
-    if output.exists() and not marker.is_file():
+    if os.path.exists(output) and not marker.is_file():
         raise IntvitError(f"{output}: must be a new folder or an earlier demo's, and is neither")
     shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
-    marker.write_text("{}\n")
+    with writing(output):
+        output.mkdir(parents=True)
+        marker.write_text("{}\n")
     start = time.monotonic()
 
     def say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,28 @@ def reason(error: BaseException) -> str:
     if not line or isinstance(error, (KeyError, MemoryError)):
         line = f"{type(error).__name__} {line}".strip()
     return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 3] + "..."
+
+
+def shortened(value: object) -> str:
+    """A value as it was read, in one printable line of bearable length.
+
+    >>> shortened(["a", 1])
+    "['a', 1]"
+    """
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = reprlib.repr(value)
+    return reason(ValueError(text))
+
+
+@contextmanager
+def placed(where: object) -> Iterator[None]:
+    """Every IntvitError from inside gets `where: ` in front of it."""
+    try:
+        yield
+    except IntvitError as error:
+        raise IntvitError(f"{where}: {error}") from None
 
 
 @contextmanager

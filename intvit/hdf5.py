@@ -10,9 +10,11 @@ through what is a plain value stored in the file itself, and refuse the rest in 
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from io import FileIO
 from math import prod
 from pathlib import Path
@@ -34,6 +36,8 @@ SMALL = 2**20
 """Bytes that may be declared whatever the file holds."""
 LONGEST_ATTRIBUTE = 2**22
 MOST_SOFT_LINKS = 8
+HEAP = b"GCOL\1\0\0\0"
+"""What every collection of texts of variable length begins with."""
 
 
 class Output:
@@ -197,6 +201,8 @@ def dataset(
         made, kind = found.id.get_create_plist(), _kind(found.id.get_type())
         if kind not in kinds:
             raise _refused(parent, name, f"hold plain values of kind {'/'.join(kinds)}, not {_type_name(found)}")
+        if kind == "O":
+            _check_heaps(found.file)
         if made.get_external_count() or made.get_layout() not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
             raise _refused(parent, name, "be stored in this file, not in others")
         used = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
@@ -233,8 +239,11 @@ def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type, *, optiona
                 return None
             raise _refused(node, place, "be there")
         held = h5a.open(node.id, name.encode())
-        if _kind(held.get_type()) not in "OSbiuf" or held.get_storage_size() > LONGEST_ATTRIBUTE:
+        stored = _kind(held.get_type())
+        if stored not in "OSbiuf" or held.get_storage_size() > LONGEST_ATTRIBUTE:
             raise _refused(node, place, "be a number or text")
+        if stored == "O":
+            _check_heaps(node.file)
         value = node.attrs[name]
         if kind is list:
             value = np.asarray(value)
@@ -246,6 +255,36 @@ def attribute(node: h5py.Group | h5py.Dataset, name: str, kind: type, *, optiona
             if isinstance(value, wanted[kind]):
                 return kind(value)
         raise _refused(node, place, f"be of type {kind.__name__}, not {type(value).__name__}")
+
+
+def _check_heaps(file: h5py.File) -> None:
+    """IntvitError unless one can walk through all texts of variable length: HDF5 walks for ever where a size is 0."""
+    if file.driver == "fileobj":  # our own, being written
+        return
+    found = os.stat(file.filename)
+    refused = _heap_fault(file.filename, found.st_ino, found.st_size, found.st_mtime_ns)
+    if refused:
+        raise IntvitError(f"{file.filename}: must be a whole HDF5 file, not: {refused}")
+
+
+@lru_cache
+def _heap_fault(path: str, inode: int, size: int, changed: int) -> str:
+    """What is wrong with the first damaged collection of the file that has this inode, size and time; "" if none is."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
+        at, left = held.find(HEAP), size // 16
+        while at >= 0:
+            end = at + int.from_bytes(held[at + 8 : at + 16], "little")
+            step = at + 16
+            while step + 16 <= end <= size and left >= 0:
+                left -= 1  # as many as a file can hold side by side
+                index = int.from_bytes(held[step : step + 2], "little")
+                length = int.from_bytes(held[step + 8 : step + 16], "little")
+                # of what is free the header is a part
+                step += 16 + -(-length // 8) * 8 if index else length if length >= 16 else size
+            if end > size or step > end or left < 0:
+                return f"the collection of texts at byte {at} is damaged"
+            at = held.find(HEAP, at + 1)
+    return ""
 
 
 def held_text(name: str) -> str:

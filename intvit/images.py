@@ -143,7 +143,7 @@ class _Opened:
 
 def _is_folder(source: str) -> bool:
     with reading(repr(source), "the name of images"):
-        return source != "" and source.partition(":")[0] not in EMBEDDED and Path(source).is_dir()
+        return source != "" and source.partition(":")[0] not in EMBEDDED and os.path.isdir(source)
 
 
 def _open_file(source: str) -> _Opened:
@@ -254,7 +254,9 @@ def _n_bytes(where: str, shape: tuple[int, ...], dtype: Any, found: int) -> int:
 
 
 def _open_npy(path: Path, stream: BinaryIO) -> _Opened:
-    shape, dtype, fortran, offset = _header(str(path), stream.read(HEADER_BYTES))
+    with reading(path, "a whole NumPy file"):
+        head = stream.read(HEADER_BYTES)
+    shape, dtype, fortran, offset = _header(str(path), head)
     _check_array(str(path), shape, dtype)
     _n_bytes(str(path), shape, dtype, os.fstat(stream.fileno()).st_size - offset)
 

@@ -16,11 +16,11 @@ import numpy as np
 
 from intvit import registry
 from intvit.calibrate import Calibration, at_trained_widths, source_tensor
-from intvit.errors import IntvitError
+from intvit.errors import IntvitError, placed
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, LOGITS, Array, Graph, Node, Tensor
 from intvit.graph.ranges import accumulator_type, linear_bound, narrowest
-from intvit.graph.widths import SELF_QUANTIZING, is_mask, joins_quantizers, quantizer_bits, quantizer_site
+from intvit.graph.widths import SELF_QUANTIZING, is_mask, joins_quantizers, quantizer_bits, quantizer_site, readers
 from intvit.inttypes import IntType
 from intvit.kernels.quantize import quantize_activation, quantize_bias, quantize_weight, symmetric_scale
 from intvit.kernels.requantize import dyadic
@@ -60,10 +60,8 @@ def _check_sites(graph: Graph, recipe: Recipe) -> None:
         if site not in sites:
             raise IntvitError(f"{site}: recipe must name a Softmax, GELU or LayerNorm site of the model, not this")
     for site, operator in sites.items():
-        try:
-            registry.get(operator, recipe.choice(operator, site).method)
-        except IntvitError as error:
-            raise IntvitError(f"{site}: {error}") from None
+        with placed(site):
+            recipe.choice(operator, site).check(operator)
 
 
 @dataclass
@@ -90,6 +88,7 @@ class _Lowering:
     def define(self, name: str, shape: tuple[int, ...], dtype: IntType, scale: Any, **values: Any) -> Tensor:
         if name in self.tensors:
             raise IntvitError(f"{name}: must be the name of one tensor, and a quantizer would be called so too")
+        values.setdefault("source", name)
         self.tensors[name] = Tensor(name, shape, dtype, np.asarray(scale, np.float64), **values)
         return self.tensors[name]
 
@@ -104,7 +103,23 @@ class _Lowering:
         low, high = ranges[source_tensor(self.graph, name, ranges)]
         if not (math.isfinite(low) and math.isfinite(high)) or low > high:
             raise IntvitError(f"{name}: range must be finite and ordered, not {(low, high)}")
-        return symmetric_scale(low, high, bits)
+        return self._insisted(name, symmetric_scale(low, high, bits))
+
+    def _insisted(self, name: str, scale: float) -> float:
+        """`scale`, or the larger one that a method which reads the tensor insists on."""
+        asked = {}
+        for node in readers(self.graph, name):
+            if node.op in OPERATORS:
+                method = registry.get(node.op, self.recipe.choice(node.op, node.name).method)
+                if method.input_scale is not None:
+                    asked[float(method.input_scale(scale))] = f"{node.name} ({method.id})"
+        if not asked:
+            return scale
+        (wanted, who), *others = asked.items()
+        if others or not (math.isfinite(wanted) and wanted >= scale):
+            site = who.split(" ")[0]
+            raise Infeasible(site, f"input scale must be one of at least {scale:.6g} for all readers, not {asked}")
+        return wanted
 
     def lower_node(self, node: Node) -> None:
         if node.op in LAYOUT_OPS:
@@ -117,11 +132,11 @@ class _Lowering:
     def _quantize_raw(self, name: str) -> None:
         """Requantize the accumulator that stands for float tensor `name`."""
         bits = self.widths[name]
-        self.requantize(f"{name}.quant", self.value(name), bits, self.range_scale(name, bits))
+        self.requantize(f"{name}.quant", self.value(name), bits, self.range_scale(name, bits), source=name)
         self.values[name] = f"{name}.quant"
 
     def requantize(self, name: str, raw: Tensor, bits: int, scale: float, residual: Tensor | Array | None = None,
-                   residual_scale: Any = None) -> None:  # fmt: skip
+                   residual_scale: Any = None, source: str | None = None) -> None:  # fmt: skip
         """Append `name = saturate(round(raw * m / 2**e) [+ round(residual * m' / 2**e')])`."""
         if raw.encoding != "linear":
             raise IntvitError(f"{name}: log2 codes of {raw.name} must feed a matrix product, nothing else")
@@ -133,7 +148,7 @@ class _Lowering:
                 inputs.append(residual.name)
             else:
                 arrays["residual"] = residual
-        self.define(name, raw.shape, IntType(bits), scale)
+        self.define(name, raw.shape, IntType(bits), scale, source=source or name)
         self.emit("requantize", name, tuple(inputs), name, attrs={"bits": bits}, arrays=arrays)
 
     # -- one method per operator of the float graph
@@ -166,7 +181,7 @@ class _Lowering:
         bits = self.widths[node.output]
         scale = self.range_scale(node.output, bits)
         for i, raw in enumerate(inputs):
-            self.requantize(f"{node.output}.in{i}", raw, bits, scale)
+            self.requantize(f"{node.output}.in{i}", raw, bits, scale, source=node.inputs[i])
         return [self.tensors[f"{node.output}.in{i}"] for i in range(len(inputs))]
 
     def _scale(self, node: Node) -> None:
@@ -180,7 +195,7 @@ class _Lowering:
         if producer.op == "matmul":  # float32 files round the attention factor, the published networks do not
             exact = self.tensors[producer.inputs[0]].shape[-1] ** -0.5
             factor = exact if np.float32(exact) == np.float32(factor) else factor
-        self.tensors[raw.name] = dataclasses.replace(raw, scale=raw.scale * factor)
+        self.tensors[raw.name] = dataclasses.replace(raw, scale=raw.scale * factor, source=node.output)
         self.values[node.output] = raw.name
 
     def _linear(self, node: Node) -> None:
@@ -227,15 +242,17 @@ class _Lowering:
         self.emit(op, node.name, (a.name, b.name), node.output)
         self.values[node.output] = node.output
 
-    def _method(self, node: Node, **options: Any) -> None:
-        """Softmax, GELU and LayerNorm: constants from the method's own `lower`."""
+    def _method(self, node: Node, **facts: Any) -> None:
+        """Softmax, GELU and LayerNorm: constants from the method's own `lower`, which takes what it needs."""
         x, choice = self.value(node.inputs[0]), self.recipe.choice(node.op, node.name)
         method = registry.get(node.op, choice.method)
+        if method.longest_row is not None and x.shape[-1] > method.longest_row:
+            raise Infeasible(node.name, f"{method.id} takes rows of at most {method.longest_row}, not {x.shape[-1]}")
         arrays: dict[str, Array] = {}
         if node.inputs[0] in self.masks:
             arrays["mask"] = self.masks[node.inputs[0]]
         try:
-            params, scale = method.lower(float(np.asarray(x.scale)), **options)
+            params, scale = method.constants(float(np.asarray(x.scale)), facts, choice.options)
         except IntvitError as error:
             raise Infeasible(node.name, str(error)) from None
         trained = self.graph.metadata.get("trained") or {}
@@ -254,17 +271,18 @@ class _Lowering:
         bound = method.bound(params, x.max_abs, x.shape[-1]) if method.bound else None
         dtype = IntType(64) if bound is None else narrowest(bound, 8)
         self.define(node.output, x.shape, dtype, scale, encoding=method.out_encoding, bound=bound)
-        attrs = {"method": choice.method, "version": method.version, "params": scalars}
+        attrs = {"method": method.name, "version": method.version, "params": scalars}
         self.emit(node.op, node.name, (x.name,), node.output, attrs=attrs, arrays=arrays)
         self.values[node.output] = node.output
 
     def _softmax(self, node: Node) -> None:
         method = registry.get("softmax", self.recipe.choice("softmax", node.name).method)
         bits = self.recipe.log2_bits if method.out_encoding == "log2" else self.recipe.softmax_bits
+        bits = min(max(bits, method.widths[0]), method.widths[1])
         self._method(node, out_bits=bits, exp_range_max=self.calibration.exp_range_max.get(node.name))
 
     def _gelu(self, node: Node) -> None:
-        self._method(node, n=self.recipe.choice("gelu", node.name).n)
+        self._method(node)
 
     def _layernorm(self, node: Node) -> None:
         site = quantizer_site(self.graph, node)
@@ -322,7 +340,7 @@ class _Lowering:
         assert raw.scale is not None
         scales = np.broadcast_to(np.abs(raw.scale), raw.shape[-1:])
         common = max(float(scales.min()), float(scales.max()) * raw.max_abs / (2**31 - 1))
-        self.requantize(LOGITS, raw, 32, float(np.float32(common)))
+        self.requantize(LOGITS, raw, 32, float(np.float32(common)), source=self.graph.outputs[0])
         applied = self.calibration.preprocessing
         metadata = {
             **(self.graph.metadata if applied is None else applied.restate(self.graph.metadata)),

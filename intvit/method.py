@@ -1,21 +1,78 @@
-"""Method: one published way to compute one operator in integers. A frozen value; `registry` finds it by scanning."""
+"""Method: one published way to compute one operator in integers. A frozen value; `registry` finds it by scanning.
+
+A method owns its facts: the options that it has, the widths that it can give, the input scale that it insists on, the
+rows that it can take, what stands in for operators that its family lacks, and its fast forms. No list elsewhere names
+a method.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from intvit.errors import IntvitError, shortened
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
+
+FACTS: dict[str, tuple[str, ...]] = {
+    "softmax": ("out_bits", "exp_range_max"),
+    "gelu": (),
+    "layernorm": ("gamma", "beta", "shift", "factor", "out_scale"),
+}
+"""Operator -> what a lowering tells of a site beside the scale of its input; a method's `lower` takes what it names.
+
+out_bits: width of a softmax's output. exp_range_max: the calibrated maximum of its exponents, in their own integers;
+None without a calibration. gamma, beta: float (C,). shift: I-BERT's, from the calibrated variances. factor: the
+power-of-two factors of the input's channels, int (C,) or None. out_scale: that of the quantizer behind a LayerNorm.
+"""
+
+
+class Options(BaseModel):
+    """Options of a method's own; a subclass declares each as a field with a default and its range."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+@dataclass(frozen=True)
+class SoftmaxForms:
+    """Faster functions (rows int8, mask, out) for 8-bit scores, which write `out`; None where bounds do not hold.
+
+    narrow(params, n_channels, masked) gives the codes, narrow_weights the weights less LOG2_LIFT that log2 codes stand
+    for.
+    """
+
+    narrow: Callable[[Any, int, bool], Any] | None = None
+    narrow_weights: Callable[[Any, int, bool], Any] | None = None
+
+
+@dataclass(frozen=True)
+class GeluForms:
+    """`depends`: "element" if an output depends on its input alone, "row_max" if on the row's maximum too.
+
+    Either lets a table stand for an 8-bit GELU and the requantization after it.
+    """
+
+    depends: str
+
+
+@dataclass(frozen=True)
+class LayerNormForms:
+    """`any_rows`: what `kernel` gives also takes rows of other integer dtypes, and the output's dtype."""
+
+    any_rows: bool = False
 
 
 @dataclass(frozen=True)
 class Method:
     """`lower` turns real scales into integer constants; `spec` and `kernel` compute with nothing else.
 
-    lower(in_scale, **options) -> (params, out_scale): IEEE double arithmetic, the only floats.
+    lower(in_scale, **facts, **options) -> (params, out_scale): IEEE double arithmetic, the only floats. It names the
+        FACTS of its operator that it needs, and its own options.
     spec(row, params[, mask row]) -> list of ints: unbounded integers, standard library.
     kernel(params) -> function of int64 rows (R, C) [and a bool mask (R, C)] -> int64 (R, C).
     bound(params, x_max, n_channels) -> largest |output| that |x| <= x_max can give, or None if none is proven.
@@ -32,20 +89,43 @@ class Method:
     source: str
     bound: Callable[[Any, int, int], int | None] | None = None
     out_encoding: str = "linear"
-    narrow: Callable[[Any, int, bool], Any] | None = None
-    """Softmax: narrow(params, n_channels, masked) -> a faster function (rows int8, mask, out) that writes `out`; it may
-    give None where its bounds do not hold."""
-    narrow_weights: Callable[[Any, int, bool], Any] | None = None
-    """Softmax with log2 codes: as `narrow`, but `out` gets the weights less LOG2_LIFT that the codes stand for."""
-    depends: str | None = None
-    """GELU: "element" if an output depends on its input alone, "row_max" if on the row's maximum too."""
-    any_rows: bool = False
-    """LayerNorm: the function that `kernel` gives also takes rows of other integer dtypes, and the output's dtype."""
-    narrow_output: bool = False
-    """LayerNorm: its multipliers are too narrow for the wide residual stream; its output is quantized as an operand."""
+    options: type[Options] = Options
+    uniform: Mapping[str, Any] = field(default_factory=dict)
+    """Options that a uniform recipe gives it, where those that suit narrow activations differ from the published."""
+    widths: tuple[int, int] = (2, 64)
+    """Least and largest width of the output: of the codes of a softmax, of the quantizer behind another operator."""
+    input_scale: Callable[[float], float] | None = None
+    """The input scale that it insists on, at least the one that the calibrated range gives: the next power of two, for
+    example. The quantizer before it takes it."""
+    longest_row: int | None = None
+    """Most elements of a row."""
+    stand_ins: Mapping[str, str] = field(default_factory=dict)
+    """Operator -> the method that stands in for it in a uniform model, where a method of this name is missing."""
+    fast: SoftmaxForms | GeluForms | LayerNormForms | None = None
     informative: bool = False
     """True for a variant that documents a deployment and is not a normative published semantics."""
 
     @property
     def id(self) -> str:
         return f"{self.operator}.{self.name}.v{self.version}"
+
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options, those given and defaults; IntvitError names the first that is unknown or out of range."""
+        try:
+            return self.options.model_validate(dict(options)).model_dump()
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            known = ", ".join(self.options.model_fields) or "none"
+            rule = first["msg"].removeprefix("Input should be ").rstrip(".")
+            rule = f"be an option of {self.id} ({known})" if first["type"] == "extra_forbidden" else f"be {rule}"
+            raise IntvitError(f"{key}: must {rule}, not {shortened(first['input'])}") from None
+
+    def constants(self, in_scale: Any, facts: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Any, Any]:
+        """(params, out_scale) at a site: `lower` gets those of the `facts` that it names, and the checked options.
+
+        Raises IntvitError for an option that is none of its, and for a scale or fact for which it is undefined.
+        """
+        named = inspect.signature(self.lower).parameters
+        taken = {key: value for key, value in facts.items() if key in named}
+        return self.lower(in_scale, **taken, **self.checked(options))

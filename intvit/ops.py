@@ -38,31 +38,35 @@ def softmax(
     exp_range_max: float | None = None,
     mask: Any = None,
     backend: str = "kernel",
+    **options: Any,
 ) -> tuple[Array, float]:
     """Softmax over the last axis; x (..., N) -> (codes (..., N) int64, out_scale).
 
     `method` ivit (values below 2**(out_bits-1), scale 2**-(out_bits-1)), ibert (unsigned, scale 2**-out_bits) or fqvit
     (log2 codes of `out_bits` bits: probability 2**-code, -1 for zero; out_scale 1). `exp_range_max`: I-BERT's frozen
     range of the exponent in its own integers, natural by default. `mask` (broadcast against x): True takes no part.
+    `options` are the method's own.
     """
     x = _integers("softmax", x_int)
     m = _method("softmax", method)
     scale = real("softmax: input scale", in_scale)
-    params, out_scale = m.lower(scale, out_bits=out_bits, exp_range_max=exp_range_max)
+    facts = {"out_bits": out_bits, "exp_range_max": exp_range_max}
+    params, out_scale = m.constants(scale, facts, _options(m, options))
     return _apply(m, params, x, backend, None if mask is None else _mask(mask, x.shape)), out_scale
 
 
-def gelu(x_int: Any, in_scale: Any, *, method: str, n: int | None = None, backend: str = "kernel") -> tuple[Array, Any]:
+def gelu(x_int: Any, in_scale: Any, *, method: str, backend: str = "kernel", **options: Any) -> tuple[Array, Any]:
     """GELU; x (..., C) -> (y (..., C) int64, out_scale). I-BERT takes per-channel scales; its out_scale is negative.
 
-    I-ViT's outputs depend on the other channels of the token. `n` is I-BERT's exponent, 14 (published) by default.
+    I-ViT's outputs depend on the other channels of the token. `options` are the method's own: `n` is I-BERT's exponent,
+    14 (published) by default.
     """
     x = _integers("gelu", x_int)
     m = _method("gelu", method)
     scales = reals("gelu: input scale", in_scale)
     if scales.size != 1 and scales.shape != x.shape[-1:]:
         raise IntvitError(f"gelu: input scale must be one or {x.shape[-1:]}, not {scales.shape}")
-    params, out_scale = m.lower(scales if scales.ndim else float(scales), n=n)
+    params, out_scale = m.constants(scales if scales.ndim else float(scales), {}, _options(m, options))
     return _apply(m, params, x, backend), out_scale
 
 
@@ -77,11 +81,13 @@ def layernorm(
     factor: Any = None,
     out_scale: float | None = None,
     backend: str = "kernel",
+    **options: Any,
 ) -> tuple[Array, Any]:
     """LayerNorm over the last axis; x (..., C) -> (y int64, out_scale), y neither clamped nor requantized.
 
     ivit and ibert: out_scale (C,) carries gamma and its sign; `shift` is I-BERT's frozen shift. fqvit: `factor` are the
-    power-of-two factors of the input scale, `out_scale` the next quantizer's scale, which is also returned.
+    power-of-two factors of the input scale, `out_scale` the next quantizer's scale, which is also returned. `options`
+    are the method's own.
     """
     x = _integers("layernorm", x_int)
     m = _method("layernorm", method)
@@ -89,7 +95,9 @@ def layernorm(
     if scales.size != 1 and scales.shape != x.shape[-1:]:
         raise IntvitError(f"layernorm: input scale must be one or {x.shape[-1:]}, not {scales.shape}")
     scale = float(scales.min()) if scales.size else math.nan
-    params, result = m.lower(scale, gamma=gamma, beta=beta, shift=shift, factor=factor, out_scale=out_scale)
+    shift = integer("layernorm: shift", shift, 0, 31)
+    facts = {"gamma": gamma, "beta": beta, "shift": shift, "factor": factor, "out_scale": out_scale}
+    params, result = m.constants(scale, facts, _options(m, options))
     if x.shape[-1:] != (np.size(gamma),):
         raise IntvitError(f"layernorm: gamma must have {x.shape[-1:]} channels, not {np.size(gamma)}")
     expected = scale if factor is None else scale * np.asarray(factor)
@@ -252,6 +260,14 @@ def _stored(name: str, result: list[Any]) -> Array:
 
 def _method(operator: str, name: Any) -> Method:
     return registry.get(operator, name if isinstance(name, str) else shown(name))
+
+
+def _options(m: Method, options: dict[str, Any]) -> dict[str, Any]:
+    """Options that are given; IntvitError if the method has none of that name."""
+    try:
+        return m.checked({key: value for key, value in options.items() if value is not None})
+    except IntvitError as error:
+        raise IntvitError(f"{m.operator} {m.name}: {error}") from None
 
 
 def _backend(backend: str) -> str:

@@ -20,6 +20,7 @@ from intvit.graph.ir import LAYOUT_OPS, Array, Graph, Node, Tensor
 from intvit.graph.parameters import method_params, node_method
 from intvit.kernels import gemm, tables
 from intvit.kernels.matmul import LOG2_LIFT, log2_weights
+from intvit.method import GeluForms, LayerNormForms, SoftmaxForms
 
 UNSIGNED_LIFT = 1 << 15
 
@@ -194,9 +195,9 @@ class _Planner:
 
     def lookup(self, node: Node) -> Step | None:
         """An 8-bit GELU [-> requantize] as a table."""
-        method = node_method(node)
+        forms = node_method(node).fast
         x = self.tensor(node.inputs[0])
-        if method.depends is None or not self.narrow(x.name) or x.dtype is None:
+        if not isinstance(forms, GeluForms) or not self.narrow(x.name) or x.dtype is None:
             return None
         if any(array.size > 1 for array in node.arrays.values()):
             return None
@@ -211,7 +212,7 @@ class _Planner:
                 rows = step([rows])
             return rows
 
-        prepared = tables.prepare(method.depends, evaluate, x.dtype.min, x.dtype.max)
+        prepared = tables.prepare(forms.depends, evaluate, x.dtype.min, x.dtype.max)
         return Step(node.inputs, nodes[-1].output, lambda values: prepared(values[0]), nodes)
 
     def softmax(self, node: Node) -> Step | None:
@@ -219,23 +220,25 @@ class _Planner:
         return self.weighted_product(node) or self.narrow_softmax(node)
 
     def narrow_softmax(self, node: Node) -> Step | None:
-        method, masked = node_method(node), "mask" in node.arrays
-        if method.narrow is None:
+        forms, masked = node_method(node).fast, "mask" in node.arrays
+        if not isinstance(forms, SoftmaxForms) or forms.narrow is None:
             return None
         n_channels = self.tensor(node.inputs[0]).shape[-1]
-        run = self.by_rows(node, method.narrow(method_params(node), n_channels, masked), self.kind(node))
+        run = self.by_rows(node, forms.narrow(method_params(node), n_channels, masked), self.kind(node))
         return Step(node.inputs, node.output, lambda values: run(values[0]), (node,)) if run else None
 
     def weighted_product(self, node: Node) -> Step | None:
         """Log2 softmax -> log2_matmul [-> layout -> requantize]: the softmax writes the weights, not their codes."""
-        method, masked, after = node_method(node), "mask" in node.arrays, self.next(node)
-        if method.narrow_weights is None or after is None or after.op != "log2_matmul":
+        forms, masked, after = node_method(node).fast, "mask" in node.arrays, self.next(node)
+        if not isinstance(forms, SoftmaxForms) or forms.narrow_weights is None:
+            return None
+        if after is None or after.op != "log2_matmul":
             return None
         values = after.inputs[1]
         if self.position.get(values, -1) > self.position[node.output]:
             return None
         n_channels = self.tensor(node.inputs[0]).shape[-1]
-        convert = self.by_rows(node, method.narrow_weights(method_params(node), n_channels, masked), np.int16)
+        convert = self.by_rows(node, forms.narrow_weights(method_params(node), n_channels, masked), np.int16)
         step = self.product_of(after, convert, LOG2_LIFT) if convert else None
         return step and Step((*node.inputs, values), step.output, step.run, (node, *step.nodes))
 
@@ -256,7 +259,8 @@ class _Planner:
 
     def layernorm(self, node: Node) -> Step | None:
         """LayerNorm on rows as they are stored, without widening them first."""
-        if not node_method(node).any_rows:
+        forms = node_method(node).fast
+        if not (isinstance(forms, LayerNormForms) and forms.any_rows):
             return None
         compiled = node_method(node).kernel(method_params(node))
         kind = self.kind(node)

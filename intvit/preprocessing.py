@@ -101,7 +101,7 @@ def _numbers(place: str, value: Any) -> tuple[float, ...]:
         array = np.asarray(value)
         if array.dtype.kind not in "iuf" or array.ndim > 1 or not 1 <= array.size <= 4096:
             raise IntvitError(f"{rule}, not {str(value)[:100]}")
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             narrow = array.reshape(-1).astype(np.float32)
     if not np.isfinite(narrow).all():
         raise IntvitError(f"{rule}, not {array.tolist()}")

@@ -7,9 +7,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from intvit.errors import IntvitError, reading
+from intvit import registry
+from intvit.errors import IntvitError, placed, reading, shortened
 from intvit.files import read_text
 
 OPERATORS = ("softmax", "gelu", "layernorm")
@@ -19,11 +20,29 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Choice(_Strict):
-    """A method for one site. `n` is I-BERT's GELU exponent: 14 is published, 6 suits 8-bit inputs."""
+class Choice(BaseModel):
+    """A method for one site: its name (`ivit`: the newest version, `ivit.v1`: that one) and options of its own.
+
+    The options stand beside the name, as in `{ method = "ibert", n = 6 }`; the method itself says which there are.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     method: str
-    n: Annotated[int, Field(ge=0, le=30)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, values: Any) -> Any:
+        """None is an option that is not given."""
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    def check(self, operator: str) -> None:
+        """IntvitError if `operator` has no such method, or the method no such option."""
+        registry.get(operator, self.method).checked(self.options)
 
 
 class Observer(_Strict):
@@ -65,7 +84,7 @@ class Recipe(_Strict):
 
     def with_method(self, name: str, **changes: Any) -> Recipe:
         """The uniform recipe of one method, without choices for single sites."""
-        choices = {operator: _uniform(operator, name) for operator in OPERATORS}
+        choices = {operator: uniform_choice(operator, name) for operator in OPERATORS}
         return self.model_copy(update={**choices, "sites": {}, **changes})
 
     @property
@@ -74,17 +93,19 @@ class Recipe(_Strict):
         return f"{'+'.join(sorted(names))} W{self.bits}A{self.bits}"
 
 
-UNIFORM_GELU = {"fqvit": "ivit"}
-"""FQ-ViT evaluates GELU in float; its uniform integer model borrows this method's."""
-IBERT_GELU_N = 6
-"""n = 14 is unusable on 8-bit inputs (conformance README, section 7)."""
+STAND_IN = "ivit"
+"""For what neither a method of the name nor its family's `stand_ins` give: its methods are defined at every scale."""
 
 
-def _uniform(operator: str, name: str) -> Choice:
-    if operator == "gelu":
-        name = UNIFORM_GELU.get(name, name)
-        return Choice(method=name, n=IBERT_GELU_N if name == "ibert" else None)
-    return Choice(method=name)
+def uniform_choice(operator: str, name: str) -> Choice:
+    """The method `name` of `operator` with the options that suit a uniform model, or what stands in for it."""
+    family = [m for m in registry.methods() if m.name == name or f"{m.name}.v{m.version}" == name]
+    if family and not any(m.operator == operator for m in family):
+        name = next((m.stand_ins[operator] for m in family if operator in m.stand_ins), STAND_IN)
+    try:
+        return Choice(method=name, **registry.get(operator, name).uniform)
+    except IntvitError:  # the lowering names a site where it is missing
+        return Choice(method=name)
 
 
 def build_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
@@ -95,13 +116,19 @@ def build_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
     intvit.errors.IntvitError: recipe: bits: must be greater than or equal to 4, not 3
     """
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         rule = first["msg"].removeprefix("Input should be ").rstrip(".")
         rule = "must be a known key" if first["type"] == "extra_forbidden" else f"must be {rule}"
-        raise IntvitError(f"{where}: {key}: {rule}, not {first['input']!r:.100}") from None
+        raise IntvitError(f"{where}: {key}: {rule}, not {shortened(first['input'])}") from None
+    for operator in OPERATORS:
+        choice = recipe.choice(operator, "")
+        if choice.options:
+            with placed(f"{where}: {operator}"):
+                choice.check(operator)
+    return recipe
 
 
 def read_recipe(path: str | Path) -> Recipe:

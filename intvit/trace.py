@@ -35,8 +35,8 @@ def in_flight(graph: Graph, batch: int, threads: int) -> tuple[int, int]:
 def writer(path: str | Path, graph: Graph, names: Sequence[str], n_images: int) -> Iterator[Sink]:
     """A sink that stores `names` of `n_images` images: `tensors/<safe name>` (n_images, *shape), a chunk per image.
 
-    Attributes of a tensor: `site`, `op`, `dtype`, `scale`, `encoding`, `sha256` of its values, a `digest` that binds
-    them all to the name and to the graph.
+    Attributes of a tensor: `site` (the tensor of the float graph that it stands for), `op`, `dtype`, `scale`,
+    `encoding`, `sha256` of its values, a `digest` that binds them all to the name and to the graph.
     """
     producers = {node.output: node for node in graph.nodes}
     with hdf5.create(path, KIND, VERSION) as (file, output):
@@ -69,7 +69,7 @@ def _create(file: h5py.File, tensor: Tensor, op: str, n_images: int) -> h5py.Dat
         compression_opts=1,
         shuffle=True,
     )
-    data.attrs["site"] = hdf5.held_text(tensor.name.removesuffix(".quant"))
+    data.attrs["site"] = hdf5.held_text(tensor.source or tensor.name)
     data.attrs["op"], data.attrs["dtype"] = op, str(tensor.dtype)
     data.attrs["scale"], data.attrs["encoding"] = tensor.scale, tensor.encoding
     return data

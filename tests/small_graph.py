@@ -27,9 +27,9 @@ class _Builder:
     def node(self, op, name, inputs, **values):
         self.nodes.append(Node(op, name, inputs, name, **values))
 
-    def method(self, op, name, method, source, **options):
+    def method(self, op, name, method, source, options=None, **facts):
         m, x = registry.get(op, method), self.tensors[source]
-        params, scale = m.lower(float(x.scale), **options)
+        params, scale = m.constants(float(x.scale), facts, options or {})
         values = dataclasses.asdict(params)
         arrays = {key: np.array(v, np.int64) for key, v in values.items() if isinstance(v, tuple)}
         scalars = {key: v for key, v in values.items() if not isinstance(v, tuple)}
@@ -67,7 +67,7 @@ def small_graph() -> Graph:
     b.node("matmul", "qk", ("fc.quant", "v"))
     b.requantize("sum", "av", SCALE, bits=16, other="qk")
     b.method("softmax", "weights", "ibert", "sum", out_bits=8, exp_range_max=None)
-    b.method("gelu", "act", "ibert", "fc.quant", n=6)
+    b.method("gelu", "act", "ibert", "fc.quant", {"n": 6})
     norm = {"gamma": np.array([1.0, 0.5, -0.25, 2.0]), "beta": np.array([0.5, 0, 0.25, -1.0])}
     b.method("layernorm", "norm", "ivit", "fc.quant", shift=0, out_scale=SCALE, **norm)
     b.tensor("pool", (1, CHANNELS), IntType(8), SCALE)

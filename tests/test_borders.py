@@ -437,7 +437,7 @@ def test_a_method_takes_rows_as_wide_as_its_constants(operator, name):
 @pytest.mark.parametrize("name", ["ivit", "ibert", "fqvit"])
 def test_a_narrow_softmax_takes_masks_that_repeat(name):
     method = registry.get("softmax", name)
-    run = method.narrow(method.lower(0.1, out_bits=4)[0], 6, True)
+    run = method.fast.narrow(method.lower(0.1, out_bits=4)[0], 6, True)
     rows, mask, out = np.zeros((4, 6), np.int8), np.zeros((2, 6), bool), np.zeros((4, 6), np.int16)
     run(rows, mask, out)
     for other in (np.zeros((3, 6), bool), np.zeros((0, 6), bool), np.zeros((2, 5), bool), np.zeros((2, 7), bool)):

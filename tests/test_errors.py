@@ -129,6 +129,7 @@ def test_bad_recipes(refused, vit, tmp_path, options, parts):
         ("bitz = 8", ["recipe.toml", "bitz", "known key"]),
         ('[sites."blocks.9.norm1"]\nmethod = "ivit"', ["blocks.9.norm1"]),
         ("bits = ", ["recipe.toml"]),
+        (".".join("a" * 500) + " = 1", ["recipe.toml", "known key"]),
     ],
 )
 def test_bad_recipe_files(refused, vit, tmp_path, text, parts):
@@ -195,3 +196,30 @@ def test_unknown_rule_and_methods(refused, vit, tmp_path):
     common = ["map", vit.onnx_path, "--recording", vit.recording_path, "-o", tmp_path / "out/m.json"]
     refused([*common, "--images", "fashion-mnist:calibration", "--rule", "best"], "rule", "sqnr_output", "best")
     refused([*common, "--images", "fashion-mnist:calibration", "--methods", "magic"], "magic", "ivit")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["import {} -o m.onnx", "lower {} --images i -o g.h5", "record {} i -o r.h5", "run {} i -o l.npz", "doctor {}",
+     "eval {} i", "golden check {}", "golden export {} i -o v", "demo -o {}", "run g.h5 {} -o l.npz --backend {}",
+     "import {}.npz -o m.onnx", "import {}.safetensors -o m.onnx", "import {}.onnx -o m.onnx",
+     "lower {} --recording {} -o g.h5"],
+)  # fmt: skip
+def test_a_name_that_no_file_can_have_is_one_bearable_line(cli, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = cli(*(word.replace("{}", "x" * 5000) for word in words.split()))
+    assert status == 2
+    assert err.startswith("intvit: ")
+    assert err.count("\n") == 1
+    assert len(err) < 1500
+    assert not list(tmp_path.iterdir())
+
+
+def test_completion_for_a_shell_that_nobody_knows_is_a_mistake_of_usage(cli, monkeypatch):
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    assert cli("--show-completion", "nosuchshell")[0] == 2
+
+
+def test_a_deviation_below_all_floats_warns_of_nothing(refused, mixed_path, tmp_path):
+    arguments = ["run", mixed_path, "fashion-mnist:test", "-o", tmp_path / "l.npz"]
+    refused([*arguments, "--std", "1e-320"], "--std", "positive")

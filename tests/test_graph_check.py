@@ -1,7 +1,7 @@
 """A graph file whose own hash fits is still checked: every constant in its range, every bound proven anew."""
 
 import dataclasses
-import json
+import hashlib
 
 import h5py
 import numpy as np
@@ -11,8 +11,9 @@ from intvit.calibrate import Calibration
 from intvit.engine import Engine, quantize_images
 from intvit.errors import IntvitError
 from intvit.graph.check import check
-from intvit.graph.ir import Graph, Node, describe
+from intvit.graph.ir import Graph, Node
 from intvit.graph.store import KIND, VERSION, load, save
+from intvit.graph.text import format_graph
 from intvit.importers.onnx import float_graph
 from intvit.importers.timm import build_vit
 from intvit.inttypes import IntType
@@ -77,7 +78,9 @@ def write_unchecked(graph, path):
     """As `save` does, without its check: a consistent file that another tool might write."""
     with h5py.File(path, "w") as file:
         file.attrs["format"], file.attrs["version"], file.attrs["content_hash"] = KIND, VERSION, graph.content_hash
-        file.create_dataset("graph.json", data=json.dumps(describe(graph), sort_keys=True))
+        text = format_graph(graph)
+        file.attrs["text_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+        file.create_dataset("graph.json", data=text)
         for name, node in graph.by_name.items():
             for key, array in node.arrays.items():
                 file.create_dataset(f"arrays/{name}/{key}", data=array)

@@ -15,7 +15,7 @@ LAYERS = [
     {"method"},
     {"kernels"},
     {"registry"},
-    {"ops", "graph", "recipe", "hdf5", "preprocessing"},
+    {"ops", "graph", "recipe", "hdf5", "preprocessing", "environment"},
     {
         "importers",
         "images",

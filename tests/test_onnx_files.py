@@ -193,6 +193,11 @@ EDITS = {
     "no elements": (constant(dims=[0, 24], raw_data=b""), "shape must be"),
     "negative shape": (constant(dims=[-1, 24]), r"shape \[-1, 24\]"),
     "10^12 elements": (constant(dims=[10**6, 10**6]), "above 2 GB"),
+    "many axes": (constant(dims=[1] * 40), r"shape \[1, 1, 1"),
+    "no tensor": (
+        lambda model, nodes, tensors: model.graph.node[0].attribute.add(name="x", type=onnx.AttributeProto.TENSOR),
+        "attribute x without the value",
+    ),
     "10^36 elements": (constant(dims=[10**18, 10**18]), "above 2 GB"),
     "short data": (constant(raw_data=b"123"), "where raw_data must have"),
     "unknown type": (constant(data_type=99), "data type 99"),

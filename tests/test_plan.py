@@ -125,7 +125,7 @@ def test_softmax_of_8_bit_scores(method, scale):
         options = {"exp_range_max": 2.0**32} if method == "ibert" and scale > 1.6 else {}  # every exponent is 0 there
         params, _ = chosen.lower(scale, out_bits=bits, **options)
         for rows, mask in narrow_cases(scale):
-            narrow = chosen.narrow(params, rows.shape[1], mask is not None)
+            narrow = chosen.fast.narrow(params, rows.shape[1], mask is not None)
             if method == "fqvit" and not log2_form(params, rows.shape[1], mask is not None):
                 assert narrow is None
                 continue
@@ -147,13 +147,13 @@ def test_softmax_of_8_bit_scores_as_weights(scale):
     chosen = registry.get("softmax", "fqvit")
     params, _ = chosen.lower(scale, out_bits=4)
     for rows, mask in narrow_cases(scale):
-        narrow = chosen.narrow_weights(params, rows.shape[1], mask is not None)
+        narrow = chosen.fast.narrow_weights(params, rows.shape[1], mask is not None)
         out = np.empty(rows.shape, np.int16)
         narrow(rows.astype(np.int8), mask, out)
         every = None if mask is None else np.tile(mask, (len(rows) // len(mask), 1))
         codes = chosen.kernel(params)(as_rows(rows), every)
         assert np.array_equal(out, log2_weights(codes.astype(np.int8)))
-    assert chosen.narrow_weights(chosen.lower(scale, out_bits=5)[0], 8, False) is None
+    assert chosen.fast.narrow_weights(chosen.lower(scale, out_bits=5)[0], 8, False) is None
 
 
 def test_softmax_log2_codes_at_their_edges():
@@ -177,7 +177,7 @@ def test_softmax_of_8_bit_scores_at_calibrated_ranges(stretch):
     mask = np.random.default_rng(1).random((20, 30)) < 0.5
     for hidden in (None, mask):
         out = np.empty(rows.shape, np.int64)
-        method.narrow(params, 30, hidden is not None)(rows.astype(np.int8), hidden, out)
+        method.fast.narrow(params, 30, hidden is not None)(rows.astype(np.int8), hidden, out)
         spec = [
             method.spec(r, params, None if hidden is None else hidden[i].tolist()) for i, r in enumerate(rows.tolist())
         ]
@@ -187,8 +187,8 @@ def test_softmax_of_8_bit_scores_at_calibrated_ranges(stretch):
 def test_a_softmax_sum_that_may_leave_64_bits_has_no_narrow_form():
     method = registry.get("softmax", "fqvit")
     params, _ = method.lower(2e-7, out_bits=4)
-    assert method.narrow(params, 1000, True) is None
-    assert method.narrow_weights(params, 1000, True) is None
+    assert method.fast.narrow(params, 1000, True) is None
+    assert method.fast.narrow_weights(params, 1000, True) is None
 
 
 # tables
@@ -198,9 +198,9 @@ def test_a_softmax_sum_that_may_leave_64_bits_has_no_narrow_form():
 @pytest.mark.parametrize("method", ["ivit", "ibert"])
 def test_gelu_tables(method, scale):
     chosen = registry.get("gelu", method)
-    params, _ = chosen.lower(scale, n=6)
+    params, _ = chosen.constants(scale, {}, chosen.uniform)
     run = chosen.kernel(params)
-    table = tables.prepare(chosen.depends, lambda rows: run(as_rows(rows)), -128, 127)
+    table = tables.prepare(chosen.fast.depends, lambda rows: run(as_rows(rows)), -128, 127)
     rng = np.random.default_rng(0)
     for rows in (rng.integers(-128, 128, (50, 60)), rng.integers(-128, 0, (50, 7)), np.arange(-128, 128)[:, None]):
         assert np.array_equal(table(rows.astype(np.int8)), run(as_rows(rows)))

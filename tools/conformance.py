@@ -99,7 +99,7 @@ def replay_softmax(method: str) -> Callable[[Score, str, Case, str], None]:
         score.compare(f"{where} y_int", case["y_int"], y)
         if "out_scale" in case:
             score.compare(f"{where} out_scale", case["out_scale"], scale)
-        params, _ = registry.get("softmax", method).lower(scale_of(case), **options)
+        params, _ = registry.get("softmax", method).constants(scale_of(case), options, {})
         names = {"x0_int": "x0", "b_int": "b", "c_int": "c", "n": "n", "exp_requant_m": "m", "exp_requant_e": "e"}
         constants(score, where, case, params, names)
 
@@ -108,11 +108,11 @@ def replay_softmax(method: str) -> Callable[[Score, str, Case, str], None]:
 
 def replay_gelu(method: str) -> Callable[[Score, str, Case, str], None]:
     def replay(score: Score, where: str, case: Case, backend: str) -> None:
-        n = int(case["n"]) if method == "ibert" else None
-        y, scale = ops.gelu(case["x_int"], scale_of(case), method=method, n=n, backend=backend)
+        options = {"n": int(case["n"])} if method == "ibert" else {}
+        y, scale = ops.gelu(case["x_int"], scale_of(case), method=method, backend=backend, **options)
         score.compare(f"{where} y_int", case["y_int"], y)
         score.compare(f"{where} out_scale", case["out_scale"].reshape(-1), np.atleast_1d(scale))
-        params, _ = registry.get("gelu", method).lower(scale_of(case), n=n)
+        params, _ = registry.get("gelu", method).constants(scale_of(case), {}, options)
         names = {"x0_int": "x0", "b_int": "b", "c_int": "c", "shift_int": "shift", "n": "n"}
         constants(score, where, case, params, names)
 
@@ -132,8 +132,8 @@ def replay_layernorm(method: str) -> Callable[[Score, str, Case, str], None]:
         score.compare(f"{where} y_int", case["y_int"], y)
         expected = np.broadcast_to(case["out_scale"], np.shape(scale))
         score.compare(f"{where} out_scale", expected, np.asarray(scale))
-        params, _ = registry.get("layernorm", method).lower(
-            float(np.min(case["in_scale"])), gamma=gamma, beta=beta, **options
+        params, _ = registry.get("layernorm", method).constants(
+            float(np.min(case["in_scale"])), {"gamma": gamma, "beta": beta, **options}, {}
         )
         constants(score, where, case, params, {"bias_int": "bias"})
         if method == "fqvit":

@@ -136,7 +136,10 @@ class Tally:
         self.statuses[str(status)] += 1
         self.labels.setdefault(label, Counter())[str(status)] += 1
         for finding in findings:
-            self.classes.setdefault((finding.kind, finding.key), []).append(finding)
+            found = self.classes.setdefault((finding.kind, finding.key), [])
+            if not found:
+                print(f"new: {finding.kind}: {finding.key} ({index})".encode("ascii", "replace").decode(), flush=True)
+            found.append(finding)
         if text:
             print(text)
         if time.monotonic() - self.said > 60:

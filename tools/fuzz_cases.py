@@ -171,7 +171,8 @@ def draw_case(rng: Random, seeds: Path, inputs: Path, output: Path, real_share: 
     if label == "options":
         command = rng.choice([c for c in COMMANDS.values() if "{" in c.words and not c.words.startswith("@")])
     names = fill(rng, command, seeds, inputs, case)
-    if label in ("options", "methods") or rng.random() < 0.04:
+    ours = case.arguments[0].startswith("@")  # no command of the package, and no options of its
+    if label in ("options", "methods") or (rng.random() < 0.04 and not ours):
         case.options_changed = True
         for _ in range(rng.choice([1, 1, 1, 2, 3])):
             case.changes.append(change_options(rng, case.arguments))
@@ -187,7 +188,7 @@ def draw_case(rng: Random, seeds: Path, inputs: Path, output: Path, real_share: 
     elif command.outputs and rng.random() < 0.1:  # something stands there already
         (output / command.outputs[0]).write_bytes(b"older")
         case.changes.append("older output")
-    possible = not any("\0" in word for word in case.arguments) and not case.arguments[0].startswith("@")
+    possible = not any("\0" in word for word in case.arguments) and not ours
     case.real = rng.random() < real_share and possible
     if case.real and rng.random() < 0.5:
         name = rng.choice(sorted(ENVIRONMENT))

@@ -133,7 +133,11 @@ def change_folder(rng: Random, folder: Path, seeds: Path) -> str:
                 ]
             )
         )
-        new.write_bytes(rng.choice([b"", b"{}", b"[]", path.read_bytes()]))
+        if new.exists() and not new.is_file():  # a pipe or folder of an earlier change
+            return f"add {new.name}, which is there"
+        content = rng.choice([b"", b"{}", b"[]", path.read_bytes()])
+        new.unlink(missing_ok=True)
+        new.write_bytes(content)
         where = new.relative_to(folder)
     else:
         folders = sorted(p for p in folder.rglob("*") if p.is_dir())
@@ -186,7 +190,10 @@ def replace_path(rng: Random, path: Path, seeds: Path) -> str:
         shutil.copy(other, path)
         name = f"is {other.name}"
     elif name == "link":
-        path.with_name("linked" + path.suffix).write_bytes(content)
+        linked = path.with_name("linked" + path.suffix)
+        if not linked.is_dir():
+            linked.unlink(missing_ok=True)
+            linked.write_bytes(content)
         path.symlink_to("linked" + path.suffix)
     elif name == "dangling":
         path.symlink_to("not_there")

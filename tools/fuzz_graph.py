@@ -44,14 +44,17 @@ def mutate_graph(rng: Random, path: Path) -> str:
                 del file[place]
             file.create_dataset(place, data=array)
         del file["graph.json"]
-        file.create_dataset("graph.json", data=np.bytes_(json.dumps(text, sort_keys=True)))
+        written = json.dumps(text, sort_keys=True)
+        file.create_dataset("graph.json", data=np.bytes_(written))
+        file.attrs["text_sha256"] = hashlib.sha256(written.encode()).hexdigest()
         file.attrs["content_hash"] = content_hash(text, {**arrays, **changed})
     return f"graph {what}"
 
 
 def content_hash(text: Any, arrays: dict[str, np.ndarray]) -> str:
     """The hash that an integer graph of this text and these constants must have, written down once more."""
-    digest = hashlib.sha256(json.dumps(text, sort_keys=True).encode())
+    hashed = {key: value for key, value in text.items() if key != "sources"} if isinstance(text, dict) else text
+    digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode())
     with contextlib.suppress(TypeError, KeyError):  # what is no graph has no hash
         for node in text["nodes"]:
             for key in sorted(node["arrays"]):

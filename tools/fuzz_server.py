@@ -12,7 +12,6 @@ import resource
 import select
 import shutil
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -51,8 +50,7 @@ def warm() -> Main:
         try:
             trace.read_tensor(arguments[1], arguments[2])
         except IntvitError as error:
-            print(f"intvit: {error}", file=sys.stderr)
-            return 2
+            return cli._say(str(error), 2)
         return 0
 
     return main
@@ -174,6 +172,7 @@ def described(settings: Settings, index: int, reason: str) -> Finding:
     folder, answer = settings.work / "drawn", settings.work / "drawn.json"
     pid = os.fork()
     if pid == 0:
+        signal.alarm(60)
         try:
             case = Child(settings, lambda arguments: 0, folder).prepare(index)
             answer.write_text(json.dumps([case.label, case.arguments, case.changes, case.real]))

@@ -379,7 +379,7 @@ def narrow_softmax(rng: Rng) -> Outcomes:
         for mask in masks(rng, (2, n)):
             every = None if mask is None else np.tile(mask, (2, 1))
             general = outcome(method.kernel(params), rows.astype(np.int64), every)
-            for kind, maker in (("codes", method.narrow), ("weights", method.narrow_weights)):
+            for kind, maker in (("codes", method.fast.narrow), ("weights", method.fast.narrow_weights)):
                 narrow = maker(params, n, mask is not None) if maker else None
                 if kind == "weights" and (name != "fqvit" or params.bits != 4):
                     continue

@@ -14,14 +14,11 @@ import numpy as np
 
 from intvit.errors import IntvitError, reason
 from intvit.graph import layout
-from intvit.graph.ir import LAYOUT_OPS, Array, Graph, Node, Tensor
+from intvit.graph.ir import LAYOUT_OPS, MOST_AXES, MOST_ELEMENTS, Array, Graph, Node, Tensor
 from intvit.graph.parameters import method_params, node_method
 from intvit.graph.ranges import linear_bound
 from intvit.spec.matmul import LOG2_FRACTION_BITS
 from intvit.spec.softmax import EXPONENT_LEAST, EXPONENT_MOST
-
-MOST_ELEMENTS = 2**31
-"""Of one tensor of one image."""
 
 
 def check(graph: Graph) -> None:
@@ -83,7 +80,7 @@ def _check_tensor(tensor: Tensor) -> None:
         raise IntvitError(f"{name}: must have an integer type and a scale")
     if not dtype.signed:
         raise IntvitError(f"{name}: type must be signed, not {dtype}")
-    if min(tensor.shape, default=1) < 1 or math.prod(tensor.shape) > MOST_ELEMENTS or len(tensor.shape) > 16:
+    if min(tensor.shape, default=1) < 1 or math.prod(tensor.shape) > MOST_ELEMENTS or len(tensor.shape) > MOST_AXES:
         raise IntvitError(f"{name}: shape must be of 1..{MOST_ELEMENTS} elements, not {tensor.shape}")
     if scale.ndim and scale.shape != tensor.shape[-1:]:
         raise IntvitError(f"{name}: scale must be one or {tensor.shape[-1:]}, not {scale.shape}")

@@ -22,6 +22,8 @@ Array = np.ndarray[Any, Any]
 
 LOGITS = "logits"
 """The output of an integer graph: the last accumulators at one common scale. No other tensor has this name."""
+MOST_ELEMENTS, MOST_AXES = 2**31, 16
+"""Of one tensor of one image."""
 LAYOUT_OPS = frozenset({"reshape", "transpose", "take", "slice", "concat"})
 """Operators that move elements and compute nothing; the same in float and integer graphs."""
 
@@ -31,7 +33,8 @@ class Tensor:
     """A value of the graph. `real = scale * q` (`encoding` linear) or `real = 2**-q`, 0 for q = -1 (log2).
 
     `scale` is None in a float graph, else a scalar (shape ()) or per_channel (shape (C,), last axis) float64 array.
-    `bound` is the proven largest |q|; None where nothing better than `dtype` is known.
+    `bound` is the proven largest |q|; None where nothing better than `dtype` is known. `source`, of an integer tensor:
+    the tensor of the float graph that it stands for. It decides no bit and is no part of the content hash.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Tensor:
     scale: Array | None = None
     encoding: str = "linear"
     bound: int | None = None
+    source: str | None = None
 
     @property
     def max_abs(self) -> int:
@@ -128,8 +132,13 @@ class TensorDigest:
         return self._digest.hexdigest()
 
 
+def sources(graph: Graph) -> dict[str, str]:
+    """Integer tensor -> the float tensor that it stands for, where that is known."""
+    return {t.name: t.source for t in graph.tensors.values() if t.source is not None}
+
+
 def describe(graph: Graph) -> dict[str, Any]:
-    """The graph as JSON values, its constant arrays left out."""
+    """What the content hash is of: the graph as JSON values, its constant arrays left out."""
     return {
         "inputs": list(graph.inputs),
         "outputs": list(graph.outputs),

@@ -12,10 +12,10 @@ from intvit.method import Method
 
 
 def node_method(node: Node) -> Method:
-    method = registry.get(node.op, node.attrs["method"])
-    if method.version != node.attrs["version"]:
-        raise IntvitError(f"{node.name}: {method.id} must be version {node.attrs['version']}, not {method.version}")
-    return method
+    try:
+        return registry.get(node.op, node.attrs["method"], node.attrs["version"])
+    except IntvitError as error:
+        raise IntvitError(f"{node.name}: {error}") from None
 
 
 def method_params(node: Node) -> Any:
@@ -28,7 +28,11 @@ def method_params(node: Node) -> Any:
     for key, value in values.items():
         if type(value) is not int:
             raise IntvitError(f"{node.name}: {key} must be an integer, not {value!r:.60}")
-    values |= {key: tuple(array.tolist()) for key, array in node.arrays.items() if key != "mask"}
+    constants = {key: array for key, array in node.arrays.items() if key != "mask"}
+    for key, array in constants.items():
+        if array.ndim != 1:
+            raise IntvitError(f"{node.name}: {key} must be a vector, not of shape {array.shape}")
+    values |= {key: tuple(array.tolist()) for key, array in constants.items()}
     try:
         return method.params(**values)
     except TypeError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,12 @@ from intvit import hdf5
 from intvit.errors import IntvitError, reading
 from intvit.files import safe_key
 from intvit.graph.check import check
-from intvit.graph.ir import Array, Graph, describe
-from intvit.graph.text import GraphText, rebuild
+from intvit.graph.ir import Array, Graph
+from intvit.graph.text import GraphText, format_graph, rebuild
 from intvit.spec import SPEC_VERSION
 
-KIND, VERSION = "intvit.graph", 2
-"""Version 1 had names as they are for keys."""
+KIND, VERSION = "intvit.graph", 3
+"""Version 1 had names as they are for keys; 2 did not say what a tensor stands for."""
 
 
 def save(graph: Graph, path: str | Path) -> None:
@@ -24,7 +24,9 @@ def save(graph: Graph, path: str | Path) -> None:
     check(graph)
     with hdf5.create(path, KIND, VERSION) as (file, _):
         file.attrs["content_hash"] = graph.content_hash
-        file.create_dataset("graph.json", data=np.bytes_(json.dumps(describe(graph), sort_keys=True)))
+        text = format_graph(graph)
+        file.attrs["text_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+        file.create_dataset("graph.json", data=np.bytes_(text))
         for node in graph.nodes:
             for key, array in sorted(node.arrays.items()):
                 compressed = {"compression": "gzip", "shuffle": True} if array.size > 1024 else {}
@@ -33,11 +35,14 @@ def save(graph: Graph, path: str | Path) -> None:
 
 def load(path: str | Path) -> Graph:
     """Read and verify a graph: hash, names, shapes, every constant's range. IntvitError names what does not hold."""
-    with hdf5.read(path, KIND, VERSION, 1) as file:
+    with hdf5.read(path, KIND, VERSION, 2, 1) as file:
         version = hdf5.attribute(file, "version", int)
         expected = hdf5.attribute(file, "content_hash", str)
+        held = hdf5.text(file, "graph.json")
+        if version > 2 and hdf5.attribute(file, "text_sha256", str) != hashlib.sha256(held.encode()).hexdigest():
+            raise IntvitError(f"{path}: graph.json must hash to its text_sha256; the file was changed")
         with reading(path, "a graph"):
-            text = GraphText.model_validate_json(hdf5.text(file, "graph.json"))
+            text = GraphText.model_validate_json(held)
         arrays: dict[str, dict[str, Array]] = {
             node.name: {key: hdf5.array(file, _key(node.name, key, version)) for key in node.arrays}
             for node in text.nodes

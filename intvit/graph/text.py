@@ -1,7 +1,8 @@
-"""The JSON of an integer graph's file: its schema, and the way back to a Graph (`ir.describe` is the way there)."""
+"""The JSON of an integer graph's file: its schema, and the way there and back."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from intvit.errors import IntvitError
-from intvit.graph.ir import Array, Graph, Node, Tensor
+from intvit.graph.ir import Array, Graph, Node, Tensor, describe, sources
 from intvit.inttypes import IntType
 
 
@@ -45,6 +46,13 @@ class GraphText(_Strict):
     metadata: dict[str, Any]
     nodes: list[NodeText]
     tensors: list[TensorText]
+    sources: dict[str, str] = {}
+    """Integer tensor -> the float tensor that it stands for."""
+
+
+def format_graph(graph: Graph) -> str:
+    """The JSON of a graph without its constants."""
+    return json.dumps({**describe(graph), "sources": sources(graph)}, sort_keys=True)
 
 
 def rebuild(text: GraphText, arrays: Mapping[str, Mapping[str, Array]]) -> Graph:
@@ -52,6 +60,8 @@ def rebuild(text: GraphText, arrays: Mapping[str, Mapping[str, Array]]) -> Graph
     for names in ([t.name for t in text.tensors], [n.name for n in text.nodes], *(n.arrays for n in text.nodes)):
         if len(set(names)) < len(names):
             raise IntvitError("graph: names of tensors, nodes and arrays must be unique")
+    for name in text.sources.keys() - {t.name for t in text.tensors}:
+        raise IntvitError(f"graph: sources must be of its tensors, and {name!r:.80} is none")
     return Graph(
         inputs=tuple(text.inputs),
         outputs=tuple(text.outputs),
@@ -67,6 +77,7 @@ def rebuild(text: GraphText, arrays: Mapping[str, Mapping[str, Array]]) -> Graph
                 None if t.scale is None else np.array(t.scale, np.float64),
                 t.encoding,
                 t.bound,
+                text.sources.get(t.name),
             )
             for t in text.tensors
         },

@@ -6,13 +6,18 @@ narrow, the residual stream is wide, and an accumulator is requantized once, as 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from intvit import registry
+from intvit.errors import placed
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, Graph, Node
 from intvit.recipe import Recipe
 
+WIDEST_OPERAND = 8
+"""Of a product."""
 _NARROW_CONSUMERS = frozenset({"linear", "matmul", "softmax", "gelu", "mean"})
 _PER_CHANNEL = frozenset({"linear", "layernorm"})
 SELF_QUANTIZING = frozenset({"add", "concat", "identity"})
@@ -34,15 +39,13 @@ def moves_no_bit(node: Node) -> bool:
     return node.op in LAYOUT_OPS or node.op == "scale" or is_mask(node)
 
 
-def compute_consumers(graph: Graph, name: str) -> set[str]:
-    """Operators that read `name`, looked up through layout moves, `scale` and masks, which move no bit."""
-    found: set[str] = set()
+def readers(graph: Graph, name: str) -> Iterator[Node]:
+    """Nodes that compute with `name`, looked up through layout moves, `scale` and masks, which move no bit."""
     for node in graph.consumers[name]:
         if moves_no_bit(node):
-            found |= compute_consumers(graph, node.output)
+            yield from readers(graph, node.output)
         else:
-            found.add(node.op)
-    return found
+            yield node
 
 
 def quantizer_site(graph: Graph, node: Node) -> str:
@@ -94,7 +97,7 @@ def quantizer_bits(graph: Graph, recipe: Recipe) -> dict[str, int]:
             widths[node.output] = recipe.bits if feeds_narrow(graph, node.output) else recipe.residual_bits
         if moves_no_bit(node):
             continue
-        consumers = compute_consumers(graph, node.output)
+        consumers = {reader.op for reader in readers(graph, node.output)}
         if not consumers and node.op not in _ROUNDED_OUTPUTS:  # the logits: raw accumulators
             continue
         if node.op == "softmax" and consumers == {"matmul"}:  # feeds the product as it is
@@ -102,6 +105,8 @@ def quantizer_bits(graph: Graph, recipe: Recipe) -> dict[str, int]:
         site = node.output if node.op in SELF_QUANTIZING else quantizer_site(graph, node)
         narrow = feeds_narrow(graph, node.output) or (node.op == "linear" and "layernorm" in consumers)
         if node.op == "layernorm":
-            narrow = narrow or registry.get(node.op, recipe.choice(node.op, node.name).method).narrow_output
+            with placed(node.name):
+                method = registry.get(node.op, recipe.choice(node.op, node.name).method)
+            narrow = narrow or method.widths[1] <= WIDEST_OPERAND
         widths[site] = recipe.bits if narrow else recipe.residual_bits
     return widths

@@ -10,8 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from intvit.errors import IntvitError
-from intvit.importers.config import shortened
+from intvit.errors import IntvitError, shortened
 
 ACTIVATIONS = {
     "gelu": "none",

@@ -13,8 +13,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from intvit.errors import IntvitError, reading, reason
-from intvit.files import inside
+from intvit.errors import IntvitError, reading, reason, shortened
+from intvit.files import inside, regular
 
 LONGEST_JSON = 64 * 2**20
 """Bytes. The label names of 21,000 classes take two million."""
@@ -82,15 +82,9 @@ def _rule(error: Mapping[str, Any]) -> str:
     return text.partition(" after validation")[0]
 
 
-def shortened(value: Any) -> str:
-    """A value as it was read, in one printable line of bearable length."""
-    return reason(ValueError(repr(value)))
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file: UTF-8, finite numbers, each key once."""
-    if not path.is_file():
-        raise IntvitError(f"{path}: must be a file")
+    regular(path)
     with reading(path, "a readable JSON object"):
         if path.stat().st_size > LONGEST_JSON:
             raise ValueError(f"{path.stat().st_size} bytes")

@@ -20,10 +20,10 @@ import numpy as np
 import onnx
 from pydantic import BaseModel, ConfigDict, Field
 
-from intvit.errors import IntvitError
+from intvit.errors import IntvitError, shortened
 from intvit.graph.ir import Array
 from intvit.importers.architectures import activation
-from intvit.importers.config import Count, Epsilon, Numbers, Side, member, read_json, shortened, validated
+from intvit.importers.config import Count, Epsilon, Numbers, Side, member, read_json, validated
 from intvit.importers.config import options as checked_options
 from intvit.importers.timm import build_swin, build_vit
 from intvit.importers.weights import agree, load_weights

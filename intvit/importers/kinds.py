@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from intvit.errors import IntvitError, reading
 
 if TYPE_CHECKING:
@@ -90,5 +92,6 @@ def import_model(path: str | Path, **options: Any) -> onnx.ModelProto:
             for key in ("until", "start"):
                 if key in given and kind.read is not _foreign:
                     raise IntvitError(f"{path}: --until and --from cut ONNX graphs, not {path.suffix or 'folders'}")
-            return kind.read(path, **given)
+            with np.errstate(all="ignore"):  # what overflows is refused where it would be stored
+                return kind.read(path, **given)
     raise IntvitError(f"{path}: must be one of: {'; '.join(kind.text for kind in KINDS)}")

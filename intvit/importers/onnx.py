@@ -21,7 +21,7 @@ from onnx import TensorProto, numpy_helper
 from intvit.errors import IntvitError
 from intvit.files import safe_name
 from intvit.graph import layout
-from intvit.graph.ir import Array, Graph, Node, Tensor
+from intvit.graph.ir import MOST_AXES, MOST_ELEMENTS, Array, Graph, Node, Tensor
 from intvit.importers.onnxfile import METADATA_KEY, load_model, model_metadata, set_metadata
 
 __all__ = [
@@ -133,6 +133,8 @@ class _Reader:
     def _add(self, tensor: Tensor) -> None:
         if not tensor.name.isprintable() or not safe_name(tensor.name) or not tensor.name:
             raise IntvitError(f"{tensor.name!r}: a name must not be empty and must be printable")
+        if math.prod(tensor.shape) > MOST_ELEMENTS or len(tensor.shape) > MOST_AXES:
+            raise IntvitError(f"{tensor.name}: shape must be of at most {MOST_ELEMENTS} elements, not {tensor.shape}")
         if tensor.name in self.tensors:
             raise IntvitError(f"{tensor.name}: must be computed by one node")
         self.tensors[tensor.name] = tensor

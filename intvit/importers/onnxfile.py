@@ -17,12 +17,14 @@ from google.protobuf.message import Message
 from onnx import TensorProto
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from intvit.errors import IntvitError, reading
-from intvit.files import inside
+from intvit.errors import IntvitError, reading, shortened
+from intvit.files import inside, regular
 
 METADATA_KEY = "intvit"
 MOST_BYTES = 2**31 - 1
 """Of a protobuf file, and of the data beside it."""
+MOST_AXES = 32
+"""Of a tensor: NumPy 1 had no more."""
 NAMES, LONGEST_NAME = ("name", "input", "output", "op_type", "domain"), 1000
 """Fields that later stand in messages and in other files."""
 _PACKED: dict[int, int] = {TensorProto.UINT4: 4, TensorProto.INT4: 4}
@@ -33,9 +35,7 @@ _PACKED |= {getattr(TensorProto, name): 2 for name in ("UINT2", "INT2") if hasat
 
 def load_model(path: str | Path, *, check: bool = True) -> onnx.ModelProto:
     """Read an ONNX file; IntvitError if it is not one. Without `check`, whoever runs it judges the graph."""
-    path = Path(path)
-    if not path.is_file():
-        raise IntvitError(f"{path}: no such file")
+    path = regular(path)
     if path.stat().st_size > MOST_BYTES:
         raise IntvitError(f"{path}: must be a valid ONNX model, not one above 2 GB")
     with reading(path, "a valid ONNX model"):
@@ -71,10 +71,18 @@ def _walk(message: Message, tensor: Callable[[TensorProto], None]) -> None:
             for part in [value] if isinstance(value, Message) else value:
                 if isinstance(part, onnx.SparseTensorProto):
                     raise ValueError("sparse tensors")
+                if isinstance(part, onnx.AttributeProto) and not _is_held(part):
+                    raise ValueError(f"the attribute {part.name} without the value that its type says")
                 if isinstance(part, TensorProto):
                     tensor(part)
                 else:
                     _walk(part, tensor)
+
+
+def _is_held(attribute: onnx.AttributeProto) -> bool:
+    """Whether a tensor or a graph is there, if the attribute is said to be one: absent numbers are 0."""
+    fields = {onnx.AttributeProto.TENSOR: "t", onnx.AttributeProto.GRAPH: "g"}
+    return attribute.type not in fields or attribute.HasField(fields[attribute.type])
 
 
 def _check_text(field: str, text: Any) -> None:
@@ -86,8 +94,8 @@ def _check_text(field: str, text: Any) -> None:
 
 def _n_bytes(tensor: TensorProto) -> int:
     """Bytes that the raw data of `tensor` has; ValueError if its type or shape is none."""
-    if any(n < 0 for n in tensor.dims):
-        raise ValueError(f"{tensor.name}: shape {list(tensor.dims)}")
+    if any(n < 0 for n in tensor.dims) or len(tensor.dims) > MOST_AXES:
+        raise ValueError(f"{tensor.name}: shape {shortened(list(tensor.dims))}")
     try:
         itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except (KeyError, ValueError):

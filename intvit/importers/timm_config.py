@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from intvit.errors import IntvitError
+from intvit.errors import IntvitError, shortened
 from intvit.graph.ir import Array
 from intvit.importers.architectures import Facts, activation, facts
-from intvit.importers.config import Count, Numbers, Side, options, read_json, shortened, validated
+from intvit.importers.config import Count, Numbers, Side, options, read_json, validated
 from intvit.importers.weights import Weights, agree
 
 HARMLESS_ARGS = frozenset(

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from ml_dtypes import bfloat16  # registers the type with NumPy, so that safetensors can read it
 
-from intvit.errors import IntvitError, reading
-from intvit.importers.config import options, parse_object, shortened
+from intvit.errors import IntvitError, reading, shortened
+from intvit.files import regular
+from intvit.importers.config import options, parse_object
 from intvit.importers.kinds import TORCH_SUFFIXES
 from intvit.importers.onnx import METADATA_KEY
 
@@ -40,9 +41,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
     PyTorch files are read with `weights_only=True`, by the `torch` extra. Nothing is ever unpickled. Tensors that are
     not of floats are left out; one that is called a weight or bias is refused.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise IntvitError(f"{path}: no such file" if not path.exists() else f"{path}: must be a file")
+    path = regular(path)
     metadata: dict[str, Any] = {}
     if path.suffix == ".safetensors":
         with reading(path, "a whole safetensors file"):

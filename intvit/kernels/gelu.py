@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from intvit.errors import IntvitError
 from intvit.kernels.arith import kernel, row_runner, truncated_div, wrap32
 from intvit.kernels.border import border, integer, reals
 from intvit.kernels.softmax import X0_MAX, check_power_scale, check_rows, shift_exp, shift_exp_tvm, tvm_x0
-from intvit.method import Method
+from intvit.method import GeluForms, Method, Options
 from intvit.spec import gelu as spec
 
 IVIT_N, IVIT_BITS, SIGMOID = 23, 8, 1.702
@@ -44,7 +45,7 @@ def _ivit(rows, x0, n, out_bits, out):
             out[i, j] = rows[i, j] * ((e * factor) >> (32 - out_bits))
 
 
-def _ivit_lower(in_scale: Any, *, n: int | None = None) -> tuple[Any, float]:
+def _ivit_lower(in_scale: Any) -> tuple[Any, float]:
     scale = _rowwise("gelu ivit", in_scale)
     x0 = math.floor(-1.0 / (scale * SIGMOID))
     if -x0 >= X0_MAX:
@@ -78,12 +79,18 @@ def _ibert(rows, b, c, shift, n, out):
             out[i, j] = x * ((p >> n) + shift[k])
 
 
-def _ibert_lower(in_scale: Any, *, n: int | None = None) -> tuple[Any, Any]:
+class IbertGeluOptions(Options):
+    """`n`: fraction bits of the shift constant; 14 is published, 6 suits 8-bit inputs."""
+
+    n: Annotated[int, Field(ge=0, le=30)] = IBERT_N
+
+
+def _ibert_lower(in_scale: Any, *, n: int = IBERT_N) -> tuple[Any, Any]:
     """`n`: 14 is published; 6 is the variant for 8-bit inputs. Per-channel scales give per-channel constants."""
     scales = np.atleast_1d(reals("gelu ibert: input scale", in_scale))
     if scales.ndim > 1 or not scales.size:
         raise IntvitError(f"gelu ibert: input scale must be one number or one per channel, not {scales.shape}")
-    n = IBERT_N if n is None else integer("gelu ibert: n", n, 0, 62)
+    n = integer("gelu ibert: n", n, 0, 62)
     b, c, shift, gains = [], [], [], []
     for value in scales:
         inner = check_power_scale("gelu ibert", float(value)) / ROOT2
@@ -137,7 +144,7 @@ def _ivit_tvm(rows, x0, n, out):
             out[i, j] = wrap32(rows[i, j] * (wrap32(e * factor) >> 24))
 
 
-def _ivit_tvm_lower(in_scale: Any, *, n: int | None = None) -> tuple[Any, float]:
+def _ivit_tvm_lower(in_scale: Any) -> tuple[Any, float]:
     scale = _rowwise("gelu ivit_tvm", in_scale)
     return spec.IvitTvmGelu(tvm_x0(scale, SIGMOID), IVIT_N), scale * 2.0**-7
 
@@ -149,14 +156,15 @@ def _ivit_tvm_kernel(p: spec.IvitTvmGelu) -> Any:
 IVIT = Method(
     "gelu", "ivit", 1, spec.IvitGelu, _ivit_lower, spec.ivit, _ivit_kernel,
     "ShiftGELU: x * sigmoid(1.702 x), channels share a row maximum", "arXiv 2207.01405", bound=_ivit_bound,
-    depends="row_max",
+    fast=GeluForms("row_max"),
 )  # fmt: skip
 IBERT = Method(
     "gelu", "ibert", 1, spec.IbertGelu, _ibert_lower, spec.ibert, _ibert_kernel,
     "i-GELU: second-order polynomial of erf; n = 14 published, 6 for 8-bit inputs", "arXiv 2101.01321",
-    bound=_ibert_bound, depends="element",
+    bound=_ibert_bound, fast=GeluForms("element"), options=IbertGeluOptions, uniform={"n": 6},
 )  # fmt: skip
 IVIT_TVM = Method(
     "gelu", "ivit_tvm", 1, spec.IvitTvmGelu, _ivit_tvm_lower, spec.ivit_tvm, _ivit_tvm_kernel,
     "ShiftGELU as deployed in 32-bit words", "conformance README, section 9", informative=True,
+    bound=lambda params, x_max, n_channels: 2**31,
 )  # fmt: skip

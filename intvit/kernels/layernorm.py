@@ -25,7 +25,7 @@ from intvit.kernels.arith import (
 )
 from intvit.kernels.border import SIGNED, border, integer, real, reals, shown
 from intvit.kernels.softmax import check_rows, check_scale
-from intvit.method import Method
+from intvit.method import LayerNormForms, Method
 from intvit.spec import layernorm as spec
 
 VARIANCE_MAX = 2**62
@@ -106,15 +106,19 @@ def _ivit(rows, bias, out):
 
 
 def _bias_lower(params: Any) -> Any:
-    def lower(
-        in_scale: float, *, gamma: Any, beta: Any, shift: int = 0, factor: Any = None, out_scale: float | None = None
-    ) -> tuple[Any, np.ndarray]:
+    def lower(in_scale: float, *, gamma: Any, beta: Any) -> tuple[Any, np.ndarray]:
         check_scale("layernorm", in_scale)
-        shift = integer("layernorm: shift", shift, 0, 31)
         bias, scale = integer_bias(gamma, beta)
-        return (params(bias, shift) if params is spec.IbertLayerNorm else params(bias)), scale
+        return params(bias), scale
 
     return lower
+
+
+def _ibert_lower(in_scale: float, *, gamma: Any, beta: Any, shift: int = 0) -> tuple[Any, np.ndarray]:
+    check_scale("layernorm", in_scale)
+    shift = integer("layernorm: shift", shift, 0, 31)
+    bias, scale = integer_bias(gamma, beta)
+    return spec.IbertLayerNorm(bias, shift), scale
 
 
 def _ivit_kernel(p: spec.IvitLayerNorm) -> Any:
@@ -293,12 +297,11 @@ def _mantissa(values: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _fqvit_lower(
-    in_scale: float, *, gamma: Any, beta: Any, shift: int = 0, factor: Any = None, out_scale: float | None = None
+    in_scale: float, *, gamma: Any, beta: Any, factor: Any = None, out_scale: float | None = None
 ) -> tuple[Any, float]:
     """`out_scale` is the next quantizer's scale (required); `factor` the power-of-two factors of the input scale."""
     g, b = _affine("layernorm fqvit", gamma, beta)
     check_scale("layernorm fqvit", in_scale)
-    integer("layernorm: shift", shift, 0, 31)
     out_scale = None if out_scale is None else real("layernorm fqvit: out_scale", out_scale)
     if out_scale is None or not (math.isfinite(out_scale) and out_scale > 0):
         raise IntvitError(f"layernorm fqvit: out_scale must be the next quantizer's scale, not {out_scale}")
@@ -412,18 +415,21 @@ def _ivit_tvm_kernel(p: spec.IvitTvmLayerNorm) -> Any:
 
 IVIT = Method(
     "layernorm", "ivit", 1, spec.IvitLayerNorm, _bias_lower(spec.IvitLayerNorm), spec.ivit, _ivit_kernel,
-    "I-LayerNorm: ten Newton steps", "arXiv 2207.01405", bound=_bias_bound, any_rows=True,
+    "I-LayerNorm: ten Newton steps", "arXiv 2207.01405", bound=_bias_bound,
+    fast=LayerNormForms(any_rows=True),
 )  # fmt: skip
 IBERT = Method(
-    "layernorm", "ibert", 1, spec.IbertLayerNorm, _bias_lower(spec.IbertLayerNorm), spec.ibert, _ibert_kernel,
-    "exact integer square root, calibrated shift", "arXiv 2101.01321", bound=_ibert_bound, any_rows=True,
+    "layernorm", "ibert", 1, spec.IbertLayerNorm, _ibert_lower, spec.ibert, _ibert_kernel,
+    "exact integer square root, calibrated shift", "arXiv 2101.01321", bound=_ibert_bound,
+    fast=LayerNormForms(any_rows=True),
 )  # fmt: skip
 FQVIT = Method(
     "layernorm", "fqvit", 1, spec.FqvitLayerNorm, _fqvit_lower, spec.fqvit, _fqvit_kernel,
-    "8-bit multiplier per channel and row, power-of-two factors", "arXiv 2111.13824", narrow_output=True,
-    any_rows=True,
+    "8-bit multiplier per channel and row, power-of-two factors", "arXiv 2111.13824", widths=(2, 8),
+    fast=LayerNormForms(any_rows=True), stand_ins={"gelu": "ivit"},
 )  # fmt: skip
 IVIT_TVM = Method(
     "layernorm", "ivit_tvm", 1, spec.IvitTvmLayerNorm, _bias_lower(spec.IvitTvmLayerNorm), spec.ivit_tvm,
     _ivit_tvm_kernel, "I-LayerNorm as deployed in 32-bit words", "conformance README, section 9", informative=True,
+    bound=lambda params, x_max, n_channels: 2**31,
 )  # fmt: skip

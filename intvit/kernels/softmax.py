@@ -25,7 +25,7 @@ from intvit.kernels.arith import (
 )
 from intvit.kernels.border import SIGNED, border, constants, integer, real, shown
 from intvit.kernels.requantize import dyadic
-from intvit.method import Method
+from intvit.method import Method, SoftmaxForms
 from intvit.spec import softmax as spec
 
 IVIT_N, IBERT_N, TVM_N = 15, 30, 16
@@ -119,7 +119,7 @@ def _ivit(rows, mask, x0, n, out_bits, out):
             out[i, j] = (out[i, j] * factor) >> (32 - out_bits)
 
 
-def _ivit_lower(in_scale: float, *, out_bits: int, exp_range_max: float | None = None) -> tuple[Any, float]:
+def _ivit_lower(in_scale: float, *, out_bits: int) -> tuple[Any, float]:
     in_scale, out_bits = check_power_scale("softmax ivit", in_scale), check_bits("softmax ivit", out_bits)
     x0 = math.floor(-1.0 / in_scale)
     if -x0 >= X0_MAX:
@@ -249,7 +249,7 @@ def _fqvit(rows, mask, x0, b, c, n, bits, out):
             out[i, j] = -1 if e == 0 else log2_code(rhe_div(total, e), bits)
 
 
-def _fqvit_lower(in_scale: float, *, out_bits: int, exp_range_max: float | None = None) -> tuple[Any, float]:
+def _fqvit_lower(in_scale: float, *, out_bits: int) -> tuple[Any, float]:
     """`out_bits` is the width of the codes; out_scale 1: a code is an exponent, not a number."""
     polynomial, bits = _polynomial("softmax fqvit", in_scale), check_bits("softmax fqvit", out_bits)
     return spec.FqvitSoftmax(*polynomial, IBERT_N, bits), 1.0
@@ -315,7 +315,7 @@ def tvm_x0(in_scale: float, gain: float = 1.0) -> int:
     return x0
 
 
-def _ivit_tvm_lower(in_scale: float, *, out_bits: int, exp_range_max: float | None = None) -> tuple[Any, float]:
+def _ivit_tvm_lower(in_scale: float, *, out_bits: int) -> tuple[Any, float]:
     in_scale = check_power_scale("softmax ivit_tvm", in_scale)
     if check_bits("softmax ivit_tvm", out_bits) != 8:
         raise IntvitError(f"softmax ivit_tvm: out_bits must be 8, not {out_bits}")
@@ -487,18 +487,21 @@ def _fqvit_narrow_kernel(p: spec.FqvitSoftmax, n_channels: int, masked: bool, *,
 
 IVIT = Method(
     "softmax", "ivit", 1, spec.IvitSoftmax, _ivit_lower, spec.ivit, _ivit_kernel,
-    "Shiftmax: base-2 exponent by shifts", "arXiv 2207.01405", bound=_ivit_bound, narrow=_ivit_narrow_kernel,
+    "Shiftmax: base-2 exponent by shifts", "arXiv 2207.01405", bound=_ivit_bound,
+    fast=SoftmaxForms(_ivit_narrow_kernel),
 )  # fmt: skip
 IBERT = Method(
     "softmax", "ibert", 1, spec.IbertSoftmax, _ibert_lower, spec.ibert, _ibert_kernel,
-    "second-order polynomial, 16-bit exponents", "arXiv 2101.01321", bound=_ibert_bound, narrow=_ibert_narrow_kernel,
+    "second-order polynomial, 16-bit exponents", "arXiv 2101.01321", bound=_ibert_bound,
+    fast=SoftmaxForms(_ibert_narrow_kernel),
 )  # fmt: skip
 FQVIT = Method(
     "softmax", "fqvit", 1, spec.FqvitSoftmax, _fqvit_lower, spec.fqvit, _fqvit_kernel,
     "Log-Int-Softmax: I-BERT's exponent, log2 codes", "arXiv 2111.13824", bound=_fqvit_bound, out_encoding="log2",
-    narrow=_fqvit_narrow_kernel, narrow_weights=partial(_fqvit_narrow_kernel, weigh=True),
+    fast=SoftmaxForms(_fqvit_narrow_kernel, partial(_fqvit_narrow_kernel, weigh=True)), stand_ins={"gelu": "ivit"},
 )  # fmt: skip
 IVIT_TVM = Method(
     "softmax", "ivit_tvm", 1, spec.IvitTvmSoftmax, _ivit_tvm_lower, spec.ivit_tvm, _ivit_tvm_kernel,
-    "Shiftmax as deployed in 32-bit words", "conformance README, section 9", informative=True,
+    "Shiftmax as deployed in 32-bit words", "conformance README, section 9", informative=True, widths=(8, 8),
+    bound=lambda params, x_max, n_channels: 2**7,  # the upper 8 of 32 bits
 )  # fmt: skip
