@@ -71,29 +71,27 @@ def values(kind, e):
 @pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.int64])
 @pytest.mark.parametrize("mode", ROUNDINGS)
 def test_requantization_in_every_mode(mode, kind):
-    """One constant and one per channel; of int64 also the products in two words, from e = 33 on."""
+    """One constant and one per channel; of int64 also the products in two words, beyond e = 33."""
     rounding = ROUNDINGS[mode]
     for e in (31, 32, 33, 34, 40, 46, 54, 55, 61):
         column = values(kind, e)[:, None]
         for m in (*([v] for v in MULTIPLIERS[:3]), MULTIPLIERS):
             x = np.repeat(column, len(m), axis=1)
             term = Term(np.array(m), np.full(len(m), e), rounding)
-            for bits in (8, 32) if kind is np.int64 and e > 32 else (8,):
+            for bits in (8, 32) if kind is np.int64 and e > 33 else (8,):
                 got = Requantize(term, None, bits, np.int64).run(x)
                 assert got.tolist() == wanted(mode, x.tolist(), m, [e] * len(m), bits), (e, m, bits)
 
 
 @pytest.mark.parametrize("mode", ROUNDINGS)
 def test_two_terms_in_every_mode(mode):
-    rounding, x = ROUNDINGS[mode], np.arange(-40, 40, dtype=np.int16).reshape(10, 8)
-    first, second = (
-        Term(np.array([2**30]), np.array([32]), rounding),
-        Term(np.array([-(2**31)]), np.array([34]), rounding),
-    )
-    got = Requantize(first, second, 4, np.int8).run(x, x[:5])
-    terms = [[[WANTED[mode](Fraction(v * s, d)) for v in row] for row in rows.tolist()] for rows, s, d in
-             ((x, 1, 4), (np.tile(x[:5], (2, 1)), -1, 8))]  # fmt: skip
-    assert got.tolist() == np.clip(np.array(terms[0]) + np.array(terms[1]), -8, 7).tolist()
+    rounding, x = ROUNDINGS[mode], np.arange(-40, 40, dtype=np.int16).reshape(2, 5, 8)
+    first, second = (Term(np.array([m]), np.array([e]), rounding) for m, e in ((2**30, 32), (-(2**31), 34)))
+    got = Requantize(first, second, 4, np.int8).run(x, x[0])
+    quarters, eighths = ([WANTED[mode](Fraction(s * v, d)) for v in np.ravel(y).tolist()] for y, s, d in
+                         ((x, 1, 4), (np.tile(x[0], (2, 1, 1)), -1, 8)))  # fmt: skip
+    sums = [min(max(a + b, -8), 7) for a, b in zip(quarters, eighths, strict=True)]
+    assert got.ravel().tolist() == sums
 
 
 @pytest.mark.parametrize("path", [path for path in gemm.available_paths() if path != "blas"])
