@@ -193,16 +193,11 @@ def _spec_requantize(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Ev
         residual, rows = _residual(node, values), _rows(values[0]).tolist()
         m, e = per_channel("m"), per_channel("e")
         if residual is None:
-            result = [[requantize(x, m[c], e[c], bits) for c, x in enumerate(row)] for row in rows]
+            result = [requantize(row, m, e, bits) for row in rows]
         else:
-            rm, re = per_channel("residual_m"), per_channel("residual_e")
-            result = [
-                [
-                    requantize(x, m[c], e[c], bits, residual=i, residual_m=rm[c], residual_e=re[c])
-                    for c, (x, i) in enumerate(zip(row, others, strict=True))
-                ]
-                for row, others in zip(rows, _rows(residual).tolist(), strict=True)
-            ]
+            second = {"residual_m": per_channel("residual_m"), "residual_e": per_channel("residual_e")}
+            others = _rows(residual).tolist()
+            result = [requantize(row, m, e, bits, residual=r, **second) for row, r in zip(rows, others, strict=True)]
         return np.array(result, np.int64).reshape(values[0].shape)
 
     return run

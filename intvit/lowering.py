@@ -1,7 +1,7 @@
 """Lower: float Graph + ranges + recipe -> integer Graph. The last place where a float decides anything.
 
-The result computes, bit for bit, what the published integer networks compute (conformance README, whole models), with
-the quantizers that `graph/widths.py` places. Every constant is derived here, once, and stored as an integer.
+The result computes, bit for bit, what the published integer networks compute (docs/quantization.md, "Whole models"),
+with the quantizers that `graph/widths.py` places. Every constant is derived here, once, and stored as an integer.
 """
 
 from __future__ import annotations

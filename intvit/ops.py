@@ -55,14 +55,18 @@ def softmax(
     return _apply(m, params, x, backend, None if mask is None else _mask(mask, x.shape)), out_scale
 
 
-def gelu(x_int: Any, in_scale: Any, *, method: str, backend: str = "kernel", **options: Any) -> tuple[Array, Any]:
+def gelu(
+    x_int: Any, in_scale: Any, *, method: str, n: int | None = None, backend: str = "kernel", **options: Any
+) -> tuple[Array, Any]:
     """GELU; x (..., C) -> (y (..., C) int64, out_scale). I-BERT takes per-channel scales; its out_scale is negative.
 
-    I-ViT's outputs depend on the other channels of the token. `options` are the method's own: `n` is I-BERT's exponent,
-    14 (published) by default.
+    I-ViT's outputs depend on the other channels of the token. `n` is I-BERT's exponent, 14 (published) by default; the
+    other methods have none. `options` are the method's own.
     """
     x = _integers("gelu", x_int)
     m = _method("gelu", method)
+    if "n" in m.options.model_fields:
+        options["n"] = n
     scales = reals("gelu: input scale", in_scale)
     if scales.size != 1 and scales.shape != x.shape[-1:]:
         raise IntvitError(f"gelu: input scale must be one or {x.shape[-1:]}, not {scales.shape}")
@@ -149,12 +153,8 @@ def _spec_requantize(x: Array, m: Array, e: Array, bits: int | None, **extra: Ar
     def column(values: Array) -> list[int]:
         return [int(v) for v in np.broadcast_to(values, shape).reshape(-1)]
 
-    columns = [column(x), column(m), column(e)]
-    if extra:
-        columns += [column(extra[key]) for key in ("residual", "residual_m", "residual_e")]
-        result = [spec(a, b, c, bits, residual=r, residual_m=rm, residual_e=re) for a, b, c, r, rm, re in zip(*columns, strict=True)]  # fmt: skip  # noqa: E501
-    else:
-        result = [spec(a, b, c, bits) for a, b, c in zip(*columns, strict=True)]
+    others = {key: column(values) for key, values in extra.items()}
+    result = spec(column(x), column(m), column(e), bits, **others)
     return _stored("requantize", result).reshape(x.shape)
 
 

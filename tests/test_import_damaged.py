@@ -317,3 +317,9 @@ def test_intact_inputs_of_the_campaign_agree_in_both_formats(kind, tmp_path):
     inputs(tmp_path)
     a, b = (import_model(tmp_path / kind / f"w.{suffix}") for suffix in ("npz", "safetensors"))
     assert a.graph.SerializeToString(deterministic=True) == b.graph.SerializeToString(deterministic=True)
+
+
+def test_a_key_that_is_no_text(tmp_path):
+    save_file(vit_tensors(np.random.default_rng(1)), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes(b'{"architecture": "vit_tiny_patch4_8", "\\ud800": 1}')
+    assert "config.json: " in refusal(tmp_path / "model.safetensors")

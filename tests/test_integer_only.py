@@ -145,8 +145,10 @@ def test_spec_imports_neither_numpy_nor_numba():
     code = (
         "import sys\n"
         "for name in ('numpy', 'numba', 'h5py', 'onnx'): sys.modules[name] = None\n"
-        "from intvit.spec import arith, gelu, layernorm, matmul, pool, requantize, softmax\n"
-        "assert softmax.ivit([1, 2, 3], softmax.IvitSoftmax(-2, 15, 8)) == [28, 42, 56]\n"
+        "from intvit.spec import arith, gelu, layernorm, matmul, pool, requantize, softmax, taps\n"
+        "row, params = [1, 2, 3], softmax.IvitSoftmax(-2, 15, 8)\n"
+        "assert softmax.ivit(row, params) == [28, 42, 56]\n"
+        "assert taps.intermediates(softmax.ivit, row, params)['sum'] == [147456]\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -200,7 +200,7 @@ def test_requantize_by_the_general_kernels(kind, channels):
     assert got.tolist() == (plain + np.array(more, object)).tolist()
 
 
-# HAWQ-V3, conformance README, section 1: m = nearest integer to f * 2**31, ties away from zero, f in 0.5..1
+# HAWQ-V3; docs/quantization.md, "Requantization": m = nearest integer to f * 2**31, ties away from zero, f in 0.5..1
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_deployed_softmax_exponents_are_32_bit_words():
     from intvit.spec.softmax import shift_exp_tvm
 
     # t = 6 + 3 - 0 = 9, q = -9: 1 << 31 for n = 22, which is -2**31 as a word, and 1 << 32 for n = 23
-    assert [shift_exp_tvm(6, -1, n) for n in (21, 22, 23, 24)] == [2**30, -(2**31), 0, 0]
+    assert [shift_exp_tvm([6], -1, n) for n in (21, 22, 23, 24)] == [[2**30], [-(2**31)], [0], [0]]
 
 
 def test_softmax_polynomial_below_zero_is_clamped():

@@ -30,7 +30,8 @@ LAYERS = [
         "engine",
     },
     {"trace", "evaluation", "analysis", "vectors"},
-    {"report", "environment"},
+    {"battery"},
+    {"report"},
     {"demo"},
     {"cli", "__main__"},
 ]

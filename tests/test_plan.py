@@ -113,7 +113,7 @@ def narrow_cases(scale):
 def log2_form(p, columns, masked):
     """Whether FQ-ViT's softmax has a narrow form: no exponent of 8-bit scores is 0, and their sum stays below 2**60."""
     shifts = 30 if masked else min(30, 255 // -p.x0)
-    exponents = [int_exp(-d, p.x0, p.b, p.c, p.n) for d in (*range(256), 30 * -p.x0)]
+    exponents = int_exp([-d for d in (*range(256), 30 * -p.x0)], p.x0, p.b, p.c, p.n)
     return min(exponents) > 0 and columns * (p.c << shifts) < 2**60
 
 

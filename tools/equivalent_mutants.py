@@ -52,7 +52,7 @@ EQUIVALENT = (
     Equivalent(
         "spec/gelu.py",
         "ibert",
-        "sign = (x > 0) - (x < 0)",
+        "sign = [(x > 0) - (x < 0) for x in row]",
         ("Gt -> GtE", "Lt -> LtE"),
         "gelu_rows",
         "only the sign of x = 0 changes, and everything it meets is multiplied by x",
@@ -60,7 +60,7 @@ EQUIVALENT = (
     Equivalent(
         "spec/softmax.py",
         "shift_exp_tvm",
-        "return wrap((r >> 1) - x0 << shift, 32) if shift < 32 else 0",
+        "return tap('exp', [wrap((v >> 1) - x0 << n - k, 32) if n - k < 32 else 0 for v, k in zip(r, q, strict=True)])",
         ("32 -> 33 (1)", "Lt -> LtE"),
         "deployed_exponents",
         "only shift = 32 takes the other side, and an integer times 2**32 wraps to 0",

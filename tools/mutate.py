@@ -83,7 +83,7 @@ REFUSING_FUNCTIONS = (
     "aligned", "available_paths", "chosen_path", "path_notes", "known_to_llvm", "target_features",
 )  # fmt: skip
 """Functions that refuse, lay out or choose; no arithmetic."""
-NO_ARITHMETIC = frozenset({"__init__.py", "border.py", "cache.py", "ranges.py"})
+NO_ARITHMETIC = frozenset({"__init__.py", "border.py", "cache.py", "ranges.py", "taps.py"})
 FLOORED = {"rhe": "//", "rhe_div": "//", "rhe_shift": ">>"}
 
 

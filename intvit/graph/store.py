@@ -44,7 +44,7 @@ def load(path: str | Path) -> Graph:
         with reading(path, "a graph"):
             text = GraphText.model_validate_json(held)
         arrays: dict[str, dict[str, Array]] = {
-            node.name: {key: hdf5.array(file, _key(node.name, key, version)) for key in node.arrays}
+            node.name: {key: hdf5.array(file, _key(node.name, key, version), "biu") for key in node.arrays}
             for node in text.nodes
         }
     try:

@@ -70,8 +70,11 @@ def validated(where: str, schema: type[Schema], values: Mapping[str, Any]) -> Sc
     except ValidationError as error:
         # of a union's branches, the one that got furthest into the value says most
         first = max(error.errors(), key=lambda e: len(e["loc"]))
-        key = str(first["loc"][0])
-        text = f"{key}: {_rule(first)}, not {shortened(given.get(key))}"
+        if first["loc"]:
+            key = str(first["loc"][0])
+            text = f"{key}: {_rule(first)}, not {shortened(given.get(key))}"
+        else:  # of the keys themselves
+            text = f"{_rule(first)}, not {shortened(list(given))}"
         raise IntvitError(f"{where}: {text}" if where else text) from None
 
 

@@ -165,6 +165,6 @@ IBERT = Method(
 )  # fmt: skip
 IVIT_TVM = Method(
     "gelu", "ivit_tvm", 1, spec.IvitTvmGelu, _ivit_tvm_lower, spec.ivit_tvm, _ivit_tvm_kernel,
-    "ShiftGELU as deployed in 32-bit words", "conformance README, section 9", informative=True,
+    "ShiftGELU as deployed in 32-bit words", 'docs/quantization.md, "I-ViT in 32 bits"', informative=True,
     bound=lambda params, x_max, n_channels: 2**31,
 )  # fmt: skip

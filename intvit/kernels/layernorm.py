@@ -430,6 +430,6 @@ FQVIT = Method(
 )  # fmt: skip
 IVIT_TVM = Method(
     "layernorm", "ivit_tvm", 1, spec.IvitTvmLayerNorm, _bias_lower(spec.IvitTvmLayerNorm), spec.ivit_tvm,
-    _ivit_tvm_kernel, "I-LayerNorm as deployed in 32-bit words", "conformance README, section 9", informative=True,
-    bound=lambda params, x_max, n_channels: 2**31,
+    _ivit_tvm_kernel, "I-LayerNorm as deployed in 32-bit words", 'docs/quantization.md, "I-ViT in 32 bits"',
+    informative=True, bound=lambda params, x_max, n_channels: 2**31,
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Linear quantizers of weights, biases and activations in the published conventions. Lowering only: these use floats.
 
-Conformance README, section 2. Scales are formed in double; the activation scales of a lowered graph are float32.
+docs/quantization.md, "Scales and linear quantizers". Scales are formed in double; the activation scales of a lowered
+graph are float32.
 """
 
 from __future__ import annotations

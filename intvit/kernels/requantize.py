@@ -27,7 +27,7 @@ def dyadic(in_scale: Any, out_scale: float) -> tuple[np.ndarray, np.ndarray]:
     """(m, e) int64 with `in_scale / float32(out_scale) = m / 2**e` to 31 bits, per channel if in_scale is.
 
     m is the nearest integer to f * 2**31, ties away from zero, 2**30 <= |m| <= 2**31: both ends occur. A zero ratio
-    gives m = 0. HAWQ-V3; conformance README, section 1.
+    gives m = 0. HAWQ-V3; docs/quantization.md, "Requantization".
     """
     scales = np.atleast_1d(reals("requantize: input scale", in_scale))
     with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):

@@ -502,6 +502,6 @@ FQVIT = Method(
 )  # fmt: skip
 IVIT_TVM = Method(
     "softmax", "ivit_tvm", 1, spec.IvitTvmSoftmax, _ivit_tvm_lower, spec.ivit_tvm, _ivit_tvm_kernel,
-    "Shiftmax as deployed in 32-bit words", "conformance README, section 9", informative=True, widths=(8, 8),
+    "Shiftmax as deployed in 32-bit words", 'docs/quantization.md, "I-ViT in 32 bits"', informative=True, widths=(8, 8),
     bound=lambda params, x_max, n_channels: 2**7,  # the upper 8 of 32 bits
 )  # fmt: skip

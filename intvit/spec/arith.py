@@ -20,7 +20,7 @@ def round_half_even(value: Fraction) -> int:
 
 
 def rhe(numerator: int, denominator: int) -> int:
-    """`numerator / denominator` to the nearest integer, ties to even; denominator positive."""
+    """`numerator / denominator` to the nearest integer, ties to even; ZeroDivisionError if the denominator is 0."""
     return round_half_even(Fraction(numerator, denominator))
 
 
@@ -44,16 +44,17 @@ def saturate(value: int, bits: int) -> int:
 
 
 def clamp(value: int, low: int, high: int) -> int:
+    """The nearest integer in low..high."""
     return max(low, min(high, value))
 
 
 def isqrt(value: int) -> int:
-    """The largest k with k*k <= value."""
+    """The largest k with k*k <= value; ValueError for a negative one."""
     return _isqrt(value)
 
 
 def truncated_div(numerator: int, denominator: int) -> int:
-    """Quotient toward zero, as C divides."""
+    """Quotient toward zero, as C divides; ZeroDivisionError if the denominator is 0."""
     return int(Fraction(numerator, denominator))
 
 

@@ -1,4 +1,9 @@
-"""LayerNorm over one row: the normalised row plus an integer bias, before any requantization."""
+"""LayerNorm over one row: the normalised row plus an integer bias, before any requantization.
+
+Every method takes `row` (C,), C >= 1, integers of any width in steps of the input scale, and its parameters, one
+constant of each kind per channel; it returns (C,), which is neither clamped nor requantized. ValueError for constants
+of another length, ZeroDivisionError for an empty row. docs/quantization.md, "LayerNorm".
+"""
 
 from __future__ import annotations
 
@@ -8,14 +13,16 @@ from dataclasses import dataclass
 from intvit.errors import IntvitError
 from intvit.spec.arith import clamp, floor_shift, isqrt, rhe, rhe_shift, truncated_div, wrap
 from intvit.spec.ranges import require, require_all, require_lengths
+from intvit.spec.taps import tap
 
 BIAS_MAX = 2**61
 
 
 def centre(row: Sequence[int]) -> list[int]:
-    """Deviations from the mean, the mean rounded half to even."""
-    mean = rhe(sum(row), len(row))
-    return [x - mean for x in row]
+    """Deviations (C,) from the mean, the mean rounded half to even; in steps of the input scale."""
+    total = tap("sum", sum(row))
+    mean = tap("mean", rhe(total, len(row)))
+    return tap("delta", [x - mean for x in row])
 
 
 # ------------------------------------------------------------------------------------------- I-ViT
@@ -23,7 +30,7 @@ def centre(row: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class IvitLayerNorm:
-    """I-LayerNorm (arXiv 2207.01405): `bias[j] = floor((beta/gamma) / (sqrt(C) / 2**30))`."""
+    """I-LayerNorm: `bias[j] = floor((beta/gamma) / (sqrt(C) / 2**30))` (C,), |bias| <= 2**61, else IntvitError."""
 
     bias: tuple[int, ...]
 
@@ -35,15 +42,23 @@ def newton_sqrt(var: int) -> int:
     """Ten literal Newton steps from 2**16: not an integer square root below 2**15, nor above about 2**44.9."""
     k = 2**16
     for _ in range(10):
-        k = (k + var // k) >> 1
+        k = tap("step", (k + var // k) >> 1)
     return k
 
 
 def ivit(row: Sequence[int], p: IvitLayerNorm) -> list[int]:
-    """y_j = ((d_j * F) >> 1) + bias_j, F = (2**31 - 1) // sqrt(sum d**2); a row of equal values gives its bias."""
+    """y_j = ((d_j * F) >> 1) + bias_j, F = (2**31 - 1) // sqrt(sum d**2); a row of equal values gives its bias.
+
+    (C,) in steps of gamma_j * sqrt(C) / 2**30: |y - bias| <= 2**30.
+    Source: I-ViT (arXiv 2207.01405), I-LayerNorm; the ten steps, whatever they reach, stand in the published code.
+    """
     d = centre(row)
-    factor = (2**31 - 1) // newton_sqrt(sum(v * v for v in d))
-    return [floor_shift(v * factor, 1) + b for v, b in zip(d, p.bias, strict=True)]
+    var = tap("variance", sum(v * v for v in d))
+    root = tap("root", newton_sqrt(var))
+    factor = tap("factor", (2**31 - 1) // root)
+    product = tap("product", [v * factor for v in d])
+    normalized = tap("normalized", [v >> 1 for v in product])
+    return [v + b for v, b in zip(normalized, p.bias, strict=True)]
 
 
 # ------------------------------------------------------------------------------------------ I-BERT
@@ -51,7 +66,7 @@ def ivit(row: Sequence[int], p: IvitLayerNorm) -> list[int]:
 
 @dataclass(frozen=True)
 class IbertLayerNorm:
-    """I-BERT LayerNorm (arXiv 2101.01321): exact square root of a variance taken after `shift`."""
+    """I-BERT LayerNorm: `bias` (C,) as in I-LayerNorm; calibrated `shift` 0..31. IntvitError outside the ranges."""
 
     bias: tuple[int, ...]
     shift: int
@@ -64,14 +79,20 @@ class IbertLayerNorm:
 def ibert(row: Sequence[int], p: IbertLayerNorm) -> list[int]:
     """y_j = ((d_j * F) >> 1) + bias_j, F = 2**31 // (isqrt(sum (d >> shift)**2) << shift).
 
-    A root of zero is undefined in the paper: here the normalised part is 0 and y = bias.
+    (C,) in steps of gamma_j * sqrt(C) / 2**30. A root of zero is undefined in the paper: here the normalised part is 0
+    and y = bias.
+    Source: I-BERT (arXiv 2101.01321), Eq. 15, Algorithm 4 for the root; `shift` stands in the published code.
     """
     d = centre(row)
-    root = isqrt(sum(floor_shift(v, p.shift) ** 2 for v in d)) * 2**p.shift
+    shifted = tap("shifted", [v >> p.shift for v in d])
+    var = tap("variance", sum(v * v for v in shifted))
+    root = tap("root", isqrt(var) * 2**p.shift)
     if root == 0:
         return list(p.bias)
-    factor = 2**31 // root
-    return [floor_shift(v * factor, 1) + b for v, b in zip(d, p.bias, strict=True)]
+    factor = tap("factor", 2**31 // root)
+    product = tap("product", [v * factor for v in d])
+    normalized = tap("normalized", [v >> 1 for v in product])
+    return [v + b for v, b in zip(normalized, p.bias, strict=True)]
 
 
 # ------------------------------------------------------------------------------------------ FQ-ViT
@@ -79,10 +100,11 @@ def ibert(row: Sequence[int], p: IbertLayerNorm) -> list[int]:
 
 @dataclass(frozen=True)
 class FqvitLayerNorm:
-    """FQ-ViT LayerNorm (arXiv 2111.13824), its real-valued constants as mantissas of 61 bits: real = m / 2**exp.
+    """FQ-ViT LayerNorm, its real-valued constants as mantissas of 61 bits: real = m / 2**exp.
 
     Per channel: `factor` (1, 2, 4, 8) of the input scale, `sign` of gamma, `slope` = |gamma| * C / out_scale,
-    `gain` = |gamma| / out_scale, `bias` = beta / out_scale (signed).
+    `gain` = |gamma| / out_scale, `bias` = beta / out_scale (signed). All (C,).
+    IntvitError for an integer outside its range, for vectors of different lengths and for a slope that is not C * gain.
     """
 
     factor: tuple[int, ...]
@@ -115,7 +137,7 @@ class FqvitLayerNorm:
 
 
 def require_mantissa(where: str, mantissas: tuple[int, ...], exponents: tuple[int, ...]) -> None:
-    """Doubles as m / 2**exp with 2**60 <= |m| <= 2**61, or m = 0."""
+    """IntvitError unless these are doubles as m / 2**exp with 2**60 <= |m| <= 2**61, or m = 0."""
     require_all(f"{where}_exp", -1000, 1200, exponents)
     require_all(where, -(2**61), 2**61, mantissas)
     for m in mantissas:
@@ -130,17 +152,22 @@ OFFSET_MAX = 2**60
 def fqvit(row: Sequence[int], p: FqvitLayerNorm) -> list[int]:
     """y = rhe(sign*M*X + B, 2**N): M of 8 bits, N the power of two of A = |gamma|*C/(sqrt(Dv)*out_scale), X = x*factor.
 
-    Equal values (Dv = 0): the normalised part is 0, y = rhe(bias, 2**bias_exp).
+    (C,) in steps of out_scale. Equal values (Dv = 0): the normalised part is 0, y = rhe(bias, 2**bias_exp).
+    Source: FQ-ViT (arXiv 2111.13824), integer LayerNorm with power-of-two factors. A and B are real numbers there;
+    docs/decisions/0002 says how they became integers.
     """
-    scaled = [x * f for x, f in zip(row, p.factor, strict=True)]
-    spread = len(scaled) * sum(x * x for x in scaled) - sum(scaled) ** 2
-    if spread == 0:
+    scaled = tap("scaled", [x * f for x, f in zip(row, p.factor, strict=True)])
+    total = tap("sum", sum(scaled))
+    square_sum = tap("square_sum", sum(x * x for x in scaled))
+    var = tap("variance", len(scaled) * square_sum - total**2)
+    if var == 0:
         return [rhe_shift(b, exp) for b, exp in zip(p.bias, p.bias_exp, strict=True)]
-    inverse, exponent = inverse_sqrt(spread)
+    inverse, exponent = inverse_sqrt(var)
     result = []
     for j, x in enumerate(scaled):
-        m, n, offset = fqvit_constants(sum(scaled), inverse, exponent, j, p)
-        result.append(rhe_shift(p.sign[j] * m * x + offset, n))
+        m, n, offset = fqvit_constants(total, inverse, exponent, j, p)
+        product = tap("product", p.sign[j] * m * x)
+        result.append(rhe_shift(tap("total", product + offset), n))
     return result
 
 
@@ -148,25 +175,29 @@ def inverse_sqrt(value: int) -> tuple[int, int]:
     """(J, k) with 1/sqrt(value) = J / 2**k to about 2**-59: a 31-bit reciprocal and one Newton step."""
     shift = 62 - value.bit_length()
     shift -= shift % 2
-    scaled = value * 2**shift
-    root = isqrt(scaled)
-    fraction = (scaled - root * root) * 2**30 // (2 * root)
+    aligned = tap("aligned", value * 2**shift)
+    root = tap("root", isqrt(aligned))
+    fraction = tap("fraction", (aligned - root * root) * 2**30 // (2 * root))
     reciprocal, rest = divmod(2**61, root)
-    error = rest * 2**30 - reciprocal * fraction
-    return reciprocal * 2**30 + rhe_shift(error * reciprocal, 61), 91 - shift // 2
+    error = rest * 2**30 - tap("reciprocal", reciprocal) * fraction
+    correction = tap("correction", rhe_shift(error * reciprocal, 61))
+    return tap("inverse", reciprocal * 2**30 + correction), tap("inverse_exp", 91 - shift // 2)
 
 
 def fqvit_constants(total: int, inverse: int, exponent: int, j: int, p: FqvitLayerNorm) -> tuple[int, int, int]:
-    """M, N, B of channel j: the published multiplier, exponent and offset."""
-    product = floor_shift(p.slope[j] * inverse, 62)
-    product_exp = p.slope_exp[j] + exponent - 62
-    n = clamp(7 - (product.bit_length() - 1 - product_exp), 0, 31)  # 31 for a gamma of 0, whose slope_exp is 61
-    m = min(floor_shift(product, product_exp - n), 255)
+    """M (u8), N (0..31) and B of channel j: the published multiplier, exponent and offset.
+
+    `total` is the row's sum of x*factor, `inverse` / 2**`exponent` the reciprocal of its sqrt(Dv).
+    """
+    slope = tap("slope", floor_shift(p.slope[j] * inverse, 62))
+    slope_exp = p.slope_exp[j] + exponent - 62
+    n = tap("shift", clamp(7 - (slope.bit_length() - 1 - slope_exp), 0, 31))  # 31 for a gamma of 0: slope_exp is 61
+    m = tap("multiplier", min(floor_shift(slope, slope_exp - n), 255))
     guard = clamp(p.bias_exp[j] - n, 0, GUARD_BITS)
     bias = clamp(rhe_shift(p.bias[j], p.bias_exp[j] - n - guard), -OFFSET_MAX, OFFSET_MAX)
     slant = p.sign[j] * floor_shift(p.gain[j] * inverse, 62)
     u = clamp(rhe_shift(slant * total, p.gain_exp[j] + exponent - 62 - n - guard), -OFFSET_MAX, OFFSET_MAX)
-    return m, n, rhe_shift(bias - u, guard)
+    return m, n, tap("offset", rhe_shift(tap("beta_term", bias) - tap("mean_term", u), guard))
 
 
 # ------------------------------------------------------------------- I-ViT, deployed in 32 bits
@@ -174,7 +205,7 @@ def fqvit_constants(total: int, inverse: int, exponent: int, j: int, p: FqvitLay
 
 @dataclass(frozen=True)
 class IvitTvmLayerNorm:
-    """The 32-bit wrap-around form of I-LayerNorm (conformance README, section 9; informative)."""
+    """I-LayerNorm in 32-bit words that wrap: `bias` (C,) as there; its low word counts. IntvitError outside 2**61."""
 
     bias: tuple[int, ...]
 
@@ -183,12 +214,17 @@ class IvitTvmLayerNorm:
 
 
 def ivit_tvm(row: Sequence[int], p: IvitTvmLayerNorm) -> list[int]:
-    """I-LayerNorm on 32-bit words that wrap; mean and halving truncate toward zero; var is unsigned."""
-    mean = truncated_div(wrap(sum(row), 32), len(row))
-    d = [x - mean for x in row]  # whether it wraps makes no difference modulo 2**32
-    var = sum(v * v for v in d) % 2**32
-    k = 2**16
-    for _ in range(10):
-        k = (k + var // k) >> 1
-    factor = (2**31 - 1) // k
-    return [wrap(truncated_div(wrap(v * factor, 32), 2) + wrap(b, 32), 32) for v, b in zip(d, p.bias, strict=True)]
+    """I-LayerNorm on 32-bit words that wrap; mean and halving truncate toward zero; var is unsigned.
+
+    (C,) s32 in steps of gamma_j * sqrt(C) / 2**30.
+    Source: docs/quantization.md, "I-ViT in 32 bits"; informative, no published text defines it.
+    """
+    total = tap("sum", wrap(sum(row), 32))
+    mean = tap("mean", truncated_div(total, len(row)))
+    d = tap("delta", [x - mean for x in row])  # whether it wraps makes no difference modulo 2**32
+    var = tap("variance", sum(v * v for v in d) % 2**32)
+    root = tap("root", newton_sqrt(var))
+    factor = tap("factor", (2**31 - 1) // root)
+    product = tap("product", [wrap(v * factor, 32) for v in d])
+    normalized = tap("normalized", [truncated_div(v, 2) for v in product])
+    return [wrap(v + wrap(b, 32), 32) for v, b in zip(normalized, p.bias, strict=True)]

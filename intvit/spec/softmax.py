@@ -1,7 +1,9 @@
 """Softmax over one row, in the three published integer methods and I-ViT's 32-bit deployment.
 
-A mask marks positions that take no part: they are left out of the row maximum, and their exponent argument is the
-saturation value n*x0. A row that is masked whole has no maximum: every argument is the saturation value.
+Every method takes `row` (C,), C >= 1, integers of any width in steps of the input scale, its parameters, and `mask`
+(C,) bools or None; it returns (C,). A mask marks positions that take no part: they are left out of the row maximum, and
+their exponent argument is the saturation value n*x0. A row that is masked whole has no maximum: every argument is the
+saturation value. ValueError for an empty row or a mask of another length. docs/quantization.md, "Softmax".
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from intvit.spec.arith import floor_shift, rhe, rhe_shift, saturate, truncated_div, wrap
+from intvit.spec.arith import rhe, rhe_shift, saturate, truncated_div, wrap
 from intvit.spec.ranges import require
+from intvit.spec.taps import tap
 
 Mask = Sequence[bool] | None
 SUM_MAX = 2**31 - 1
@@ -20,11 +23,11 @@ EXPONENT_LEAST, EXPONENT_MOST = -1100, 1200
 
 
 def deltas(row: Sequence[int], mask: Mask) -> list[int | None]:
-    """`x_j - max(row)`; None where the position is masked."""
+    """`x_j - max(row)` (C,), at most 0, in steps of the input scale; None where the position is masked."""
     hidden = [False] * len(row) if mask is None else mask
     seen = [x for x, h in zip(row, hidden, strict=True) if not h]
-    top = max(seen or row)  # of a row that is masked whole nobody reads it
-    return [None if h else x - top for x, h in zip(row, hidden, strict=True)]
+    top = tap("x_max", max(seen or row))  # of a row that is masked whole nobody reads it
+    return tap("delta", [None if h else x - top for x, h in zip(row, hidden, strict=True)])
 
 
 # ------------------------------------------------------------------------------------------- I-ViT
@@ -32,7 +35,10 @@ def deltas(row: Sequence[int], mask: Mask) -> list[int | None]:
 
 @dataclass(frozen=True)
 class IvitSoftmax:
-    """Shiftmax (arXiv 2207.01405). `x0 = floor(-1/scale)` < 0; `n` 15; outputs are below 2**(out_bits-1)."""
+    """Shiftmax. `x0 = floor(-1/scale)` in 1 - 2**30 .. -1; `n` 15 (0..23); `out_bits` 1..32, sign included.
+
+    IntvitError for an integer outside its range.
+    """
 
     x0: int
     n: int
@@ -44,19 +50,30 @@ class IvitSoftmax:
         require("softmax ivit: out_bits", 1, 32, self.out_bits)
 
 
-def shift_exp(d: int | None, x0: int, n: int) -> int:
-    """About exp(d * scale) * |x0| * 2**n, at least 1; d > 0 is allowed (ShiftGELU). None is a masked position."""
-    t = n * x0 if d is None else max(d + d // 2 - d // 16, n * x0)
-    q = t // x0
-    r = t - x0 * q
-    return floor_shift(floor_shift(r - 2 * x0, q - n), 1)
+def shift_exp(deltas: Sequence[int | None], x0: int, n: int) -> list[int]:
+    """ShiftExp: about exp(d * scale) * |x0| * 2**n for every d, at least 1; None is a masked position.
+
+    For d <= 0 at most |x0| * 2**n. d > 0 is allowed (ShiftGELU): the quotient is then negative and the exponential has
+    no bound. The published code halves after the shift, so that the half bit of r/2 - x0 is kept.
+    """
+    least = n * x0
+    t = tap("argument", [least if d is None else max(d + (d >> 1) - (d >> 4), least) for d in deltas])
+    q = tap("quotient", [v // x0 for v in t])
+    r = tap("remainder", [v - x0 * k for v, k in zip(t, q, strict=True)])
+    return tap("exp", [((v - 2 * x0) << (n - k)) >> 1 for v, k in zip(r, q, strict=True)])
 
 
 def ivit(row: Sequence[int], p: IvitSoftmax, mask: Mask = None) -> list[int]:
-    """y_j = (e_j * F) >> (32 - out_bits), F = (2**31 - 1) // min(sum e, 2**31 - 1)."""
-    e = [shift_exp(d, p.x0, p.n) for d in deltas(row, mask)]
-    factor = SUM_MAX // min(sum(e), SUM_MAX)
-    return [(v * factor) >> (32 - p.out_bits) for v in e]
+    """y_j = (e_j * F) >> (32 - out_bits), F = (2**31 - 1) // min(sum e, 2**31 - 1).
+
+    (C,) in steps of 2**-(out_bits - 1): below 2**(out_bits - 1), and beyond it only where the sum was clamped.
+    Source: I-ViT (arXiv 2207.01405), Shiftmax; the clamp of the sum stands in the published code.
+    """
+    e = shift_exp(deltas(row, mask), p.x0, p.n)
+    total = tap("sum", sum(e))
+    factor = tap("factor", SUM_MAX // min(total, SUM_MAX))
+    product = tap("product", [v * factor for v in e])
+    return [v >> (32 - p.out_bits) for v in product]
 
 
 # ------------------------------------------------------------------------------------------ I-BERT
@@ -64,9 +81,10 @@ def ivit(row: Sequence[int], p: IvitSoftmax, mask: Mask = None) -> list[int]:
 
 @dataclass(frozen=True)
 class IbertSoftmax:
-    """I-BERT softmax (arXiv 2101.01321). `x0`, `b`, `c` are the polynomial in units of the scale; `n` 30.
+    """I-BERT softmax. `x0 = floor(-ln 2 / scale)`, `b`, `c`: the polynomial in units of the scale; `n` 30 (0..30).
 
-    `m`, `e`: dyadic form of the inner 16-bit requantization. Outputs are unsigned, up to 2**out_bits.
+    `m` / 2**`e`: dyadic form of the inner 16-bit requantization, m in 0..2**31. `out_bits` 1..32, unsigned.
+    IntvitError for an integer outside its range; b is at least 2*|x0| - 2, so that the polynomial rises.
     """
 
     x0: int
@@ -85,27 +103,39 @@ class IbertSoftmax:
 
 
 def require_polynomial(where: str, x0: int, b: int, c: int, n: int) -> None:
-    """r*(r + b) + c must rise over x0 < r <= 0, so that no exponent is above c."""
+    """IntvitError unless r*(r + b) + c rises over x0 < r <= 0, so that no exponent is above c."""
     require(f"{where}: x0", X0_LEAST, -1, x0)
     require(f"{where}: b", -2 * (x0 + 1), 2**32, b)
     require(f"{where}: c", 0, 2**62 - 1, c)
     require(f"{where}: n", 0, 30, n)
 
 
-def int_exp(d: int | None, x0: int, b: int, c: int, n: int) -> int:
-    """I-BERT's i-exp: a second-order polynomial on (-ln 2, 0], shifted by the quotient."""
-    t = n * x0 if d is None else max(d, n * x0)
-    q = t // x0
-    r = t - x0 * q
-    return max((r * (r + b) + c) << (n - q), 0)
+def int_exp(deltas: Sequence[int | None], x0: int, b: int, c: int, n: int) -> list[int]:
+    """I-BERT's i-exp (Eq. 12 to 14): a second-order polynomial on (-ln 2, 0], shifted by the quotient; at least 0.
+
+    About exp(d * scale) * c * 2**n, and at most c * 2**n, for every d <= 0; None is a masked position. The paper shifts
+    right by the quotient; the published code shifts left by n less the quotient, and loses no bit.
+    """
+    least = n * x0
+    t = tap("argument", [least if d is None else max(d, least) for d in deltas])
+    q = tap("quotient", [v // x0 for v in t])
+    r = tap("remainder", [v - x0 * k for v, k in zip(t, q, strict=True)])
+    polynomial = tap("polynomial", [v * (v + b) + c for v in r])
+    return tap("exp", [max(v << (n - k), 0) for v, k in zip(polynomial, q, strict=True)])
 
 
 def ibert(row: Sequence[int], p: IbertSoftmax, mask: Mask = None) -> list[int]:
-    """y_j = (h_j * F) >> (32 - out_bits), h the exponent at 16 bits, F = 2**32 // sum h; all zero if sum h is."""
-    e = [int_exp(d, p.x0, p.b, p.c, p.n) for d in deltas(row, mask)]
-    h = [saturate(rhe_shift(v * p.m, p.e), 16) for v in e]
-    factor = 2**32 // max(sum(h), 1)
-    return [(v * factor) >> (32 - p.out_bits) for v in h]
+    """y_j = (h_j * F) >> (32 - out_bits), h the exponential at 16 bits, F = 2**32 // sum h; all zero if sum h is.
+
+    (C,) in steps of 2**-out_bits, unsigned: 2**out_bits itself where one power of two is the whole sum.
+    Source: I-BERT (arXiv 2101.01321), Algorithm 3; the requantization to 16 bits stands in the published code.
+    """
+    e = int_exp(deltas(row, mask), p.x0, p.b, p.c, p.n)
+    h = tap("exp16", [saturate(rhe_shift(v * p.m, p.e), 16) for v in e])
+    total = tap("sum", sum(h))
+    factor = tap("factor", 2**32 // max(total, 1))
+    product = tap("product", [v * factor for v in h])
+    return [v >> (32 - p.out_bits) for v in product]
 
 
 # ------------------------------------------------------------------------------------------ FQ-ViT
@@ -113,7 +143,7 @@ def ibert(row: Sequence[int], p: IbertSoftmax, mask: Mask = None) -> list[int]:
 
 @dataclass(frozen=True)
 class FqvitSoftmax:
-    """Log-Int-Softmax (arXiv 2111.13824): I-BERT's exponent, then a log2 code of 2**bits values."""
+    """Log-Int-Softmax: I-BERT's `x0`, `b`, `c`, `n`; log2 codes of `bits` 1..8. IntvitError outside the ranges."""
 
     x0: int
     b: int
@@ -127,14 +157,18 @@ class FqvitSoftmax:
 
 
 def fqvit(row: Sequence[int], p: FqvitSoftmax, mask: Mask = None) -> list[int]:
-    """Codes q: probability 2**-q; -1 stands for zero."""
-    e = [int_exp(d, p.x0, p.b, p.c, p.n) for d in deltas(row, mask)]
-    total = sum(e)
-    return [-1 if v == 0 else log2_code(rhe(total, v), p.bits) for v in e]
+    """Codes q (C,), -1 .. 2**bits - 1: the probability is 2**-q, and 0 for -1; q = log2 of sum e over e_j, rounded.
+
+    Source: FQ-ViT (arXiv 2111.13824), Log-Int-Softmax on I-BERT's i-exp, without its requantization to 16 bits.
+    """
+    e = int_exp(deltas(row, mask), p.x0, p.b, p.c, p.n)
+    total = tap("sum", sum(e))
+    ratio = tap("ratio", [None if v == 0 else rhe(total, v) for v in e])
+    return [-1 if v is None else log2_code(v, p.bits) for v in ratio]
 
 
 def log2_code(ratio: int, bits: int) -> int:
-    """log2(ratio) rounded: up from 1.5 * 2**k on; -1 from 2**bits on."""
+    """log2(ratio) of a ratio >= 1, rounded up from 1.5 * 2**k on; -1 from 2**bits on."""
     k = ratio.bit_length() - 1
     if 2 * (ratio - 2**k) >= 2**k:
         k += 1
@@ -146,7 +180,7 @@ def log2_code(ratio: int, bits: int) -> int:
 
 @dataclass(frozen=True)
 class IvitTvmSoftmax:
-    """The 32-bit wrap-around form of Shiftmax (conformance README, section 9; informative). 8-bit output."""
+    """Shiftmax in 32-bit words that wrap. `x0` in 1 - 2**30 .. -1; `n` 16 (0..23). IntvitError outside the ranges."""
 
     x0: int
     n: int
@@ -156,19 +190,25 @@ class IvitTvmSoftmax:
         require("softmax ivit_tvm: n", 0, 23, self.n)
 
 
-def shift_exp_tvm(d: int, x0: int, n: int) -> int:
-    """shift_exp in 32-bit words: the half bit is dropped before the shift, division truncates, sums wrap."""
-    t = max(wrap(d + (d >> 1) - (d >> 4), 32), n * x0)
-    q = truncated_div(t, x0)
-    r = t - x0 * q
-    shift = n - q
-    return wrap(((r >> 1) - x0) << shift, 32) if shift < 32 else 0
+def shift_exp_tvm(deltas: Sequence[int], x0: int, n: int) -> list[int]:
+    """shift_exp in 32-bit words: the half bit is dropped before the shift, division truncates, words wrap.
+
+    A wrapped exponential stays negative. A count of 32 and more gives 0, where C defines nothing.
+    """
+    t = tap("argument", [max(wrap(d + (d >> 1) - (d >> 4), 32), n * x0) for d in deltas])
+    q = tap("quotient", [truncated_div(v, x0) for v in t])
+    r = tap("remainder", [v - x0 * k for v, k in zip(t, q, strict=True)])
+    return tap("exp", [wrap(((v >> 1) - x0) << (n - k), 32) if n - k < 32 else 0 for v, k in zip(r, q, strict=True)])
 
 
 def ivit_tvm(row: Sequence[int], p: IvitTvmSoftmax, mask: Mask = None) -> list[int]:
-    """y_j = (F * e_j) >> 24, F = (2**31 - 1) / sum toward zero; F = 0 for a sum that wraps to 0."""
-    floor = p.n * p.x0
-    e = [shift_exp_tvm(floor if d is None else d, p.x0, p.n) for d in deltas(row, mask)]
-    total = wrap(sum(e), 32)
-    factor = truncated_div(SUM_MAX, total) if total else 0
-    return [wrap(factor * v, 32) >> 24 for v in e]
+    """y_j = (F * e_j) >> 24 (C,), s8 in steps of 2**-7; F = (2**31 - 1) / sum toward zero, 0 if the sum wraps to 0.
+
+    Source: docs/quantization.md, "I-ViT in 32 bits"; informative, no published text defines it.
+    """
+    least = p.n * p.x0
+    e = shift_exp_tvm([least if d is None else d for d in deltas(row, mask)], p.x0, p.n)
+    total = tap("sum", wrap(sum(e), 32))
+    factor = tap("factor", truncated_div(SUM_MAX, total) if total else 0)
+    product = tap("product", [wrap(factor * v, 32) for v in e])
+    return [v >> 24 for v in product]
