@@ -382,6 +382,8 @@ def test_requantization_takes_signed_integers_and_a_type_that_holds_its_bits():
     x = np.ones((4, 6), np.int32)
     rejects(lambda: requantize.apply_requantize(x, M1, E1, 16, out_dtype=np.int8), "16 bits")
     rejects(lambda: requantize.apply_requantize(x, M1.astype(float), E1, 16), "int64")
+    for m in (2**31 + 1, -(2**31) - 1, 2**62, -(2**63)):
+        rejects(lambda m=m: requantize.apply_requantize(x, np.array([m]), E1, 16), "2**31", str(m))
     with pytest.raises(ValueError, match="broadcast"):
         requantize.apply_requantize(x, M1, E1, 8, residual=x[:, :5], residual_m=M1, residual_e=E1)
 
@@ -404,6 +406,15 @@ def test_a_residual_comes_with_its_constants():
 def test_other_roundings_are_refused_where_only_half_to_even_is_known():
     floor = requantize.Term(M1, np.array([-1]), rounding.ROUNDINGS["floor"])
     rejects(lambda: requantize.Requantize(floor, None, 8, np.int8).run(np.ones((2, 6), np.int8)), "half to even")
+
+
+def test_two_terms_round_alike():
+    x, even = np.ones((2, 6), np.int8), requantize.Term(M1, E1)
+    for mode in set(rounding.ROUNDINGS) - {"half_even"}:
+        other = requantize.Term(M1, E1, rounding.ROUNDINGS[mode])
+        for first, second in ((even, other), (other, even)):
+            both = requantize.Requantize(first, second, 8, np.int8)
+            rejects(lambda both=both: both.run(x, x), "half to even")
 
 
 METHODS = [(m.operator, m.name) for m in registry.methods()]

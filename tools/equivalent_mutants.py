@@ -159,7 +159,7 @@ EQUIVALENT = (
     Equivalent(
         "kernels/requantize.py",
         "Requantize._two",
-        "narrow = rows.itemsize < 8 and residual.itemsize < 8",
+        "narrow = rows.itemsize < 8 and residual.itemsize < 8 and (self.term.rounding == other.rounding)",
         ("8 -> 7 (1)", "8 -> 7 (2)"),
         "residuals",
         "integers have 1, 2, 4 or 8 bytes",

@@ -149,7 +149,9 @@ class Term:
     """A factor m / 2**e, or one per channel, and what the loops make of it."""
 
     m: Array
+    """(1,) or (C,) int64, |m| <= 2**31."""
     e: Array
+    """As many int64, any number; a negative one multiplies."""
     rounding: Rounding = HALF_EVEN
 
     def __post_init__(self) -> None:
@@ -157,6 +159,8 @@ class Term:
             raise IntvitError(f"requantize: m and e must be int64, not {self.m.dtype} and {self.e.dtype}")
         if self.m.ndim != 1 or self.m.shape != self.e.shape or not self.m.size:
             raise IntvitError(f"requantize: m and e must be one or one per channel, not {self.m.shape}, {self.e.shape}")
+        if self.m.min() < -(2**31) or self.m.max() > 2**31:  # the loops keep 32 bits of them
+            raise IntvitError(f"requantize: m must lie in -2**31..2**31, not {self.m.min()}..{self.m.max()}")
 
     @cached_property
     def is_one(self) -> bool:
@@ -230,7 +234,7 @@ class Requantize:
 
     def _two(self, rows: Array, residual: Array, other: Term, out: Array) -> None:
         first, second = self.term.constants, other.constants
-        narrow = rows.itemsize < 8 and residual.itemsize < 8
+        narrow = rows.itemsize < 8 and residual.itemsize < 8 and self.term.rounding == other.rounding
         if narrow and first is not None and second is not None and first.shape[1] == second.shape[1] == 1:
             _two_terms(rows, first, residual, second, self.term.rounding.mask, *self.limits, out)
         else:
@@ -238,7 +242,7 @@ class Requantize:
 
     def _any(self, rows: Array, residual: Array, other: Term, out: Array) -> None:
         if {self.term.rounding, other.rounding} != {HALF_EVEN}:
-            raise IntvitError("requantize: beyond the fast forms rounding must be half to even, and is not")
+            raise IntvitError("requantize: but in the fast forms rounding must be half to even, and is not")
         rows, residual = rows.astype(np.int64, copy=False), residual.astype(np.int64, copy=False)
         _general(rows, self.term.m, self.term.e, residual, other.m, other.e, self.bits, out)
 

@@ -19,12 +19,14 @@ class Epilogue(NamedTuple):
     """
 
     m: Array
-    """Below 2**31, in 32 bits."""
+    """(padded columns,) int32: |m| < 2**31."""
     rounding: Array
     """(3, padded columns) int64: e, add and at of `round_shift`, in `kernels/rounding.py`."""
     mask: int
+    """The same for all columns: of `round_shift`."""
     low: int
     high: int
+    """What results saturate at, inclusive."""
 
     @staticmethod
     def raw() -> Epilogue:
@@ -44,9 +46,10 @@ class Epilogue(NamedTuple):
 
 @inlined
 def finish(scratch, rows, columns, first, offset, epilogue, out, row):
-    """out = saturate(round((sums + offset) * m / 2**e)) for the tile at (row, first); for m empty sums + offset.
+    """out[row + i, first + c] = saturate(round((sums[i, c] + offset[first + c]) * m / 2**e)), i < rows, c < columns.
 
-    |sum * m| < 2**62, so that every term of `round_shift` fits int64. A panel that the matrix does not fill goes
+    m and e are those of column first + c; for m empty the sum is stored as it is. Sums int32 (MR, NR) and offsets int32
+    wrap; |sum * m| < 2**62, so that every term of `round_shift` fits int64. A panel that the matrix does not fill goes
     through `edge`.
     """
     sums, edge, flat, to = scratch.sums, scratch.edge, out.flat, out.start + row * out.row + first

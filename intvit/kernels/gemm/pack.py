@@ -18,7 +18,8 @@ EVERY_TOP_BIT = np.int32(-0x7F7F7F80)
 def pack_rows(flat, start, row_stride, step_stride, rows, depth, steps, shift, packed):
     """Rows of the left operand as words, tile by tile: packed[tile][step][MR] words; missing rows and depth are 0.
 
-    Elements are `flat[start + i*row_stride + k*step_stride] + shift`; `packed` is int8 (shift 0 or 128) or int16 (0).
+    Element (i, k), of rows x depth, is `flat[start + i*row_stride + k*step_stride] + shift`. `flat` is int8 or int16,
+    `packed` int8 (shift 0 or 128, which makes the bits of an unsigned byte) or int16 (shift 0), never the narrower one.
     """
     unit = WORD // packed.itemsize
     tiles = (rows + MR - 1) // MR
@@ -51,7 +52,10 @@ def pack_rows(flat, start, row_stride, step_stride, rows, depth, steps, shift, p
 
 @kernel
 def column_sums(flat, start, depth_stride, column_stride, depth, columns, sums):
-    """sums[c] = sum of column c of the right operand; 0 beyond its edge."""
+    """sums[c] = sum over k of `flat[start + k*depth_stride + c*column_stride]`, k < depth; 0 for c >= columns.
+
+    `flat` int8 or int16; `sums` int32, at least `columns` of them, which wrap.
+    """
     for c in range(columns, sums.shape[0]):
         sums[c] = 0
     if depth_stride == 1:
@@ -76,9 +80,10 @@ def column_sums(flat, start, depth_stride, column_stride, depth, columns, sums):
 
 @kernel
 def pack_columns(flat, start, depth_stride, column_stride, depth, columns, steps, packed):
-    """The right operand as words: packed[panel][step][NR] words, zeros beyond its edges.
+    """The right operand as words, panel by panel: packed[panel][step][NR] words; missing columns and depth are 0.
 
-    `packed` holds bits: of a signed operand in an unsigned array those of its two's complement.
+    Element (k, c), of depth x columns, is `flat[start + k*depth_stride + c*column_stride]`, int8 or int16. `packed` has
+    8 or 16 bits, never fewer than `flat`, and may be unsigned: it holds the bits of the two's complement.
     """
     unit = WORD // packed.itemsize
     panels = (columns + NR - 1) // NR

@@ -17,7 +17,11 @@ from intvit.kernels.gemm.pack import column_sums, pack_columns, pack_rows
 
 @kernel
 def multiply_packed(x, out, size, right, offset, epilogue, scratch):
-    """A left operand times a packed right one, block by block, finished into `out`."""
+    """out[i, c] = saturate(round((sum over k of x[i, k] * y[k, c] + offset[c]) * m[c] / 2**e[c])), block by block.
+
+    x int8 or int16 (rows, depth); `right` is y (depth, columns), packed; `offset` int32 (padded columns,). Sums wrap at
+    32 bits. Where `right` is uint8, x + 128 is multiplied: `offset` holds -128 times the sums of the columns of y.
+    """
     shift = 128 if right.itemsize == 1 else 0
     left, sums, steps = scratch.left, scratch.sums, size.steps
     panels = (size.columns + NR - 1) // NR
@@ -35,9 +39,11 @@ def multiply_packed(x, out, size, right, offset, epilogue, scratch):
 
 @kernel
 def multiply_batch(a, b, out, size, right, correction, epilogue, scratch):
-    """One product of activations per matrix: pack the one of `b` into `right`, then as `multiply_packed`.
+    """out[n] = saturate(round((a[n] @ b[n] + correction * column sums of b[n]) * m / 2**e)), n = 0, 1, ...
 
-    `correction` times the sums of its columns is added. False if a matrix lies outside its array.
+    a int8 or int16 (rows, depth), b int8 or int16 (depth, columns), which is packed into `right` here. `correction` is
+    -128 where the bytes of a are stored plus 128, and z where a holds values less z. False if a matrix lies outside its
+    array; those before it are written.
     """
     offset = np.zeros((size.columns + NR - 1) // NR * NR, np.int32)
     last = a.flat.shape[0] - 1 - (size.rows - 1) * a.row - (size.depth - 1) * a.column

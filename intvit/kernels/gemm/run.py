@@ -33,10 +33,12 @@ class Linear:
     """A prepared linear operator: packed weights and the constants of its epilogue. One value serves every thread."""
 
     right: Array
+    """[panel][step][NR] words of the weights, as `packed_type` names them."""
     steps: int
     depth: int
     columns: int
     offset: Array
+    """(padded columns,) int32, modulo 2**32: the bias, less 128 times the column sums where x is stored plus 128."""
     left: Any
     """dtype of the packed left operand."""
     takes: Any
@@ -44,7 +46,7 @@ class Linear:
     epilogue: Epilogue
 
     def run(self, x: Array, kind: Any) -> Array:
-        """x (..., K) int8 or int16 -> (..., O) of dtype `kind`."""
+        """x (..., K) int8 or int16 -> (..., O) of dtype `kind`: `saturate(round((x @ w.T + bias) * m / 2**e))`."""
         if x.dtype != self.takes or x.shape[-1:] != (self.depth,):
             raise IntvitError(f"linear: x must be {np.dtype(self.takes)} (..., {self.depth}), not {x.dtype} {x.shape}")
         rows = np.ascontiguousarray(x).reshape(-1, self.depth)
@@ -75,7 +77,10 @@ def _packed(flat: Array, depth: int, columns: int, strides: tuple[int, int], kin
 def prepare_linear(
     weight: Array, bias: Array | None, x_max: int, left: Any, epilogue: Epilogue, path: str
 ) -> Linear | None:
-    """A linear operator for |x| <= x_max of dtype `left`, or None where the proven bound leaves 32 bits."""
+    """A linear operator for |x| <= x_max of dtype `left`, or None where the proven bound leaves 32 bits.
+
+    weight (O, K) and bias (O,) integers. Bound: the largest `sum over k of |w[o, k]| * x_max + |bias[o]|`.
+    """
     columns, depth = weight.shape
     if not weight.size:
         return None
