@@ -56,11 +56,14 @@ BY_NAME = {
     "residual_e": VECTOR,
 }
 SPECIAL = {
-    "_general": (ROWS, VECTOR, VECTOR, ROWS, VECTOR, VECTOR, I64, OUT8),
+    "_any_term": (ROWS, VECTOR, VECTOR, I64, OUT8),
+    "_any_two_terms": (ROWS, VECTOR, VECTOR, ROWS, VECTOR, VECTOR, I64, OUT8),
     "_mean": (ROWS, VECTOR),
     "_slow_kernel": (CUBE, CUBE, CUBE),
     ("gelu", "_ibert"): (ROWS, VECTOR, VECTOR, VECTOR, I64, ROWS),
     "_one_term": (ROWS, ROWS, I64, I64, I64, OUT8),
+    "_plus": (ROWS32, ROWS, ROWS8, I64, I64, I64, OUT8),
+    "rounded": (ROWS32, I64, I64, I64, I64),
     "_two_terms": (ROWS32, ROWS, ROWS8, ROWS, I64, I64, I64, OUT8),
     "_wide_term": (ROWS, ROWS, I64, I64, I64, OUT8),
     "_clamp": (ROWS32, I64, I64, OUT8),

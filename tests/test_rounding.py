@@ -94,6 +94,18 @@ def test_two_terms_in_every_mode(mode):
     assert got.ravel().tolist() == sums
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32])
+@pytest.mark.parametrize("mode", ROUNDINGS)
+def test_a_term_plus_what_needs_no_rounding(mode, kind):
+    rounding, x = ROUNDINGS[mode], np.arange(-60, 60, dtype=np.int8).reshape(3, 5, 8)
+    term, one = (Term(np.array([2**30]), np.array([e]), rounding) for e in (32, 30))
+    addend = np.arange(-20, 20).astype(kind).reshape(5, 8)
+    got = Requantize(term, one, 5, np.int8).run(x, addend)
+    addends = np.tile(addend, (3, 1, 1)).ravel().tolist()
+    sums = [WANTED[mode](Fraction(v, 4)) + a for v, a in zip(x.ravel().tolist(), addends, strict=True)]
+    assert got.ravel().tolist() == [min(max(v, -16), 15) for v in sums]
+
+
 @pytest.mark.parametrize("path", [path for path in gemm.available_paths() if path != "blas"])
 @pytest.mark.parametrize("mode", ROUNDINGS)
 def test_matrix_products_in_every_mode(mode, path):

@@ -130,7 +130,7 @@ EQUIVALENT = (
         "WIDE_LIMIT = 2 ** 61",
         ("61 -> 60", "2 -> 1"),
         "requantized",
-        GENERAL + "inputs beyond the limit go to `_general`",
+        GENERAL + "inputs beyond the limit go to `_any_term`",
     ),
     Equivalent(
         "kernels/requantize.py",
@@ -146,7 +146,7 @@ EQUIVALENT = (
         "if term.constants is not None and (narrow or term.last_shift <= 62 - self.bits):",
         ("LtE -> Lt", "62 -> 61"),
         "requantized",
-        GENERAL + "a shift of 62 - bits goes to `_wide_term` or `_general`",
+        GENERAL + "a shift of 62 - bits goes to `_wide_term` or `_any_term`",
     ),
     Equivalent(
         "kernels/requantize.py",
@@ -170,7 +170,7 @@ EQUIVALENT = (
         "if narrow and first is not None and (second is not None) and (first.shape[1] == second.shape[1] == 1):",
         ("1 -> 0",),
         "residuals",
-        GENERAL + "two terms of one constant each go to `_general`",
+        GENERAL + "two terms of one constant each go to `_any_two_terms`",
     ),
     Equivalent(
         "kernels/rounding.py",
@@ -182,11 +182,19 @@ EQUIVALENT = (
     ),
     Equivalent(
         "kernels/requantize.py",
+        "rounded",
+        "if x.itemsize < 8:",
+        ("8 -> 7",),
+        "residuals",
+        "integers have 1, 2, 4 or 8 bytes",
+    ),
+    Equivalent(
+        "kernels/requantize.py",
         "Term.wide",
         "return None if found is None or found[E].min() < 2 else found",
         ("2 -> 3", "Lt -> LtE"),
         "requantized",
-        GENERAL + "a shift of 33 goes to `_general`",
+        GENERAL + "a shift of 33 goes to `_any_term`",
     ),
     Equivalent(
         "kernels/requantize.py",

@@ -1,7 +1,7 @@
 """Dyadic requantization, fast: one pass over an accumulator, constants per channel or one, prepared once per node.
 
-A term carries its rounding, whose constants `regular` makes for the formula of `kernels/rounding.py`: every loop rounds
-by that but `_general`, which rounds half to even. That is HAWQ-V3's mode, and the only one that anything asks for.
+A term carries its rounding, whose constants `regular` makes for the formula of `kernels/rounding.py`. Every loop rounds
+by that but those two that take any e: they round half to even, HAWQ-V3's mode and the only one that is asked for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from intvit.errors import IntvitError
-from intvit.kernels.arith import INT64_MAX, INT64_MIN, doubled_high, kernel, rhe_product, saturate
+from intvit.kernels.arith import INT64_MAX, INT64_MIN, doubled_high, kernel, rhe_product, rhe_shift, saturate
 from intvit.kernels.border import SIGNED, border, real, reals, shown
 from intvit.kernels.rounding import ADD, AT, HALF_EVEN, LIMIT, E, M, Rounding, regular, round_shift
 
@@ -96,6 +96,18 @@ def _two_terms(x, constants, residual, others, mask, low, high, out):
             out[i, j] = min(max(a + b, low), high)
 
 
+@border(x="int8|int16|int32 R C", constants="int64 5 1", addend="int8|int16|int32 A C", out=f"{SIGNED} R C")
+@kernel
+def _plus(x, constants, addend, mask, low, high, out):
+    """As `_two_terms` where the second has ratio 1, as a constant that was rounded once: 0.55 ns instead of 0.63."""
+    m, e, add, at = multiplier(constants, 0), constants[E, 0], constants[ADD, 0], constants[AT, 0]
+    for i in range(x.shape[0]):
+        k = i % addend.shape[0]
+        for j in range(x.shape[1]):
+            total = round_shift(np.int64(x[i, j]) * m, e, add, at, mask) + np.int64(addend[k, j])
+            out[i, j] = min(max(total, low), high)
+
+
 @border(x="int64 R C", constants="int64 5 C", out=f"{SIGNED} R C")
 @kernel
 def _wide_term(x, constants, mask, low, high, out):
@@ -115,22 +127,39 @@ def _clamp(x, low, high, out):
             out[i, j] = min(max(np.int64(x[i, j]), low), high)
 
 
-@border(
-    x="int64 R C", m="int64 M=C|1", e="int64 M", residual="int64 * C", residual_m="int64 N=C|1", residual_e="int64 N",
-    out=f"{SIGNED} R C",
-)  # fmt: skip
+@border(x=f"{SIGNED} R C", m="int64 M=C|1", e="int64 M", out=f"{SIGNED} R C")
 @kernel
-def _general(x, m, e, residual, residual_m, residual_e, bits, out):
-    """Any x and any e: products in two words. With a residual, whose rows repeat, two rounded terms and one addition;
-    saturated at s64 each, then at `bits`."""
-    step, residual_step = np.int64(m.shape[0] > 1), np.int64(residual_m.shape[0] > 1)
+def _any_term(x, m, e, bits, out):
+    """Any x, |m| <= 2**31 and any e, half to even."""
+    step = np.int64(m.shape[0] > 1)
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
-            total = rhe_product(x[i, j], m[j * step], e[j * step])
-            if residual.shape[0] > 0:
-                k, n = i % residual.shape[0], j * residual_step
-                total = add_saturating(total, rhe_product(residual[k, j], residual_m[n], residual_e[n]))
-            out[i, j] = saturate(total, bits)
+            out[i, j] = saturate(rounded(x, i, j, m[j * step], e[j * step]), bits)
+
+
+@border(
+    x=f"{SIGNED} R C", m="int64 M=C|1", e="int64 M", residual=f"{SIGNED} A C", residual_m="int64 N=C|1",
+    residual_e="int64 N", out=f"{SIGNED} R C",
+)  # fmt: skip
+@kernel
+def _any_two_terms(x, m, e, residual, residual_m, residual_e, bits, out):
+    """Two terms as `_any_term` has one, each saturated at s64, and then their sum; the rows of the residual repeat."""
+    step, residual_step = np.int64(m.shape[0] > 1), np.int64(residual_m.shape[0] > 1)
+    for i in range(x.shape[0]):
+        k = i % residual.shape[0]
+        for j in range(x.shape[1]):
+            n = j * residual_step
+            a = rounded(x, i, j, m[j * step], e[j * step])
+            b = rounded(residual, k, j, residual_m[n], residual_e[n])
+            out[i, j] = saturate(add_saturating(a, b), bits)
+
+
+@kernel
+def rounded(x, i, j, m, e):
+    """rhe(x[i, j] * m, 2**e), saturated at s64; the product of up to 32 bits fits one word, others take two."""
+    if x.itemsize < 8:
+        return rhe_shift(np.int64(x[i, j]) * m, e)
+    return rhe_product(np.int64(x[i, j]), m, e)
 
 
 @kernel
@@ -230,21 +259,26 @@ class Requantize:
             constants = np.ascontiguousarray(np.broadcast_to(term.wide, (len(term.wide), rows.shape[1])))
             _wide_term(rows, constants, term.rounding.mask, *self.limits, out)
         else:
-            self._any(rows, rows[:0], term, out)
+            check_half_even(term)
+            _any_term(rows, term.m, term.e, self.bits, out)
 
     def _two(self, rows: Array, residual: Array, other: Term, out: Array) -> None:
         first, second = self.term.constants, other.constants
         narrow = rows.itemsize < 8 and residual.itemsize < 8 and self.term.rounding == other.rounding
         if narrow and first is not None and second is not None and first.shape[1] == second.shape[1] == 1:
-            _two_terms(rows, first, residual, second, self.term.rounding.mask, *self.limits, out)
+            mask, limits = self.term.rounding.mask, self.limits
+            if other.is_one:
+                _plus(rows, first, residual, mask, *limits, out)
+            else:
+                _two_terms(rows, first, residual, second, mask, *limits, out)
         else:
-            self._any(rows, residual, other, out)
+            check_half_even(self.term, other)
+            _any_two_terms(rows, self.term.m, self.term.e, residual, other.m, other.e, self.bits, out)
 
-    def _any(self, rows: Array, residual: Array, other: Term, out: Array) -> None:
-        if {self.term.rounding, other.rounding} != {HALF_EVEN}:
-            raise IntvitError("requantize: but in the fast forms rounding must be half to even, and is not")
-        rows, residual = rows.astype(np.int64, copy=False), residual.astype(np.int64, copy=False)
-        _general(rows, self.term.m, self.term.e, residual, other.m, other.e, self.bits, out)
+
+def check_half_even(*terms: Term) -> None:
+    if {term.rounding for term in terms} != {HALF_EVEN}:
+        raise IntvitError("requantize: but in the fast forms rounding must be half to even, and is not")
 
 
 def prepare_requantize(
