@@ -63,7 +63,7 @@ SPECIAL = {
     ("gelu", "_ibert"): (ROWS, VECTOR, VECTOR, VECTOR, I64, ROWS),
     "_one_term": (ROWS, ROWS, I64, I64, I64, OUT8),
     "_plus": (ROWS32, ROWS, ROWS8, I64, I64, I64, OUT8),
-    "rounded": (ROWS32, I64, I64, I64, I64),
+    ("requantize", "rounded"): (ROWS32, I64, I64, I64, I64),
     "_two_terms": (ROWS32, ROWS, ROWS8, ROWS, I64, I64, I64, OUT8),
     "_wide_term": (ROWS, ROWS, I64, I64, I64, OUT8),
     "_clamp": (ROWS32, I64, I64, OUT8),
