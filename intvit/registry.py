@@ -1,4 +1,4 @@
-"""The methods that exist: Method values found by scanning `intvit.kernels`, and entry points of other packages.
+"""The methods that exist: Method values found by scanning `intvit.kernels`, subfolders too, and entry points of others.
 
 A third party registers one with an entry point in the group `intvit.methods` that names a Method value. Versions of a
 method stand side by side: `ivit` is the newest, `ivit.v1` is the first for ever.
@@ -26,10 +26,10 @@ Key = tuple[str, str, int]
 @cache
 def _table() -> dict[Key, Method]:
     found: dict[Key, Method] = {}
-    for module in pkgutil.iter_modules(kernels.__path__):
-        for value in vars(importlib.import_module(f"{kernels.__name__}.{module.name}")).values():
+    for module in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}."):
+        for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, Method):
-                _add(found, value, f"{kernels.__name__}.{module.name}")
+                _add(found, value, module.name)
     for point in entry_points(group=ENTRY_POINTS):
         value = point.load()
         if not isinstance(value, Method):

@@ -2,14 +2,17 @@
 
 import ast
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 from numba.core.dispatcher import Dispatcher
 from numba.core.types import Array as ArrayType
+from numba.core.types import BaseTuple
 from test_integer_only import signature
 
 import intvit
@@ -18,19 +21,20 @@ from intvit.analysis import sqnr
 from intvit.errors import IntvitError
 from intvit.graph.ir import Tensor
 from intvit.inttypes import IntType
-from intvit.kernels import gemm, layernorm, matmul, pool, requantize, tables
+from intvit.kernels import gemm, layernorm, matmul, pool, requantize, rounding, tables
 from intvit.kernels.arith import KERNELS, as_rows
 from intvit.kernels.border import BORDERS, border, constants
+from intvit.kernels.gemm import layout, product
 
-for found in pkgutil.iter_modules(kernels.__path__):
-    importlib.import_module(f"intvit.kernels.{found.name}")
+for found in pkgutil.walk_packages(kernels.__path__, "intvit.kernels."):
+    importlib.import_module(found.name)
 DESCRIBED = [b for b in BORDERS if b.arrays]
 CHECKED = [b for b in BORDERS if not b.arrays]
 SIZES = {"R": 4, "C": 6, "M": 6, "N": 3, "K": 5, "A": 2, "B": 3, "L": 4, "*": 2}
 SCALARS = {
     "x0": -3, "n": 2, "b": 5, "c": 7, "m": 2**30, "e": 33, "bits": 8, "out_bits": 8, "half": 2**32 - 1, "low": -128,
     "high": 127, "masked": 1, "limit": 2**31 - 1, "shift": 3, "n_codes": 16, "weigh": False, "last": 2, "gap": 0,
-    "least": 0, "most": 0, "room": 0, "residual_m": 2**30, "residual_e": 33, "residual_half": 2**32 - 1,
+    "least": 0, "most": 0, "room": 0, "mask": 1,
 }  # fmt: skip
 EVERY_KIND = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
 
@@ -128,32 +132,29 @@ def test_a_message_names_the_kernel_the_rule_and_the_arrays():
 
 
 def product_arguments(rows=13, depth=9, columns=35, kind=np.int16, batch=None):
-    """A call of multiply_packed, or of multiply_batch with `batch` products."""
-    steps, padded = -(-depth // 2), -(-columns // gemm.NR) * gemm.NR
-    left, sums, edge = gemm._scratch(np.int16, steps, kind)
+    """A call of multiply_packed, or of multiply_batch with `batch` products; what its tuples hold, by name."""
+    steps, padded = -(-depth // 2), -(-columns // layout.NR) * layout.NR
     m, e = np.full(padded, 2**30, np.int32), np.full(padded, 33, np.int64)
-    right = gemm.aligned(padded * steps * 2, np.int16)
+    rounding = np.array([e, e * 0 + 2**32 - 1, e])
+    right = layout.aligned(padded * steps * 2, np.int16)
     right[:] = 0
     count = batch or 1
-    common = {"row_stride": depth, "step_stride": 1, "rows": rows, "depth": depth, "shift": 0, "left": left}
-    tail = {"m": m, "e": e, "half": e * 0 + 2**32 - 1, "low": -128, "high": 127, "edge": edge}
-    tail["out"] = np.zeros(count * rows * columns, kind)
-    flat = np.ones(count * rows * depth, np.int16)
-    if batch is None:
-        middle = {
-            "right": right,
-            "steps": steps,
-            "columns": columns,
-            "sums": sums,
-            "offset": np.zeros(padded, np.int32),
-        }
-        return {"flat": flat, "start": 0, **common, **middle, **tail, "to": 0, "out_stride": columns}
-    places = np.arange(count)
-    other = {"b": np.ones(count * depth * columns, np.int8), "b_starts": places * depth * columns}
-    other |= {"depth_stride": columns, "column_stride": 1, "right": right, "right_signed": right}
-    other |= {"steps": steps, "columns": columns, "sums": sums, "correction": 0}
-    last = {"tos": places * rows * columns, "out_stride": columns}
-    return {"flat": flat, "starts": places * rows * depth, **common, **other, **tail, **last}
+    places = np.arange(count) if batch else 0
+    found = {
+        "flat": np.ones(count * rows * depth, np.int16),
+        "starts": places * rows * depth,
+        "row": depth,
+        "column": 1,
+    }
+    if batch:
+        found |= {"b": np.ones(count * depth * columns, np.int8), "b_starts": places * depth * columns}
+        found |= {"b_row": columns, "b_column": 1}
+    found |= {"out": np.zeros(count * rows * columns, kind), "out_starts": places * rows * columns}
+    found |= {"out_row": columns, "out_column": 1}
+    found |= {"rows": rows, "depth": depth, "columns": columns, "steps": steps, "right": right}
+    found |= {"correction": 0} if batch else {"offset": np.zeros(padded, np.int32)}
+    found |= {"m": m, "rounding": rounding, "mask": 1, "low": -128, "high": 127}
+    return found | layout.Scratch.of(np.int16, steps, kind)._asdict()
 
 
 def packing_arguments(name):
@@ -165,11 +166,24 @@ def packing_arguments(name):
 
 
 GEMM = {
-    "multiply_packed": lambda: product_arguments(),
-    "multiply_batch": lambda: product_arguments(batch=3),
+    "enter_multiply_packed": lambda: product_arguments(),
+    "enter_multiply_batch": lambda: product_arguments(batch=3),
     "pack_columns": lambda: packing_arguments("pack_columns"),
     "column_sums": lambda: packing_arguments("column_sums"),
 }
+
+
+def enter(call, values):
+    """Call a border with the values in the order of the kernel's arguments, put into the tuples that it takes."""
+    left, arguments = list(values), []
+    for name in inspect.signature(call).parameters:
+        kind = get_type_hints(call.check)[name]
+        fields = getattr(kind, "_fields", None)
+        arguments.append(kind(*(left.pop(0) for _ in fields)) if fields else left.pop(0))
+    assert not left
+    return call(*arguments)
+
+
 NEEDS_A_PATH = pytest.mark.skipif(gemm.available_paths()[0] == "blas", reason="no integer dot products here")
 
 
@@ -180,14 +194,14 @@ def test_every_other_border_is_tested_below():
 @NEEDS_A_PATH
 @pytest.mark.parametrize("call", CHECKED, ids=described)
 def test_sizes_that_fit_pass(call):
-    call(*GEMM[call.__name__]().values())
+    enter(call, GEMM[call.__name__]().values())
 
 
 @NEEDS_A_PATH
 @pytest.mark.parametrize("call", CHECKED, ids=described)
 def test_sizes_that_do_not_fit_are_refused(call):
     good = GEMM[call.__name__]()
-    free = {"shift", "low", "correction"}  # values, not sizes
+    free = {"mask", "low", "correction"}  # values, not sizes
     changes = []
     for name, value in good.items():
         if isinstance(value, np.ndarray):
@@ -195,9 +209,9 @@ def test_sizes_that_do_not_fit_are_refused(call):
             others = [short, value[None], value[::-1], value.astype(np.float32), value.astype(np.uint64)]
             others += [value.astype(value.dtype.newbyteorder("S"))] * (value.itemsize > 1)
             others += [value.astype(np.int8 if value.dtype == np.int64 else np.int64), value[:0]]
-            if value.dtype == np.int64 and name in ("starts", "b_starts", "tos"):
+            if value.dtype == np.int64 and name in ("starts", "b_starts", "out_starts"):
                 others += [value - 1, value + 1, value * 0 + 2**62, value * 0 - 2**62]
-            changes += [(name, other) for other in others if not (name in ("m", "e", "half") and other is value[:0])]
+            changes += [(name, other) for other in others]
         elif name == "high":
             changes += [(name, 2**15), (name, 2**62)]
         elif name not in free:
@@ -209,21 +223,22 @@ def test_sizes_that_do_not_fit_are_refused(call):
         if isinstance(other, np.ndarray):
             arguments[name] = other  # a copy would have no gaps
         with pytest.raises((IntvitError, IndexError)):
-            call(*arguments.values())
+            enter(call, arguments.values())
 
 
 @NEEDS_A_PATH
 def test_accumulators_as_they_are_need_32_bits():
     good = product_arguments(kind=np.int8)
     with pytest.raises(IntvitError):
-        gemm.enter_multiply_packed(*{**good, **{k: good[k][:0] for k in ("m", "e", "half")}}.values())
+        enter(product.enter_multiply_packed, {**good, "m": good["m"][:0], "rounding": good["rounding"][:, :0]}.values())
 
 
 # ----------------------------------------------------------------- there is no other way from Python
 
 
 def takes_arrays(dispatcher):
-    return dispatcher.targetoptions.get("nopython") and any(isinstance(t, ArrayType) for t in signature(dispatcher))
+    kinds = [part for kind in signature(dispatcher) for part in (kind if isinstance(kind, BaseTuple) else [kind])]
+    return dispatcher.targetoptions.get("nopython") and any(isinstance(kind, ArrayType) for kind in kinds)
 
 
 def python_names(module, tree):
@@ -232,7 +247,7 @@ def python_names(module, tree):
         if not isinstance(node, ast.FunctionDef | ast.Lambda):
             continue
         marks = {ast.unparse(d).partition("(")[0] for d in getattr(node, "decorator_list", [])}
-        if marks & {"kernel", "numba.njit", "intrinsic"}:
+        if marks & {"kernel", "inlined", "numba.njit", "intrinsic"}:
             continue
         for part in ast.walk(node):
             if isinstance(part, ast.Name):
@@ -267,11 +282,13 @@ def test_every_compiled_function_has_a_border_or_is_called_by_kernels_only():
     assert sorted(p.name for p in modules) == ["cache.py"]
     entered = {b.compiled for b in BORDERS}
     assert {sqnr._powers, sqnr._fractions} <= set(BORDERS)
-    text = {p.name: p.read_text() for p in (package / "kernels").glob("*.py")}
+    text = {p: p.read_text() for p in (package / "kernels").rglob("*.py")}
     for dispatcher in KERNELS:
         if takes_arrays(dispatcher) and dispatcher not in entered:
             name = dispatcher.py_func.__name__
-            assert any(len(re.findall(rf"\b{name}\(", t)) > 1 for t in text.values()) or name == "hidden", name
+            home = dispatcher.py_func.__module__
+            knows = [t for p, t in text.items() if p.stem == home.rpartition(".")[2] or f"from {home} import" in t]
+            assert any(re.search(rf"(?<!def )\b{name}\(", t) for t in knows) or name == "hidden", name
 
 
 # ------------------------------------------------------------- what a user of the kernels meets first
@@ -363,16 +380,39 @@ def test_requantization_takes_signed_integers_and_a_type_that_holds_its_bits():
     x = np.ones((4, 6), np.int32)
     rejects(lambda: requantize.apply_requantize(x, M1, E1, 16, out_dtype=np.int8), "16 bits")
     rejects(lambda: requantize.apply_requantize(x, M1.astype(float), E1, 16), "int64")
+    for m in (2**31 + 1, -(2**31) - 1, 2**62, -(2**63)):
+        rejects(lambda m=m: requantize.apply_requantize(x, np.array([m]), E1, 16), "2**31", str(m))
     with pytest.raises(ValueError, match="broadcast"):
         requantize.apply_requantize(x, M1, E1, 8, residual=x[:, :5], residual_m=M1, residual_e=E1)
 
 
 def test_a_constant_residual_has_the_last_axes_of_its_input():
-    run = requantize.prepare_constant(M1, E1, 8, np.ones((3, 6), np.int64), M1, E1, np.int8)
-    assert run(np.ones((2, 3, 6), np.int8)).shape == (2, 3, 6)
+    constant = {"constant": np.ones((3, 6), np.int64), "residual_m": M1, "residual_e": E1}
+    run = requantize.prepare_requantize(M1, E1, 8, **constant, out_dtype=np.int8).run
+    for kind in (np.int8, np.int64):
+        assert run(np.full((2, 3, 6), 80, kind)).tolist() == np.full((2, 3, 6), 10).tolist()
     for shape in ((2, 2, 6), (6,), (3, 5), (2, 3, 12)):
-        rejects(lambda shape=shape: run(np.ones(shape, np.int8)), "constant")
-    rejects(lambda: run(np.ones((2, 3, 6), np.int64)), "int32")
+        rejects(lambda shape=shape: run(np.ones(shape, np.int8)), "residual")
+
+
+def test_a_residual_comes_with_its_constants():
+    x = np.ones((2, 6), np.int8)
+    rejects(lambda: requantize.apply_requantize(x, M1, E1, 8, residual=x), "residual")
+    rejects(lambda: requantize.apply_requantize(x, M1, E1, 8, residual_m=M1, residual_e=E1), "residual")
+
+
+def test_other_roundings_are_refused_where_only_half_to_even_is_known():
+    floor = requantize.Term(M1, np.array([-1]), rounding.ROUNDINGS["floor"])
+    rejects(lambda: requantize.Requantize(floor, None, 8, np.int8).run(np.ones((2, 6), np.int8)), "half to even")
+
+
+def test_two_terms_round_alike():
+    x, even = np.ones((2, 6), np.int8), requantize.Term(M1, E1)
+    for mode in set(rounding.ROUNDINGS) - {"half_even"}:
+        other = requantize.Term(M1, E1, rounding.ROUNDINGS[mode])
+        for first, second in ((even, other), (other, even)):
+            both = requantize.Requantize(first, second, 8, np.int8)
+            rejects(lambda both=both: both.run(x, x), "half to even")
 
 
 METHODS = [(m.operator, m.name) for m in registry.methods()]

@@ -16,6 +16,7 @@ from llvmlite import ir
 from numba import types
 
 from intvit.kernels import cache, gemm
+from intvit.kernels.gemm import detect, intrinsics, layout
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = """
@@ -45,7 +46,7 @@ def tile_assembly(kind, processor):
     signature = ir.FunctionType(ir.VoidType(), [pointer, pointer, pointer, ir.IntType(64)])
     function = ir.Function(module, signature, "tile")
     builder = ir.IRBuilder(function.append_basic_block())
-    gemm._emit_tile(builder, kind, *function.args)
+    intrinsics._emit_tile(builder, kind, *function.args)
     builder.ret_void()
     parsed = llvm.parse_assembly(str(module))
     parsed.verify()
@@ -63,22 +64,22 @@ def tile_assembly(kind, processor):
 )
 def test_every_tile_compiles_with_the_llvm_of_this_numba(kind, processor, instruction):
     found = re.findall(instruction, tile_assembly(kind, processor))
-    assert len(found) >= gemm.MR * 2
+    assert len(found) >= layout.MR * 2
 
 
 def test_an_intrinsic_that_llvm_does_not_have_is_noticed(monkeypatch):
-    form = gemm.NEEDS["avx2"][1]
-    assert gemm.known_to_llvm(*form)
+    form = detect.NEEDS["avx2"][1]
+    assert detect.known_to_llvm(*form)
 
     def refuse(text):
         raise RuntimeError("Intrinsic has incorrect argument type!")
 
     monkeypatch.setattr(llvm, "parse_assembly", refuse)
-    assert not gemm.known_to_llvm(*form)
+    assert not detect.known_to_llvm(*form)
 
 
 def test_a_missing_intrinsic_takes_the_next_path(monkeypatch):
-    monkeypatch.setattr(gemm, "known_to_llvm", lambda *form: False)
+    monkeypatch.setattr(detect, "known_to_llvm", lambda *form: False)
     gemm.path_notes.cache_clear()
     try:
         assert gemm.available_paths() == ("blas",)
@@ -123,6 +124,15 @@ def test_where_kernels_are_kept(tmp_path, monkeypatch):
             assert int(cache.compiled(lambda a: a.sum())(np.arange(4))) == 6
     finally:
         cache.cache_folder.cache_clear()
+
+
+def test_an_edited_kernel_file_has_a_folder_of_its_own_wherever_it_lies(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    digests = [cache._digest(tmp_path)]
+    for name, text in (("a.py", "1"), ("deep/b.py", "1"), ("deep/er/c.py", "1"), ("deep/er/c.py", "2"), ("b.py", "1")):
+        (tmp_path / name).write_text(text)
+        digests.append(cache._digest(tmp_path))
+    assert len(set(digests)) == len(digests)
 
 
 def test_damaged_or_full_cache_folders_cost_time_and_nothing_else():

@@ -8,6 +8,7 @@ import pytest
 
 from intvit.errors import IntvitError
 from intvit.kernels import gemm
+from intvit.kernels.gemm import layout, pack
 from intvit.spec.arith import rhe_shift, saturate
 from intvit.spec.matmul import linear, matmul
 
@@ -85,19 +86,19 @@ def test_outputs_beyond_32_bits_are_left_to_the_others():
 @pytest.mark.parametrize("columns", [1, 2, 15, 16, 17, 31, 32, 33])
 def test_packing_the_right_operand_fills_its_panels_and_nothing_else(packed, columns):
     """Words [panel][step][NR], depth pairs or quadruples in a word, 0 where the operand ends; the guard stays."""
-    depth, guard = 7, 4 * gemm.NR * 4
-    unit = gemm.WORD // np.dtype(packed).itemsize
-    steps, panels = -(-depth // unit), -(-columns // gemm.NR)
+    depth, guard = 7, 4 * layout.NR * 4
+    unit = layout.WORD // np.dtype(packed).itemsize
+    steps, panels = -(-depth // unit), -(-columns // layout.NR)
     b = np.random.default_rng(columns).integers(1, 128, (depth, columns)).astype(np.int8)
-    expected = np.zeros((panels, steps, gemm.NR, unit), packed)
+    expected = np.zeros((panels, steps, layout.NR, unit), packed)
     for k in range(depth):
         for c in range(columns):
-            expected[c // gemm.NR, k // unit, c % gemm.NR, k % unit] = b[k, c]
+            expected[c // layout.NR, k // unit, c % layout.NR, k % unit] = b[k, c]
     for flat, depth_stride, column_stride in ((b, columns, 1), (b.T, 1, depth)):
-        size = panels * steps * gemm.NR * unit
+        size = panels * steps * layout.NR * unit
         buffer = np.full(size + guard, 77, packed)
         flat = np.ascontiguousarray(flat).reshape(-1)
-        gemm.pack_columns(flat, 0, depth_stride, column_stride, depth, columns, steps, buffer)
+        pack.pack_columns(flat, 0, depth_stride, column_stride, depth, columns, steps, buffer)
         assert np.array_equal(buffer[:size], expected.reshape(-1))
         assert (buffer[size:] == 77).all()
 

@@ -10,10 +10,11 @@ from numba.core import types
 
 from intvit import kernels
 from intvit.kernels.arith import KERNELS
-from intvit.kernels.gemm import available_paths
+from intvit.kernels.gemm import Epilogue, available_paths
+from intvit.kernels.gemm.layout import Matrices, Matrix, Scratch, Size
 
-for found in pkgutil.iter_modules(kernels.__path__):
-    importlib.import_module(f"intvit.kernels.{found.name}")
+for found in pkgutil.walk_packages(kernels.__path__, "intvit.kernels."):
+    importlib.import_module(found.name)
 
 I64 = types.int64
 ROWS = types.Array(I64, 2, "C")
@@ -28,7 +29,11 @@ LINE8, LINE32 = (types.Array(kind, 1, "C") for kind in (types.int8, types.int32)
 PATH = available_paths()[0]
 PACKED = types.Array(types.uint8 if PATH == "vnni" else types.int16, 1, "C")
 """A right operand as this processor multiplies it: Numba compiles what a kernel calls, and no other instruction."""
-EPILOGUE = (LINE32, VECTOR, VECTOR, I64, I64)
+MATRIX = types.NamedTuple([LINE8, *[I64] * 3], Matrix)
+BATCH = types.NamedTuple([LINE8, VECTOR, I64, I64], Matrices)
+SIZE = types.NamedTuple([I64] * 4, Size)
+EPILOGUE = types.NamedTuple([LINE32, ROWS, I64, I64, I64], Epilogue)
+SCRATCH = types.NamedTuple([LINE8, ROWS32, LINE8], Scratch)
 
 # Argument types by name: the same name means the same thing in every kernel.
 BY_NAME = {
@@ -51,21 +56,18 @@ BY_NAME = {
     "residual_e": VECTOR,
 }
 SPECIAL = {
-    "_narrow": (ROWS32, VECTOR, VECTOR, I64, OUT8),
-    "_wide": (ROWS, VECTOR, VECTOR, I64, OUT8),
-    "_residual": (ROWS, VECTOR, VECTOR, ROWS, VECTOR, VECTOR, I64, OUT8),
+    "_any_term": (ROWS, VECTOR, VECTOR, I64, OUT8),
+    "_any_two_terms": (ROWS, VECTOR, VECTOR, ROWS, VECTOR, VECTOR, I64, OUT8),
     "_mean": (ROWS, VECTOR),
     "_slow_kernel": (CUBE, CUBE, CUBE),
     ("gelu", "_ibert"): (ROWS, VECTOR, VECTOR, VECTOR, I64, ROWS),
-    "_regular": (ROWS32, I64, I64, I64, I64, I64, OUT8),
-    "_regular_channels": (ROWS32, VECTOR, VECTOR, VECTOR, I64, I64, OUT8),
-    "wide_round_shift": (I64, I64, I64, I64),
+    "_one_term": (ROWS, ROWS, I64, I64, I64, OUT8),
+    "_plus": (ROWS32, ROWS, ROWS8, I64, I64, I64, OUT8),
+    ("requantize", "rounded"): (ROWS32, I64, I64, I64, I64),
+    "_two_terms": (ROWS32, ROWS, ROWS8, ROWS, I64, I64, I64, OUT8),
+    "_wide_term": (ROWS, ROWS, I64, I64, I64, OUT8),
     "_clamp": (ROWS32, I64, I64, OUT8),
     "_log2_weights": (ROWS8, OUT16),
-    "_regular_clamped": (ROWS, VECTOR, VECTOR, VECTOR, VECTOR, I64, I64, OUT8),
-    "_regular_wide": (ROWS, VECTOR, VECTOR, VECTOR, I64, I64, OUT8),
-    "_regular_residual": (ROWS32, I64, I64, I64, ROWS32, I64, I64, I64, I64, I64, OUT8),
-    "_regular_constant": (ROWS32, I64, I64, I64, ROWS32, I64, I64, OUT8),
     "narrow_max": (ROWS8, MASK, I64, I64),
     "row_max_at": (ROWS8, MASK, I64, I64),
     "_ivit_table": (I64, I64, VECTOR),
@@ -81,12 +83,11 @@ SPECIAL = {
     "pack_rows": (LINE8, I64, I64, I64, I64, I64, I64, I64, LINE8),
     "column_sums": (LINE8, I64, I64, I64, I64, I64, LINE32),
     "pack_columns": (LINE8, I64, I64, I64, I64, I64, I64, LINE8),
-    "finish": (ROWS32, I64, I64, I64, LINE32, LINE32, VECTOR, VECTOR, I64, I64, LINE8, LINE8, I64, I64),
-    "multiply_packed": (LINE8, *[I64] * 6, LINE8, PACKED, I64, I64, ROWS32, LINE32, *EPILOGUE, LINE8, LINE8, I64, I64),
-    "multiply_batch": (
-        LINE8, VECTOR, *[I64] * 5, LINE8, LINE8, VECTOR, I64, I64, PACKED, LINE8, I64, I64, ROWS32, I64, *EPILOGUE,
-        LINE8, LINE8, VECTOR, I64,
-    ),
+    "finish": (SCRATCH, I64, I64, I64, LINE32, EPILOGUE, MATRIX, I64),
+    "multiply_packed": (MATRIX, MATRIX, SIZE, PACKED, LINE32, EPILOGUE, SCRATCH),
+    "multiply_batch": (BATCH, BATCH, BATCH, SIZE, PACKED, I64, EPILOGUE, SCRATCH),
+    "enter_multiply_packed": (*MATRIX, *MATRIX, *SIZE, PACKED, LINE32, *EPILOGUE, *SCRATCH),
+    "enter_multiply_batch": (*BATCH, *BATCH, *BATCH, *SIZE, PACKED, I64, *EPILOGUE, *SCRATCH),
 }  # fmt: skip
 
 
@@ -120,7 +121,7 @@ def float_types(dispatcher, arguments):
 
 @pytest.mark.parametrize("dispatcher", KERNELS, ids=lambda d: f"{d.py_func.__module__}.{d.py_func.__name__}")
 def test_no_float_in_any_kernel(dispatcher):
-    if PATH == "blas" and dispatcher.py_func.__name__.startswith("multiply_"):
+    if PATH == "blas" and "multiply_" in dispatcher.py_func.__name__:
         pytest.skip("no integer dot products on this processor")
     assert float_types(dispatcher, signature(dispatcher)) == []
 
@@ -137,8 +138,10 @@ def test_the_proof_can_fail():
 
 def test_every_kernel_is_visited():
     assert len(KERNELS) >= 30
-    modules = ["arith", "gelu", "gemm", "layernorm", "matmul", "pool", "requantize", "softmax", "tables"]
-    assert {d.py_func.__module__ for d in KERNELS} >= {f"intvit.kernels.{name}" for name in modules}
+    modules = ["arith", "gelu", "gemm.pack", "gemm.product", "layernorm", "matmul", "pool", "requantize", "rounding"]
+    assert {d.py_func.__module__ for d in KERNELS} >= {
+        f"intvit.kernels.{name}" for name in [*modules, "softmax", "tables"]
+    }
 
 
 def test_spec_imports_neither_numpy_nor_numba():

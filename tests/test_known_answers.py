@@ -158,14 +158,14 @@ def test_requantize_of_64_bit_inputs_is_the_fraction_rounded_to_even(bits, e):
 
 @pytest.mark.parametrize("bits", [4, 8, 16])
 def test_requantize_with_a_constant_residual_saturates_as_with_an_array(bits):
-    from intvit.kernels.requantize import apply_requantize, prepare_constant
+    from intvit.kernels.requantize import apply_requantize, prepare_requantize
 
     rng = np.random.default_rng(bits)
     x = rng.integers(-128, 128, (2, 3, 4, 5)).astype(np.int8)
     constant = rng.integers(-128, 128, (3, 4, 5))
     m, e = dyadic(1.0, 2.0 ** -(bits - 7))
     n, f = dyadic(0.8, 2.0 ** -(bits - 7))
-    run = prepare_constant(m, e, bits, constant, n, f, np.int16)
+    run = prepare_requantize(m, e, bits, constant=constant, residual_m=n, residual_e=f, out_dtype=np.int16).run
     want = apply_requantize(x, m, e, bits, residual=np.broadcast_to(constant, x.shape), residual_m=n, residual_e=f)
     assert np.array_equal(run(x), want)
     assert want.min() == -(2 ** (bits - 1))
@@ -447,7 +447,7 @@ def test_requantize_of_int64_beyond_one_word_saturates_at_every_multiplier(bits)
 @pytest.mark.parametrize("term", [0, 2**31, 2**32, -(2**31), -(2**32), 2**62])
 @pytest.mark.parametrize("step", [-1, 0, 7])
 def test_requantize_with_a_constant_residual_of_more_than_32_bits(term, step):
-    from intvit.kernels.requantize import apply_requantize, prepare_constant
+    from intvit.kernels.requantize import apply_requantize, prepare_requantize
 
     x, term = np.array([[1, -7, 100]], np.int8), term + step
     one = np.array([2**30]), np.array([30])
@@ -455,20 +455,20 @@ def test_requantize_with_a_constant_residual_of_more_than_32_bits(term, step):
     constant = np.full((1, 3), term)
     want = apply_requantize(x, *ratio, 32, residual=constant, residual_m=one[0], residual_e=one[1])
     assert want.tolist() == [[min(max(round(v / 2) + term, -(2**31)), 2**31 - 1) for v in (1, -7, 100)]]
-    run = prepare_constant(*ratio, 32, constant, *one, np.int64)
-    assert (run is not None) == (-(2**31) <= term < 2**31)
-    assert run is None or np.array_equal(run(x), want)
+    run = prepare_requantize(*ratio, 32, constant=constant, residual_m=one[0], residual_e=one[1]).run
+    assert np.array_equal(run(x), want)
 
 
 def test_requantize_constants_are_regular_for_shifts_of_1_to_62():
-    from intvit.kernels.requantize import regular
+    from intvit.kernels.rounding import HALF_EVEN, regular
 
     for m, e in ((2**30, 1), (2**30, 62), (2**31, 2), (2**31, 63), (-(2**31), 63)):
         full = abs(m) == 2**31
-        got = regular(np.array([m]), np.array([e]))
-        assert [v.tolist() for v in got] == [[m // 2 if full else m], [e - full], [2 ** (e - full - 1) - 1]]
+        got = regular(np.array([m]), np.array([e]), HALF_EVEN)
+        m, e = m // 2 if full else m, e - full
+        assert got.tolist() == [[m], [e], [2 ** (e - 1) - 1], [e], [2**62 // abs(m)]]
     for m, e in ((2**30, 0), (2**30, 63), (2**31, 1), (2**31, 64)):
-        assert regular(np.array([m]), np.array([e])) is None
+        assert regular(np.array([m]), np.array([e]), HALF_EVEN) is None
 
 
 def test_matrix_product_of_a_magnitude_that_no_float_holds():

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import mutant_import
 import mutate
 from equivalent_mutants import EQUIVALENT
 from mutant_searches import SEARCHES
@@ -32,3 +33,16 @@ def test_outcomes_of_a_search_differ_by_dtype_shape_and_refusal():
     others = [same.astype(np.int32), same[:1], same.reshape(1, 2), same + 1, "IntvitError: x", 0, (same,)]
     assert all(mutate.plain(other) != mutate.plain(same) for other in others)
     assert mutate.plain((same, 1)) == mutate.plain((same.copy(), 1))
+
+
+def test_a_mutant_in_a_subfolder_is_compiled_anew_with_what_calls_it():
+    found = mutant_import.reached("kernels/gemm/pack.py")
+    assert {"intvit.kernels.gemm.pack", "intvit.kernels.gemm.product"} <= found
+    assert "intvit.kernels.layernorm" not in found
+    assert "intvit.kernels.gemm.product" in mutant_import.reached("kernels/arith.py")
+
+
+def test_every_file_of_kernels_in_a_subfolder_has_its_tests():
+    files = {mutant.file for mutant in mutate.all_mutants() if mutant.file.count("/") == 2}
+    assert {"kernels/gemm/pack.py", "kernels/gemm/intrinsics.py"} <= files
+    assert all(mutate.keyword_of(file) for file in files)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from intvit.kernels import gemm
+from intvit.kernels.gemm import layout, pack
 
 PATHS = [path for path in gemm.available_paths() if path != "blas"]
 DEPTHS = (1, 2, 3, 4, 5, 7, 8, 13)
@@ -38,42 +39,47 @@ def strided(rows, columns, kind, seed):
 )
 def test_packing_the_left_operand_fills_its_tiles_with_zeros(kind, packed, shift, depth):
     """Words [tile][step][MR]; what is shifted by 128 is unsigned; missing rows and depth are 0; the guard stays."""
-    unit, guard = gemm.WORD // np.dtype(packed).itemsize, 64
+    unit, guard = layout.WORD // np.dtype(packed).itemsize, 64
     steps = -(-depth // unit) + 1
-    for rows in (1, gemm.MR - 1, gemm.MR, gemm.MR + 1):
-        tiles = -(-rows // gemm.MR)
+    for rows in (1, layout.MR - 1, layout.MR, layout.MR + 1):
+        tiles = -(-rows // layout.MR)
         for matrix, row_stride, step_stride in strided(rows, depth, kind, rows):
-            expected = np.zeros((tiles, steps, gemm.MR, unit), packed)
+            expected = np.zeros((tiles, steps, layout.MR, unit), packed)
             for i in range(rows):
                 for k in range(depth):
                     word = np.int64(matrix[i, k]) + shift
-                    expected[i // gemm.MR, k // unit, i % gemm.MR, k % unit] = word.astype(packed)
+                    expected[i // layout.MR, k // unit, i % layout.MR, k % unit] = word.astype(packed)
             buffer = np.full(expected.size + guard, 77, packed)
             flat = laid_out(matrix, row_stride, step_stride)
-            gemm.pack_rows(flat, 3, row_stride, step_stride, rows, depth, steps, shift, buffer[: expected.size])
+            pack.pack_rows(flat, 3, row_stride, step_stride, rows, depth, steps, shift, buffer[: expected.size])
             assert np.array_equal(buffer[: expected.size], expected.reshape(-1)), (rows, row_stride, step_stride)
             assert (buffer[expected.size :] == 77).all()
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-@pytest.mark.parametrize(("kind", "packed"), [(np.int8, np.int8), (np.int8, np.int16), (np.int16, np.int16)])
+@pytest.mark.parametrize(
+    ("kind", "packed"),
+    [(np.int8, np.int8), (np.int8, np.int16), (np.int16, np.int16),
+     (np.int8, np.uint8), (np.int8, np.uint16), (np.int16, np.uint16)],
+)  # fmt: skip
 def test_packing_the_right_operand_of_any_strides(kind, packed, depth):
-    """Words [panel][step][NR], and nothing read beyond the depth: what stands there is not 0."""
-    unit = gemm.WORD // np.dtype(packed).itemsize
+    """Words [panel][step][NR], and nothing read beyond the depth: what stands there is not 0. Unsigned words hold the
+    same bits."""
+    unit = layout.WORD // np.dtype(packed).itemsize
     steps = -(-depth // unit)
-    for columns in (1, gemm.NR - 1, gemm.NR + 1):
-        panels = -(-columns // gemm.NR)
+    for columns in (1, layout.NR - 1, layout.NR + 1):
+        panels = -(-columns // layout.NR)
         for matrix, depth_stride, column_stride in strided(depth, columns, kind, columns):
-            expected = np.zeros((panels, steps, gemm.NR, unit), packed)
+            expected = np.zeros((panels, steps, layout.NR, unit), packed)
             for k in range(depth):
                 for c in range(columns):
-                    expected[c // gemm.NR, k // unit, c % gemm.NR, k % unit] = matrix[k, c]
+                    expected[c // layout.NR, k // unit, c % layout.NR, k % unit] = matrix[k, c].astype(packed)
             buffer = np.full(expected.size, 77, packed)
             flat = laid_out(matrix, depth_stride, column_stride)
-            gemm.pack_columns(flat, 3, depth_stride, column_stride, depth, columns, steps, buffer)
+            pack.pack_columns(flat, 3, depth_stride, column_stride, depth, columns, steps, buffer)
             assert np.array_equal(buffer, expected.reshape(-1)), (columns, depth_stride, column_stride)
-            sums = np.full(panels * gemm.NR, 77, np.int32)
-            gemm.column_sums(flat, 3, depth_stride, column_stride, depth, columns, sums)
+            sums = np.full(panels * layout.NR, 77, np.int32)
+            pack.column_sums(flat, 3, depth_stride, column_stride, depth, columns, sums)
             assert sums.tolist() == [*matrix.sum(axis=0, dtype=np.int64).tolist(), *[0] * (len(sums) - columns)]
 
 

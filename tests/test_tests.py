@@ -20,7 +20,8 @@ from intvit.errors import IntvitError
 def refuse(*arguments, **options):
     raise IntvitError("refused")
 
-modules = [importlib.import_module(f"intvit.kernels.{m.name}") for m in pkgutil.iter_modules(kernels.__path__)]
+names = [m.name for m in pkgutil.walk_packages(kernels.__path__, "intvit.kernels.")]
+modules = [importlib.import_module(name) for name in names]
 from intvit.kernels.border import BORDERS
 matmul = importlib.import_module("intvit.kernels.matmul")
 assert len(BORDERS) > 25

@@ -41,8 +41,8 @@ class _Finder(MetaPathFinder):
 
 
 def module_name(file: str) -> str:
-    """`kernels/arith.py` -> `intvit.kernels.arith`"""
-    return "intvit." + file.removesuffix(".py").replace("/", ".")
+    """`kernels/arith.py` -> `intvit.kernels.arith`; of an `__init__.py` the name of its folder."""
+    return "intvit." + file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def reached(file: str) -> set[str]:
@@ -53,8 +53,10 @@ def reached(file: str) -> set[str]:
     if file == "kernels/border.py":
         return set()
     imports = {
-        module_name(f"kernels/{path.name}"): set(re.findall(r"intvit\.kernels\.\w+", path.read_text()))
-        for path in KERNELS.glob("*.py")
+        module_name(path.relative_to(KERNELS.parent).as_posix()): set(
+            re.findall(r"intvit\.kernels(?:\.\w+)+", path.read_text())
+        )
+        for path in KERNELS.rglob("*.py")
     }
     found = {module_name(file)}
     while more := {name for name, imported in imports.items() if imported & found} - found:

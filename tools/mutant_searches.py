@@ -223,23 +223,23 @@ def strided(rng: Rng, shape: tuple[int, int], kind: Any) -> Iterator[tuple[np.nd
 @search
 def packing(rng: Rng) -> Outcomes:
     """What the two packing functions write: every dtype, depth 1 to 17, around whole tiles and panels, any strides."""
-    from intvit.kernels import gemm
+    from intvit.kernels.gemm import layout, pack
 
     ways = ((np.int8, np.int8, 0), (np.int8, np.int8, 128), (np.int8, np.int16, 0), (np.int16, np.int16, 0))
     for (kind, packed, shift), depth in itertools.product(ways, range(1, 18)):
-        unit = gemm.WORD // np.dtype(packed).itemsize
+        unit = layout.WORD // np.dtype(packed).itemsize
         steps = -(-depth // unit)
         for rows in (1, 11, 12, 13, 25):
             for flat, row, step in strided(rng, (rows, depth), kind):
-                out = np.full((-(-rows // gemm.MR)) * gemm.MR * steps * unit, 77, packed)
-                gemm.pack_rows(flat, 0, row, step, rows, depth, steps, shift, out)
+                out = np.full((-(-rows // layout.MR)) * layout.MR * steps * unit, 77, packed)
+                pack.pack_rows(flat, 0, row, step, rows, depth, steps, shift, out)
                 yield f"pack_rows({kind.__name__}, {packed.__name__}, {shift}, {rows}, {depth}, {row}, {step})", out
         for columns in (1, 5, 31, 32, 33, 64, 65):
             for flat, step, column in strided(rng, (depth, columns), kind):
-                out = np.full((-(-columns // gemm.NR)) * gemm.NR * steps * unit, 77, packed)
-                gemm.pack_columns(flat, 0, step, column, depth, columns, steps, out)
-                sums = np.full((-(-columns // gemm.NR)) * gemm.NR, 77, np.int32)
-                gemm.column_sums(flat, 0, step, column, depth, columns, sums)
+                out = np.full((-(-columns // layout.NR)) * layout.NR * steps * unit, 77, packed)
+                pack.pack_columns(flat, 0, step, column, depth, columns, steps, out)
+                sums = np.full((-(-columns // layout.NR)) * layout.NR, 77, np.int32)
+                pack.column_sums(flat, 0, step, column, depth, columns, sums)
                 yield (
                     f"pack_columns({kind.__name__}, {packed.__name__}, {columns}, {depth}, {step}, {column})",
                     (
@@ -251,8 +251,8 @@ def packing(rng: Rng) -> Outcomes:
 
 @search
 def operands(rng: Rng) -> Outcomes:
-    """The matrices that an `Operand` describes: views of every kind, also with axes of stride 0 and negative ones."""
-    from intvit.kernels.gemm import operand
+    """The matrices that `Matrices` describe: views of every kind, also with axes of stride 0 and negative ones."""
+    from intvit.kernels.gemm.layout import operands as matrices
 
     for kind, lead in itertools.product((np.int8, np.int16, np.int32), ((), (2,), (2, 3), (1, 2, 2))):
         base = rng.integers(-100, 100, (*lead, 6, 8)).astype(kind)
@@ -268,7 +268,7 @@ def operands(rng: Rng) -> Outcomes:
         views += [np.broadcast_to(base[..., :1], base.shape), np.broadcast_to(base[..., :1, :], base.shape)]
         views += [np.broadcast_to(base[:1], base.shape), np.broadcast_to(base.reshape(-1)[0], base.shape)]
         for number, x in enumerate(views):
-            described = operand(x)
+            described = matrices(x)
             rows, depth = x.shape[-2:]
             index = described.starts[:, None, None] + np.arange(rows)[:, None] * described.row
             found = described.flat[index + np.arange(depth) * described.column]

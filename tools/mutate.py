@@ -53,6 +53,7 @@ TESTS = [
     "test_spec_arith.py",
     "test_hdf5.py",
     "test_taps.py",
+    "test_rounding.py",
     "test_layernorm_leading.py",
     "test_packing.py",
     "test_limits.py",
@@ -68,10 +69,11 @@ KEYWORDS = {
     "arith.py": "arith or known_answers or equivalence or conformance",
     "softmax.py": "softmax or gelu or mixed_all3 or masked or bound",
     "gelu.py": "gelu or bound",
-    "gemm.py": "test_gemm or plans_of or packing or test_borders",
+    "gemm/": "test_gemm or plans_of or packing or test_borders",
     "tables.py": "gelu_tables or plans_of",
     "layernorm.py": "layernorm or gamma or inverse or product_high or bound",
-    "requantize.py": "requant or dyadic or two_word or add_saturating or multiplier",
+    "rounding.py": "rounding or requant or dyadic or two_word or multiplier or test_gemm",
+    "requantize.py": "rounding or requant or dyadic or two_word or add_saturating or multiplier",
     "matmul.py": "attn_v or matrix or log2 or product or vit_ivit",
     "pool.py": "mean or swin_ivit",
     "quantize.py": "quantize or vit_ivit",
@@ -79,13 +81,13 @@ KEYWORDS = {
     "hdf5.py": "test_hdf5",
     "taps.py": "test_taps",
 }
-"""File -> the tests that can tell; files not named here get all of TESTS."""
+"""File or folder -> the tests that can tell; files not named here get all of TESTS."""
 SWAPPED_CALLS = {"min": "max", "max": "min"}
 DROPPED_CALLS = frozenset({"saturate", "clamp", "wrap", "wrap32"})
 REFUSING = ("Method", "IntvitError", "check", "_check", "require")
 REFUSING_FUNCTIONS = (
-    "check", "_check", "require", "_require", "__post_init__", "_line", "_inside", "_border", "as_rows", "aligned",
-    "available_paths", "chosen_path", "path_notes", "known_to_llvm", "target_features",
+    "check", "_check", "require", "_require", "__post_init__", "is_line", "lie", "operands_fit", "_border", "as_rows",
+    "aligned", "available_paths", "chosen_path", "path_notes", "known_to_llvm", "target_features",
 )  # fmt: skip
 """Functions that refuse, lay out or choose; no arithmetic."""
 NO_ARITHMETIC = frozenset({"__init__.py", "border.py", "cache.py", "ranges.py", "taps.py"})
@@ -228,8 +230,8 @@ def all_mutants(only: str | None = None) -> list[Mutant]:
     found: list[Mutant] = []
     only, _, only_line = (only or "").partition(":")
     for folder in ("spec", "kernels"):
-        for path in sorted((ROOT / "intvit" / folder).glob("*.py")):
-            name = f"{folder}/{path.name}"
+        for path in sorted((ROOT / "intvit" / folder).rglob("*.py")):
+            name = path.relative_to(ROOT / "intvit").as_posix()
             if path.name not in NO_ARITHMETIC and (not only or name == only):
                 found += mutants_of(path, name)
     for name, functions in ELSEWHERE.items():
@@ -269,9 +271,15 @@ def apply(path: Path, index: int, number: int) -> str:
     return ast.unparse(ast.fix_missing_locations(Replace().visit(tree)))
 
 
+def keyword_of(file: str) -> str | None:
+    """The tests that can tell a change of `file`: by its own name, else by its folder's."""
+    path = Path(file)
+    return KEYWORDS.get(path.name) or KEYWORDS.get(f"{path.parent.name}/")
+
+
 def run_tests(mutant: Mutant | None, timeout: int) -> str:
     """ "killed", "survived" or "timed out": what the tests of the mutant's file say; None is the original."""
-    keyword = KEYWORDS.get(Path(mutant.file).name) if mutant else None
+    keyword = keyword_of(mutant.file) if mutant else None
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     command += [*(["-k", keyword] if keyword else []), *(f"tests/{name}" for name in TESTS)]
     with tempfile.TemporaryDirectory() as scratch:

@@ -31,6 +31,16 @@ def kernel(function: Callable[..., Any]) -> Any:
     return result
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """As `kernel`, for a function that others call in their inner loops: Numba puts it into them whole.
+
+    A call of its own counts the references of every array that it is handed, also inside named tuples.
+    """
+    result = compiled(function, inline="always")
+    KERNELS.append(result)
+    return result
+
+
 def as_rows(x: np.ndarray) -> np.ndarray:
     """Any shape (..., C) to contiguous int64 (R, C)."""
     return np.ascontiguousarray(x.reshape(-1, x.shape[-1]), np.int64)

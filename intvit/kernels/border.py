@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def border(check: Callable[..., None] | None = None, **arrays: str) -> Callable[
     same wherever it occurs; `R|0` allows either, `M=C|1` names a size that is one of these, `*` is any size. Arrays are
     contiguous and of the machine's byte order. With an empty `out` the call does nothing. Where sizes follow from other
     arguments there is a function `check` instead, which gets all arguments and raises; what it leaves to the kernel,
-    that answers with False.
+    that answers with False. It may take named tuples, whose fields are arguments of the kernel.
     """
 
     def wrap(compiled: Any) -> Any:
@@ -46,14 +46,25 @@ def border(check: Callable[..., None] | None = None, **arrays: str) -> Callable[
 
 
 def _checked(compiled: Any, check: Callable[..., None]) -> Any:
-    def call(*arguments: Any) -> Any:
-        check(*arguments)
-        result = compiled(*arguments)
-        if result is False:
-            raise IntvitError(f"{compiled.py_func.__module__}.{compiled.py_func.__name__}: an index leaves its array")
-        return result
-
-    return call
+    """Named tuples, as the annotations of `check` name them, are spread: Numba takes long to see the type of one."""
+    kinds = get_type_hints(check)
+    names = list(inspect.signature(check).parameters)
+    spread = [
+        f"*{name}" if isinstance(kinds[name], type) and issubclass(kinds[name], tuple) else name for name in names
+    ]
+    lines = [
+        f"def call({', '.join(names)}):",
+        f" check({', '.join(names)})",
+        f" result = compiled({', '.join(spread)})",
+        " if result is False:",
+        "  raise IntvitError(f'{place}: an index leaves its array')",
+        " return result",
+    ]
+    place = f"{compiled.py_func.__module__}.{compiled.py_func.__name__}"
+    space: dict[str, Any] = {"check": check, "compiled": compiled, "place": place, "IntvitError": IntvitError}
+    exec("\n".join(lines), space)
+    space["call"].check = check
+    return space["call"]
 
 
 def _compared(compiled: Any, arrays: dict[str, str]) -> Any:

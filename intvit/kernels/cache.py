@@ -21,10 +21,11 @@ def cache_folder() -> str | None:
     """Where compiled kernels are kept: a folder named after the text of all of them; None if none can be written.
 
     Numba looks at the file of a function only, not at those of the functions it calls: an edited callee in another file
-    would leave stale machine code in use. One digest over all kernel files makes that impossible.
+    would leave stale machine code in use. One digest over all kernel files, those in subfolders too, makes that
+    impossible.
     """
     here = Path(__file__).parent
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))).hexdigest()[:16]
+    digest = _digest(here)
     refused = ""
     for folder in _candidates(here):
         try:
@@ -36,6 +37,14 @@ def cache_folder() -> str | None:
     text = f"compiled kernels cannot be kept ({refused}): every run compiles anew; NUMBA_CACHE_DIR can name a folder"
     warnings.warn(text, RuntimeWarning, stacklevel=2)
     return None
+
+
+def _digest(here: Path) -> str:
+    """A name for the text of every kernel file in `here` and below it."""
+    texts = hashlib.sha256()
+    for path in sorted(here.rglob("*.py")):
+        texts.update(f"{path.relative_to(here).as_posix()}\n".encode() + path.read_bytes())
+    return texts.hexdigest()[:16]
 
 
 def _candidates(here: Path) -> Iterator[Path]:
@@ -72,18 +81,18 @@ class _Forgiving:
             self._kept.disable()
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
     """njit, cached on disk, without the GIL: the engine runs kernels on threads, they never start their own.
 
     Numba picks the folder when a function is decorated: ours for that moment, the user's after it.
     """
     folder = cache_folder()
     if folder is None:
-        return numba.njit(nogil=True)(function)
+        return numba.njit(nogil=True, **options)(function)
     before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
     numba.config.CACHE_DIR = folder  # type: ignore[attr-defined]
     try:
-        result: Any = numba.njit(cache=True, nogil=True)(function)
+        result: Any = numba.njit(cache=True, nogil=True, **options)(function)
     finally:
         numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
     result._cache = _Forgiving(result._cache)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.graph.ir import Array, Node, Tensor
 from intvit.inttypes import IntType, storage
-from intvit.kernels.requantize import apply_requantize, prepare_constant
+from intvit.kernels.requantize import prepare_requantize
 from intvit.operators import checks
 from intvit.operators.kind import Evaluate, Operator
 from intvit.operators.methods import integers
 from intvit.spec.requantize import requantize as spec
 from intvit.spec.softmax import EXPONENT_LEAST, EXPONENT_MOST
-
-if TYPE_CHECKING:
-    from intvit.plan import Planner, Step
 
 
 def _check(node: Node, inputs: Sequence[Tensor], output: Tensor) -> None:
@@ -66,50 +62,29 @@ def by_spec(x: Array, m: Array, e: Array, bits: int | None, residual: Array | No
     return integers("requantize", spec(column(x), column(m), column(e), bits, **second)).reshape(x.shape)
 
 
-def _prepare(node: Node, run: object) -> Evaluate:
-    """`run`, of the signature of `by_spec`, on the constants of a node."""
-    m, e, bits = signed(node, "m"), signed(node, "e"), node.attrs["bits"]
-    if "residual_m" not in node.arrays:
-        return lambda values: run(values[0], m, e, bits)  # type: ignore[operator, no-any-return]
-    second = {"residual_m": signed(node, "residual_m"), "residual_e": signed(node, "residual_e")}
-
-    def both(values: Sequence[Array]) -> Array:
-        residual = signed(node, "residual") if "residual" in node.arrays else values[1]
-        residual = np.broadcast_to(residual, values[0].shape)
-        return run(values[0], m, e, bits, residual=residual, **second)  # type: ignore[operator, no-any-return]
-
-    return both
-
-
 def _kernel(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
-    from functools import partial
-
-    return _prepare(node, partial(apply_requantize, out_dtype=storage(IntType(node.attrs["bits"]))))
+    names = {"residual_m": "residual_m", "residual_e": "residual_e", "residual": "constant"}
+    extra = {argument: signed(node, key) for key, argument in names.items() if key in node.arrays}
+    bits = node.attrs["bits"]
+    prepared = prepare_requantize(
+        signed(node, "m"), signed(node, "e"), bits, out_dtype=storage(IntType(bits)), **extra
+    )  # fmt: skip
+    if "residual_m" in node.arrays and "residual" not in node.arrays:
+        return lambda values: prepared.run(values[0], values[1])
+    return lambda values: prepared.run(values[0])
 
 
 def _spec(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
-    return _prepare(node, by_spec)
+    m, e, bits = signed(node, "m"), signed(node, "e"), node.attrs["bits"]
+    second = {key: signed(node, key) for key in ("residual_m", "residual_e") if key in node.arrays}
+
+    def run(values: Sequence[Array]) -> Array:
+        if not second:
+            return by_spec(values[0], m, e, bits)
+        residual = signed(node, "residual") if "residual" in node.arrays else values[1]
+        return by_spec(values[0], m, e, bits, residual=np.broadcast_to(residual, values[0].shape), **second)
+
+    return run
 
 
-def _fuse(planner: Planner, node: Node) -> Step | None:
-    """With a constant residual: its term is computed once."""
-    x = planner.tensor(node.inputs[0])
-    if "residual" not in node.arrays or storage(x.dtype) is np.int64:
-        return None
-    shape = planner.tensor(node.output).shape
-    constant = signed(node, "residual")
-    lead = next((i for i, n in enumerate(constant.shape) if n != 1), constant.ndim)
-    aligned = (1,) * (len(shape) - constant.ndim) + constant.shape
-    lead += len(shape) - constant.ndim
-    if aligned[lead:] != shape[lead:] or lead > len(shape) - 1:
-        return None
-    prepared = prepare_constant(
-        signed(node, "m"), signed(node, "e"), node.attrs["bits"], constant.reshape(shape[lead:]),
-        signed(node, "residual_m"), signed(node, "residual_e"), storage(planner.tensor(node.output).dtype),
-    )  # fmt: skip
-    if prepared is None or len(shape[lead:]) < 1:
-        return None
-    return planner.step_of([node], lambda values: prepared(values[0]))
-
-
-REQUANTIZE = Operator("requantize", check=_check, kernel=_kernel, spec=_spec, fuse=_fuse)
+REQUANTIZE = Operator("requantize", check=_check, kernel=_kernel, spec=_spec)
