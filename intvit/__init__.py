@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from intvit.calibrate import Calibration
     from intvit.engine import Engine, load
     from intvit.errors import IntvitError
-    from intvit.graph.ir import IntGraph
+    from intvit.graph.ir import Graph
     from intvit.inttypes import IntType
     from intvit.lowering import lower
     from intvit.method import Method
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Calibration": "calibrate",
     "Engine": "engine",
-    "IntGraph": "graph.ir",
+    "Graph": "graph.ir",
     "IntType": "inttypes",
     "IntvitError": "errors",
     "Method": "method",
@@ -40,7 +40,7 @@ _HOMES = {
 __all__ = [
     "Calibration",
     "Engine",
-    "IntGraph",
+    "Graph",
     "IntType",
     "IntvitError",
     "Method",
