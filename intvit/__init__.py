@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or else onnxruntime writes to the temporary folder, to report
 
 if TYPE_CHECKING:
-    from intvit.calibrate import Calibration
     from intvit.engine import Engine, load
     from intvit.errors import IntvitError
+    from intvit.graph.inttypes import IntType
     from intvit.graph.ir import Graph
-    from intvit.inttypes import IntType
-    from intvit.lowering import lower
-    from intvit.method import Method
-    from intvit.recipe import Recipe, read_recipe
+    from intvit.kernels.method import Method
+    from intvit.lowering.calibrate import Calibration
+    from intvit.lowering.context import lower
+    from intvit.lowering.recipe import Recipe, read_recipe
 
 __version__ = "0.1.0"
 

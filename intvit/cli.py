@@ -25,9 +25,9 @@ from intvit.errors import IntvitError, reason
 from intvit.files import whole_file
 
 if TYPE_CHECKING:
-    from intvit.images import ImageSource
-    from intvit.preprocessing import Preprocessing
-    from intvit.recipe import Recipe
+    from intvit.floats.images import ImageSource
+    from intvit.floats.preprocessing import Preprocessing
+    from intvit.lowering.recipe import Recipe
 
 app = typer.Typer(
     name="intvit",
@@ -92,7 +92,7 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _images(source: str, shape: tuple[int, ...], metadata: Any, **options: Any) -> ImageSource:
-    from intvit.images import open_images
+    from intvit.floats.images import open_images
 
     options = {key: value or None for key, value in options.items()}
     return open_images(source, size=shape[1:], channels=shape[0], metadata=metadata, **options)
@@ -105,7 +105,7 @@ def _applied(preprocessing: Preprocessing) -> None:
 
 def _recipe(path: Path | None, mapping: Path | None, method: str | None, bits: int | None,
             observer: str | None) -> Recipe:  # fmt: skip
-    from intvit.recipe import build_recipe, read_recipe
+    from intvit.lowering.recipe import build_recipe, read_recipe
 
     if mapping and method:
         raise IntvitError("--mapping and --method: only one of them must be given")
@@ -132,7 +132,7 @@ def _table(title: str, headers: list[str], rows: list[list[str]]) -> Table:
 
 
 def _import_help() -> str:
-    from intvit.importers.kinds import KINDS
+    from intvit.floats.importers.kinds import KINDS
 
     return (
         "Weights or a foreign graph to the float ONNX form that the other commands read.\n\n"
@@ -162,8 +162,8 @@ def import_command(
 ) -> None:
     import onnx
 
-    from intvit.importers.kinds import import_model
-    from intvit.importers.onnx import model_metadata
+    from intvit.floats.importers.kinds import import_model
+    from intvit.floats.importers.onnx import model_metadata
 
     heads = None if num_heads is None else _int_list("--num-heads", num_heads)
     size = None if img_size is None else _int_list("--img-size", img_size)
@@ -197,8 +197,8 @@ def doctor(
             raise IntvitError("--bits: must come with a checkpoint, which it is about")
         _show_environment(as_json)
         return
-    from intvit.importers.ivit import audit
-    from intvit.importers.weights import load_weights
+    from intvit.floats.importers.ivit import audit
+    from intvit.floats.importers.weights import load_weights
 
     tensors, _ = load_weights(checkpoint)
     findings = audit(checkpoint, tensors, bits)
@@ -214,7 +214,7 @@ def doctor(
 
 
 def _show_environment(as_json: bool) -> None:
-    from intvit.environment import facts
+    from intvit.engine.environment import facts
 
     found = facts()
     if as_json:
@@ -256,8 +256,8 @@ def record(
 
     Example: intvit record vit.onnx fashion-mnist:calibration -o recording.h5 --limit 64
     """
-    from intvit.floatrun import FloatModel
-    from intvit.recording import record as run
+    from intvit.floats.model import FloatModel
+    from intvit.floats.recording import record as run
 
     float_model = FloatModel(model, threads=threads)
     source = _images(images, float_model.input_shape, float_model.metadata, mean=mean, std=std,
@@ -295,14 +295,14 @@ def lower(
 
     Example: intvit lower vit.onnx --images images.h5 --limit 1000 -o vit_ivit.h5
     """
-    from intvit.calibrate import at_trained_widths, calibrate, trained
-    from intvit.floatrun import FloatModel
+    from intvit.floats.importers.onnx import float_graph, load_model
+    from intvit.floats.live import LiveActivations
+    from intvit.floats.model import FloatModel
+    from intvit.floats.preprocessing import resolve
+    from intvit.floats.recording import Recording
     from intvit.graph.store import save
-    from intvit.importers.onnx import float_graph, load_model
-    from intvit.live import LiveActivations
-    from intvit.lowering import lower as run
-    from intvit.preprocessing import resolve
-    from intvit.recording import Recording
+    from intvit.lowering.calibrate import at_trained_widths, calibrate, trained
+    from intvit.lowering.context import lower as run
 
     graph, applied = float_graph(load_model(model)), None
     chosen = at_trained_widths(graph, _recipe(recipe, mapping, method, bits, observer))
@@ -350,9 +350,9 @@ def run_command(
     """
     import numpy as np
 
-    from intvit import trace as tracing
     from intvit.engine import Engine
-    from intvit.evaluation import batch_of, batches
+    from intvit.engine import trace as tracing
+    from intvit.engine.accuracy import batch_of, batches
     from intvit.graph.store import load
 
     integer = load(graph)
@@ -410,8 +410,8 @@ def eval_command(
 
     Example: intvit eval vit_ibert.h5 fashion-mnist:test --float vit.onnx
     """
-    from intvit.evaluation import float_accuracy, integer_accuracy
-    from intvit.floatrun import FloatModel
+    from intvit.engine.accuracy import float_accuracy, integer_accuracy
+    from intvit.floats.model import FloatModel
     from intvit.graph.store import load
 
     integer = load(graph)
@@ -465,12 +465,12 @@ def map_command(
     Example: intvit map vit.onnx --images images.h5 --limit 1000 -o mapping.json
     """
     from intvit.analysis.mapping import default_candidates, map_methods
-    from intvit.calibrate import at_trained_widths, calibrate
-    from intvit.floatrun import FloatModel
-    from intvit.importers.onnx import float_graph, load_model
-    from intvit.live import LiveActivations
-    from intvit.recording import Recording
-    from intvit.report import mapping_table
+    from intvit.analysis.report import mapping_table
+    from intvit.floats.importers.onnx import float_graph, load_model
+    from intvit.floats.live import LiveActivations
+    from intvit.floats.model import FloatModel
+    from intvit.floats.recording import Recording
+    from intvit.lowering.calibrate import at_trained_widths, calibrate
 
     graph = float_graph(load_model(model))
     chosen = at_trained_widths(graph, _recipe(recipe, None, None, bits, observer))
@@ -519,7 +519,7 @@ def methods(
 
     Example: intvit methods --check my_softmax
     """
-    from intvit import registry
+    from intvit.kernels import registry
 
     if check is not None:
         _check_methods(check, as_json)
@@ -537,8 +537,8 @@ def methods(
 
 
 def _check_methods(name: str, as_json: bool) -> None:
-    from intvit import registry
-    from intvit.battery import findings
+    from intvit.analysis.battery import findings
+    from intvit.kernels import registry
 
     tried = [m for m in registry.methods() if name in (m.name, f"{m.name}.v{m.version}")]
     if not tried:
@@ -628,7 +628,7 @@ def demo(
 
     Example: intvit demo -o demo-output
     """
-    from intvit.demo import run_demo
+    from intvit.analysis.demo import run_demo
 
     run_demo(output, n_test=images, n_calibration=calibration, threads=threads, out=out, progress=progress)
 

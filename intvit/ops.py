@@ -16,18 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from intvit import operators, registry
 from intvit.errors import IntvitError, reading
+from intvit.graph import operators
+from intvit.graph.operators.matmul import log2_product
+from intvit.graph.operators.methods import evaluator
+from intvit.graph.operators.requantize import by_spec
+from intvit.kernels import registry
 from intvit.kernels.arith import INT64_MAX, as_rows
 from intvit.kernels.border import integer, real, reals, shown
 from intvit.kernels.layernorm import variance_shift
 from intvit.kernels.matmul import check_codes, check_shapes
+from intvit.kernels.method import Method
 from intvit.kernels.quantize import quantize_activation, quantize_bias, quantize_weight
 from intvit.kernels.requantize import PUBLISHED_SATURATING_WIDTHS, apply_requantize, dyadic
-from intvit.method import Method
-from intvit.operators.matmul import log2_product
-from intvit.operators.methods import evaluator
-from intvit.operators.requantize import by_spec
 
 Array = np.ndarray[Any, Any]
 BACKENDS = ("kernel", "spec")

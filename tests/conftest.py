@@ -11,18 +11,18 @@ import onnx
 import pytest
 from hypothesis import settings
 
-from intvit.calibrate import Calibration, calibrate
-from intvit.demo import WEIGHTS, embedded
+from intvit.analysis.demo import WEIGHTS, embedded
 from intvit.engine import Engine, quantize_images
-from intvit.floatrun import FloatModel
+from intvit.floats.images import ImageSource, open_images
+from intvit.floats.importers.onnx import float_graph
+from intvit.floats.importers.timm import import_timm
+from intvit.floats.model import FloatModel
+from intvit.floats.recording import Recording, record
 from intvit.graph.ir import Array, Graph
 from intvit.graph.store import save
-from intvit.images import ImageSource, open_images
-from intvit.importers.onnx import float_graph
-from intvit.importers.timm import import_timm
-from intvit.lowering import lower
-from intvit.recipe import Recipe, build_recipe
-from intvit.recording import Recording, record
+from intvit.lowering.calibrate import Calibration, calibrate
+from intvit.lowering.context import lower
+from intvit.lowering.recipe import Recipe, build_recipe
 
 settings.register_profile("intvit", deadline=None)  # a first call compiles; no test asserts on time
 settings.load_profile("intvit")

@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 
-from intvit import registry
 from intvit.graph.check import check
+from intvit.graph.inttypes import IntType
 from intvit.graph.ir import Graph, Node, Tensor
 from intvit.graph.ranges import narrowest
-from intvit.inttypes import IntType
+from intvit.kernels import registry
 from intvit.kernels.requantize import dyadic
 from intvit.spec import SPEC_VERSION
 

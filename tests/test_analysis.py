@@ -11,8 +11,8 @@ import pytest
 from intvit.analysis.mapping import RULES, SiteScore, choose
 from intvit.analysis.sqnr import Sqnr, mean_decibel
 from intvit.errors import IntvitError
-from intvit.observers import MeanSquaredError, MinMax, Percentile
-from intvit.recipe import Choice, build_recipe, read_recipe
+from intvit.lowering.observers import MeanSquaredError, MinMax, Percentile
+from intvit.lowering.recipe import Choice, build_recipe, read_recipe
 
 
 def test_minmax_of_everything():
@@ -120,9 +120,9 @@ def test_fqvit_has_no_gelu_of_its_own():
 @pytest.mark.parametrize(("encoding", "scale"), [("linear", 0.5), ("linear", [0.5, 0.25, 2.0]), ("log2", 1.0)])
 def test_power_ratios_are_those_of_the_dequantized_values(encoding, scale):
     from intvit.analysis.sqnr import power_ratios
+    from intvit.engine.trace import dequantize
+    from intvit.graph.inttypes import IntType
     from intvit.graph.ir import Tensor
-    from intvit.inttypes import IntType
-    from intvit.trace import dequantize
 
     rng = np.random.default_rng(0)
     q = rng.integers(-1, 8, (4, 5, 3)).astype(np.int8)
@@ -189,13 +189,13 @@ def test_values_behind_layout_moves_are_moved_values():
 def test_the_error_of_an_output_behind_layout_moves_is_that_of_its_values(cli, tmp_path, until):
     """The ranges of a slice are its source's, its values are not: a map once read beyond them and printed -6.86."""
     from intvit.analysis.mapping import map_methods
-    from intvit.calibrate import calibrate
     from intvit.engine import Engine
-    from intvit.floatrun import FloatModel
-    from intvit.images import open_images
-    from intvit.importers.onnx import float_graph, load_model
-    from intvit.live import LiveActivations
-    from intvit.lowering import lower
+    from intvit.floats.images import open_images
+    from intvit.floats.importers.onnx import float_graph, load_model
+    from intvit.floats.live import LiveActivations
+    from intvit.floats.model import FloatModel
+    from intvit.lowering.calibrate import calibrate
+    from intvit.lowering.context import lower
 
     foreign = Path(__file__).resolve().parent.parent / "golden" / "foreign" / "dense_new20.onnx"
     assert cli("import", foreign, "--until", until, "-o", tmp_path / "m.onnx")[0] == 0
@@ -283,7 +283,7 @@ def test_a_site_without_a_candidate_ends_a_map(cli, steep, tmp_path):
 
 def test_a_candidate_that_is_undefined_everywhere_is_refused(vit, monkeypatch):
     from intvit.analysis import mapping
-    from intvit.lowering import Infeasible
+    from intvit.lowering.context import Infeasible
 
     sites = {node.name: node.op for node in vit.graph.nodes if node.op in ("softmax", "gelu", "layernorm")}
 

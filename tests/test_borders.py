@@ -16,12 +16,12 @@ from numba.core.types import BaseTuple
 from test_integer_only import signature
 
 import intvit
-from intvit import kernels, registry
+from intvit import kernels
 from intvit.analysis import sqnr
 from intvit.errors import IntvitError
+from intvit.graph.inttypes import IntType
 from intvit.graph.ir import Tensor
-from intvit.inttypes import IntType
-from intvit.kernels import gemm, layernorm, matmul, pool, requantize, rounding, tables
+from intvit.kernels import gemm, layernorm, matmul, pool, registry, requantize, rounding, tables
 from intvit.kernels.arith import KERNELS, as_rows
 from intvit.kernels.border import BORDERS, border, constants
 from intvit.kernels.gemm import layout, product

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from intvit.engine import Engine, quantize_images
+from intvit.engine.trace import read_tensor
 from intvit.graph.store import load
-from intvit.trace import read_tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = [["import"], ["record"], ["lower"], ["run"], ["eval"], ["map"], ["methods"], ["golden", "export"],

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from intvit.errors import IntvitError
-from intvit.images import open_images
+from intvit.floats.images import open_images
 
 OPTIONS = {"size": (8, 8), "channels": 1, "mean": [0.5], "std": [0.25]}
 HEADERS = (

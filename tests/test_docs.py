@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import widths
 
-from intvit import registry, spec
+from intvit import spec
+from intvit.kernels import registry
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from intvit.calibrate import calibrate
-from intvit.demo import SWIN_WEIGHTS, embedded
+from intvit.analysis.demo import SWIN_WEIGHTS, embedded
 from intvit.engine import Engine
-from intvit.floatrun import FloatModel
-from intvit.images import open_images
-from intvit.importers.onnx import float_graph
-from intvit.importers.timm import import_timm
-from intvit.live import LiveActivations
-from intvit.lowering import lower
-from intvit.recipe import build_recipe
+from intvit.floats.images import open_images
+from intvit.floats.importers.onnx import float_graph
+from intvit.floats.importers.timm import import_timm
+from intvit.floats.live import LiveActivations
+from intvit.floats.model import FloatModel
+from intvit.lowering.calibrate import calibrate
+from intvit.lowering.context import lower
+from intvit.lowering.recipe import build_recipe
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from intvit.engine import Engine, Program, quantize_images
 from intvit.errors import IntvitError
 from intvit.graph.ir import tensor_hash
 from intvit.graph.store import load, save
-from intvit.recipe import build_recipe
+from intvit.lowering.recipe import build_recipe
 
 METHODS = ("ibert", "fqvit", "ivit")
 
@@ -127,7 +127,7 @@ def test_store_and_load_keep_hash_and_bits(vit, mixed, tmp_path):
 
 def test_accuracy_of_the_uniform_8_bit_models(vit):
     labels, images = vit.test.labels[:300], vit.test.read(0, 300)
-    from intvit.floatrun import FloatModel
+    from intvit.floats.model import FloatModel
 
     (logits,) = FloatModel(vit.onnx_path, threads=1).run(images).values()
     hits = int((logits.argmax(1) == labels).sum())

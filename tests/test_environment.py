@@ -165,8 +165,8 @@ def test_lower_bounds_are_exact_versions():
 
 def test_doctor_says_what_runs_and_why_not_something_faster(cli, monkeypatch):
     notes = {"vnni": "this LLVM lacks an intrinsic", "avx2": "", "blas": ""}
-    monkeypatch.setattr("intvit.environment.path_notes", lambda: notes)
-    monkeypatch.setattr("intvit.environment.chosen_path", lambda: "avx2")
+    monkeypatch.setattr("intvit.engine.environment.path_notes", lambda: notes)
+    monkeypatch.setattr("intvit.engine.environment.chosen_path", lambda: "avx2")
     status, out, _ = cli("doctor", "--json")
     found = json.loads(out)
     assert status == 0

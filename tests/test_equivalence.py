@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from intvit import ops, registry
+from intvit import ops
 from intvit.errors import IntvitError
+from intvit.kernels import registry
 
 SETTINGS = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 METHODS = {op: [m.name for m in registry.methods(op)] for op in ("softmax", "gelu", "layernorm")}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from intvit.demo import WEIGHTS, embedded
+from intvit.analysis.demo import WEIGHTS, embedded
 
 METADATA = {"intvit": json.dumps({"num_heads": 3})}
 

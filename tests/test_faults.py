@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from intvit.recording import Recording
+from intvit.floats.recording import Recording
 
 ROOT = Path(__file__).resolve().parent.parent
 INTVIT = [sys.executable, "-m", "intvit"]
@@ -44,7 +44,7 @@ def commands(vit, mixed_path, images):
     """Every command that writes a file, but for the output."""
     recorded = ["--recording", vit.recording_path]
     return {
-        "import": ["import", ROOT / "intvit/data/vit_fashion.safetensors"],
+        "import": ["import", ROOT / "intvit/floats/data/vit_fashion.safetensors"],
         "record": ["record", vit.onnx_path, images],
         "lower": ["lower", vit.onnx_path, *recorded, "--method", "ivit"],
         "run": ["run", mixed_path, images],

@@ -129,7 +129,8 @@ def test_standard_output_that_is_full_or_closed(arguments):
 
 
 def test_an_internal_error_has_its_own_exit_code(monkeypatch, capsys):
-    from intvit import cli, registry
+    from intvit import cli
+    from intvit.kernels import registry
 
     def broken():
         raise ZeroDivisionError("oops")
@@ -140,7 +141,8 @@ def test_an_internal_error_has_its_own_exit_code(monkeypatch, capsys):
 
 
 def test_an_interrupt_says_so(monkeypatch, capsys):
-    from intvit import cli, registry
+    from intvit import cli
+    from intvit.kernels import registry
 
     def interrupted():
         raise KeyboardInterrupt

@@ -5,15 +5,15 @@ import pytest
 from bench import MODELS, Weights, random_images, random_weights
 from safetensors.numpy import save_file
 
-from intvit.calibrate import calibrate
 from intvit.engine import Engine
-from intvit.floatrun import FloatModel
-from intvit.images import open_images
-from intvit.importers.kinds import import_model
-from intvit.importers.onnx import float_graph
-from intvit.live import LiveActivations
-from intvit.lowering import lower
-from intvit.recipe import build_recipe
+from intvit.floats.images import open_images
+from intvit.floats.importers.kinds import import_model
+from intvit.floats.importers.onnx import float_graph
+from intvit.floats.live import LiveActivations
+from intvit.floats.model import FloatModel
+from intvit.lowering.calibrate import calibrate
+from intvit.lowering.context import lower
+from intvit.lowering.recipe import build_recipe
 
 pytestmark = pytest.mark.slow
 NAMES = ["deit_tiny", "deit_tiny distilled", "deit_small", "vit_base", "swin_tiny", "swin_small"]

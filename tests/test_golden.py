@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from small_graph import small_graph, small_images
 
 from intvit.errors import IntvitError
-from intvit.inttypes import IntType
+from intvit.graph.inttypes import IntType
 from intvit.vectors.bundle import declared_type
 from intvit.vectors.check import check
 from intvit.vectors.compare import word

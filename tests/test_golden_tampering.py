@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from small_graph import renamed, small_graph, small_images
 
-from intvit.inttypes import IntType
+from intvit.graph.inttypes import IntType
 from intvit.vectors.check import check
 from intvit.vectors.export import export
 from intvit.vectors.npz import format_npz

@@ -7,18 +7,18 @@ import h5py
 import numpy as np
 import pytest
 
-from intvit.calibrate import Calibration
 from intvit.engine import Engine, quantize_images
 from intvit.errors import IntvitError
+from intvit.floats.importers.onnx import float_graph
+from intvit.floats.importers.timm import build_vit
 from intvit.graph.check import check
+from intvit.graph.inttypes import IntType
 from intvit.graph.ir import Graph, Node
 from intvit.graph.store import KIND, VERSION, load, save
 from intvit.graph.text import format_graph
-from intvit.importers.onnx import float_graph
-from intvit.importers.timm import build_vit
-from intvit.inttypes import IntType
-from intvit.lowering import lower
-from intvit.recipe import build_recipe
+from intvit.lowering.calibrate import Calibration
+from intvit.lowering.context import lower
+from intvit.lowering.recipe import build_recipe
 
 DIM = 8
 METHODS = [("ivit", "ivit", "ivit"), ("ibert", "ibert", "ibert"), ("fqvit", "ivit", "fqvit")]

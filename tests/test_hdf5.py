@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from intvit import hdf5
 from intvit.errors import IntvitError
+from intvit.files import hdf5
 
 
 def virtual(file, name):

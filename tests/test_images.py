@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from intvit.engine.accuracy import batch_of, integer_accuracy
 from intvit.errors import IntvitError
-from intvit.evaluation import batch_of, integer_accuracy
-from intvit.images import open_images
+from intvit.floats.images import open_images
 
 RNG = np.random.default_rng(0)
 RAW = RNG.integers(0, 256, (5, 1, 8, 8)).astype(np.uint8)
@@ -323,7 +323,7 @@ def test_every_order_of_numbers(tmp_path, dtype, order):
 
 
 def test_a_zip_bomb(tmp_path, monkeypatch):
-    monkeypatch.setattr("intvit.images.NPZ_BYTES", 2**20)
+    monkeypatch.setattr("intvit.floats.images.NPZ_BYTES", 2**20)
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("images.npy", header((2**14, 1, 8, 8), "<f8") + bytes(2**23))
     assert (tmp_path / "a.npz").stat().st_size < 2**14

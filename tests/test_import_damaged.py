@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from test_import_huggingface import random_vit_folder
 
 from intvit.errors import IntvitError
-from intvit.importers.kinds import import_model
-from intvit.importers.onnx import float_graph
+from intvit.floats.importers.kinds import import_model
+from intvit.floats.importers.onnx import float_graph
 
 SHORT = 400
 DEEP = "[" * 5000

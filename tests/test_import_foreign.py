@@ -7,16 +7,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from intvit.calibrate import calibrate
 from intvit.engine import Engine
 from intvit.errors import IntvitError
-from intvit.floatrun import FloatModel
-from intvit.images import open_images
-from intvit.importers.foreign import import_foreign
-from intvit.importers.onnx import float_graph
-from intvit.lowering import lower
-from intvit.recipe import build_recipe
-from intvit.recording import Recording, record
+from intvit.floats.images import open_images
+from intvit.floats.importers.foreign import import_foreign
+from intvit.floats.importers.onnx import float_graph
+from intvit.floats.model import FloatModel
+from intvit.floats.recording import Recording, record
+from intvit.lowering.calibrate import calibrate
+from intvit.lowering.context import lower
+from intvit.lowering.recipe import build_recipe
 
 FOLDER = Path(__file__).resolve().parent.parent / "golden" / "foreign"
 FILES = sorted(path.name for path in FOLDER.glob("*.onnx") if not path.name.startswith("dense"))

@@ -8,9 +8,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from intvit.errors import IntvitError
-from intvit.floatrun import FloatModel
-from intvit.importers.huggingface import HARMLESS, REFUSED, Config, import_huggingface, translate
-from intvit.importers.onnx import float_graph, model_metadata
+from intvit.floats.importers.huggingface import HARMLESS, REFUSED, Config, import_huggingface, translate
+from intvit.floats.importers.onnx import float_graph, model_metadata
+from intvit.floats.model import FloatModel
 
 FOLDER = Path(__file__).resolve().parent.parent / "golden" / "foreign"
 KINDS = ["vit", "deit", "deit_distilled", "swin", "dinov2"]

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from intvit.calibrate import trained
 from intvit.engine import Engine
 from intvit.errors import IntvitError
+from intvit.floats.importers.ivit import audit
+from intvit.floats.importers.onnx import float_graph
+from intvit.floats.importers.timm import import_timm
 from intvit.graph.store import load
-from intvit.importers.ivit import audit
-from intvit.importers.onnx import float_graph
-from intvit.importers.timm import import_timm
-from intvit.lowering import lower
-from intvit.recipe import build_recipe
+from intvit.lowering.calibrate import trained
+from intvit.lowering.context import lower
+from intvit.lowering.recipe import build_recipe
 
 MODELS = Path(__file__).resolve().parent.parent / "golden" / "conformance" / "models"
 

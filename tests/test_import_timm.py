@@ -7,12 +7,12 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from intvit.demo import WEIGHTS, embedded
+from intvit.analysis.demo import WEIGHTS, embedded
 from intvit.errors import IntvitError
-from intvit.floatrun import FloatModel
-from intvit.importers.architectures import facts
-from intvit.importers.onnx import float_graph
-from intvit.importers.timm import build_swin, build_vit, import_timm, shift_mask
+from intvit.floats.importers.architectures import facts
+from intvit.floats.importers.onnx import float_graph
+from intvit.floats.importers.timm import build_swin, build_vit, import_timm, shift_mask
+from intvit.floats.model import FloatModel
 
 
 def erf(x):

@@ -10,11 +10,11 @@ from safetensors.numpy import save_file
 from test_import_foreign import FOLDER, agree, expected, float_output
 
 from intvit.errors import IntvitError
-from intvit.floatrun import FloatModel
-from intvit.importers.foreign import import_foreign
-from intvit.importers.kinds import import_model
-from intvit.importers.onnx import float_graph, model_metadata
-from intvit.importers.timm import import_timm
+from intvit.floats.importers.foreign import import_foreign
+from intvit.floats.importers.kinds import import_model
+from intvit.floats.importers.onnx import float_graph, model_metadata
+from intvit.floats.importers.timm import import_timm
+from intvit.floats.model import FloatModel
 
 WIDTH, HEADS = 128, 2
 

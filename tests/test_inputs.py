@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from intvit import ops, registry
+from intvit import ops
 from intvit.errors import IntvitError
+from intvit.kernels import registry
 
 BACKENDS = ("kernel", "spec")
 METHODS = {op: [m.name for m in registry.methods(op)] for op in ("softmax", "gelu", "layernorm")}

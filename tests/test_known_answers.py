@@ -8,8 +8,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from intvit import ops, registry
+from intvit import ops
 from intvit.errors import IntvitError
+from intvit.kernels import registry
 from intvit.kernels.requantize import dyadic
 
 # FQ-ViT (arXiv 2111.13824), unsigned: s = (max - min) / (2**b - 1), z = clamp(-rhe(min / s)), q = clamp(rhe(x/s + z))
@@ -173,7 +174,7 @@ def test_requantize_with_a_constant_residual_saturates_as_with_an_array(bits):
 
 
 def test_bound_of_gelu_is_that_of_its_widest_channel():
-    from intvit import registry
+    from intvit.kernels import registry
 
     method = registry.get("gelu", "ibert")
     params, _ = method.lower(np.array([0.05, 0.002]), n=6)

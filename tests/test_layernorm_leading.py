@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from intvit import registry
 from intvit.kernels import layernorm as kernels
+from intvit.kernels import registry
 from intvit.spec import layernorm as spec
 
 METHOD = registry.get("layernorm", "fqvit")

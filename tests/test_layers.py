@@ -10,29 +10,14 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "intvit"
 
 LAYERS = [
-    {"errors", "files", "journal", "inttypes", "memory"},
+    {"errors", "files"},
     {"spec"},
-    {"method"},
     {"kernels"},
-    {"registry"},
-    {"ops", "operators", "graph", "recipe", "hdf5", "preprocessing", "environment"},
-    {
-        "importers",
-        "images",
-        "observers",
-        "calibrate",
-        "floatrun",
-        "recording",
-        "live",
-        "lowering",
-        "evaluate",
-        "plan",
-        "engine",
-    },
-    {"trace", "evaluation", "analysis", "vectors"},
-    {"battery"},
-    {"report"},
-    {"demo"},
+    {"graph", "ops"},
+    {"floats", "lowering"},
+    {"engine"},
+    {"vectors"},
+    {"analysis"},
     {"cli", "__main__"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
@@ -77,3 +62,14 @@ def test_heavy_packages_stay_out(statement, forbidden):
     code = f"import sys\n{statement}\nprint([n for n in {forbidden!r} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_the_top_of_the_package_is_the_way_of_the_data():
+    entries = {path.name for path in PACKAGE.iterdir() if not path.name.startswith(("__", "."))} - {"py.typed"}
+    assert entries == {
+        *("analysis", "cli.py", "engine", "errors.py", "files", "floats", "graph", "kernels", "lowering", "ops.py"),
+        *("spec", "vectors"),
+    }
+    for folder in PACKAGE.rglob("*"):
+        if folder.is_dir() and "__pycache__" not in folder.parts and folder.name != "data":
+            assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder

@@ -11,16 +11,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from intvit.calibrate import Calibration
 from intvit.errors import IntvitError
-from intvit.floatrun import FloatModel
+from intvit.floats.importers.foreign import import_foreign
+from intvit.floats.importers.onnx import float_graph, load_model
+from intvit.floats.model import FloatModel
 from intvit.graph import layout
 from intvit.graph.check import check
 from intvit.graph.ir import LAYOUT_OPS
-from intvit.importers.foreign import import_foreign
-from intvit.importers.onnx import float_graph, load_model
-from intvit.lowering import lower
-from intvit.recipe import build_recipe
+from intvit.lowering.calibrate import Calibration
+from intvit.lowering.context import lower
+from intvit.lowering.recipe import build_recipe
 
 FOREIGN = Path(__file__).resolve().parent.parent / "golden" / "foreign"
 

@@ -12,16 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from intvit import operators, ops, registry
-from intvit.battery import findings
+from intvit import ops
+from intvit.analysis.battery import findings
 from intvit.engine import Engine, load
 from intvit.errors import IntvitError
+from intvit.floats.importers.foreign import import_foreign
+from intvit.floats.importers.onnx import float_graph, functions
+from intvit.graph import operators
 from intvit.graph.check import check
 from intvit.graph.text import GraphText, format_graph, rebuild
-from intvit.importers.foreign import import_foreign
-from intvit.importers.onnx import float_graph, functions
+from intvit.kernels import registry
 from intvit.kernels.layernorm import variance_shift
-from intvit.recipe import build_recipe
+from intvit.lowering.recipe import build_recipe
 
 TOKENS, DIM, HIDDEN = 7, 16, 32
 NEW = ("quick_gelu", "rmsnorm", "silu")

@@ -5,14 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from intvit import registry
 from intvit.engine import Engine, quantize_images
-from intvit.kernels import gemm, tables
+from intvit.engine.plan import make_plan
+from intvit.graph.operators.methods import mask_rows
+from intvit.kernels import gemm, registry, tables
 from intvit.kernels.arith import as_rows
 from intvit.kernels.matmul import LOG2_LIFT, log2_weights
-from intvit.operators.methods import mask_rows
-from intvit.plan import make_plan
-from intvit.recipe import build_recipe
+from intvit.lowering.recipe import build_recipe
 from intvit.spec.arith import rhe
 from intvit.spec.softmax import int_exp
 

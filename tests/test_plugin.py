@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from intvit import registry
-from intvit.battery import findings
+from intvit.analysis.battery import findings
 from intvit.errors import IntvitError
-from intvit.recipe import build_recipe
+from intvit.kernels import registry
+from intvit.lowering.recipe import build_recipe
 
 TESTS = Path(__file__).resolve().parent
 FOREIGN = TESTS.parent / "golden" / "foreign"

@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from intvit.calibrate import calibrate
 from intvit.errors import IntvitError
-from intvit.floatrun import FloatModel
+from intvit.floats.images import open_images
+from intvit.floats.live import LiveActivations
+from intvit.floats.model import FloatModel
+from intvit.floats.preprocessing import Preprocessing, read, resolve, stated, write
+from intvit.floats.recording import Recording, record
 from intvit.graph.store import load
-from intvit.images import open_images
-from intvit.live import LiveActivations
-from intvit.lowering import lower
-from intvit.preprocessing import Preprocessing, read, resolve, stated, write
-from intvit.recipe import build_recipe
-from intvit.recording import Recording, record
+from intvit.lowering.calibrate import calibrate
+from intvit.lowering.context import lower
+from intvit.lowering.recipe import build_recipe
 
 MODEL = {"mean": [0.5, 0.5], "std": [0.25], "resize": 40}
 RECORDED = Preprocessing((0.1,), (0.2,), 30)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from intvit import ops, registry
+from intvit import ops
 from intvit.errors import IntvitError
+from intvit.kernels import registry
 
 RNG = np.random.default_rng(11)
 X = RNG.integers(-128, 128, (6, 17))

@@ -7,9 +7,9 @@ import pytest
 
 from intvit.errors import IntvitError
 from intvit.files import locked, safe_key
-from intvit.floatrun import FloatModel
-from intvit.live import LiveActivations
-from intvit.recording import Recording, record
+from intvit.floats.live import LiveActivations
+from intvit.floats.model import FloatModel
+from intvit.floats.recording import Recording, record
 
 
 @pytest.fixture(scope="module")
@@ -279,8 +279,8 @@ def batches_of(monkeypatch, model):
 
 
 def allow(monkeypatch, n_bytes):
-    monkeypatch.setattr("intvit.memory.ACTIVATION_BYTES", n_bytes)
-    monkeypatch.setattr("intvit.live.ACTIVATION_BYTES", n_bytes)
+    monkeypatch.setattr("intvit.files.memory.ACTIVATION_BYTES", n_bytes)
+    monkeypatch.setattr("intvit.floats.live.ACTIVATION_BYTES", n_bytes)
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from intvit import ops, registry
+from intvit import ops
 from intvit.engine import Engine
 from intvit.errors import IntvitError
+from intvit.floats.importers.onnx import float_graph
+from intvit.floats.importers.timm import build_vit
 from intvit.graph.store import load, save
-from intvit.importers.onnx import float_graph
-from intvit.importers.timm import build_vit
-from intvit.recipe import build_recipe
+from intvit.kernels import registry
+from intvit.lowering.recipe import build_recipe
 
 FIRST = registry.get("softmax", "ivit")
 
@@ -54,8 +55,8 @@ def registered(monkeypatch):
 def tiny_graph(recipe):
     from test_graph_check import tiny_weights
 
-    from intvit.calibrate import Calibration
-    from intvit.lowering import lower
+    from intvit.lowering.calibrate import Calibration
+    from intvit.lowering.context import lower
 
     graph = float_graph(build_vit(tiny_weights(1, np.random.default_rng(1)), {"num_heads": 2, "img_size": 8}))
     return lower(graph, Calibration(dict.fromkeys(graph.tensors, (-3.0, 3.0))), build_recipe(recipe))

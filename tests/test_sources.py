@@ -9,21 +9,21 @@ import h5py
 import numpy as np
 import pytest
 
+from intvit.analysis.demo import SWIN_WEIGHTS, WEIGHTS, embedded
 from intvit.analysis.mapping import float_values
-from intvit.calibrate import calibrate
-from intvit.demo import SWIN_WEIGHTS, WEIGHTS, embedded
 from intvit.engine import Engine
+from intvit.engine.trace import dequantize
 from intvit.errors import IntvitError
-from intvit.floatrun import FloatModel
+from intvit.floats.images import open_images
+from intvit.floats.importers.foreign import import_foreign
+from intvit.floats.importers.onnx import float_graph
+from intvit.floats.importers.timm import import_timm
+from intvit.floats.live import LiveActivations
+from intvit.floats.model import FloatModel
 from intvit.graph.store import load, save
-from intvit.images import open_images
-from intvit.importers.foreign import import_foreign
-from intvit.importers.onnx import float_graph
-from intvit.importers.timm import import_timm
-from intvit.live import LiveActivations
-from intvit.lowering import lower
-from intvit.recipe import build_recipe
-from intvit.trace import dequantize
+from intvit.lowering.calibrate import calibrate
+from intvit.lowering.context import lower
+from intvit.lowering.recipe import build_recipe
 
 FOREIGN = Path(__file__).resolve().parent.parent / "golden" / "foreign"
 MODELS = {

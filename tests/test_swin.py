@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from intvit.calibrate import calibrate
 from intvit.engine import Engine, quantize_images
-from intvit.floatrun import FloatModel
-from intvit.images import ImageSource
-from intvit.importers.onnx import float_graph
-from intvit.importers.timm import build_swin
-from intvit.lowering import lower
-from intvit.recipe import build_recipe
-from intvit.recording import Recording, record
+from intvit.floats.images import ImageSource
+from intvit.floats.importers.onnx import float_graph
+from intvit.floats.importers.timm import build_swin
+from intvit.floats.model import FloatModel
+from intvit.floats.recording import Recording, record
+from intvit.lowering.calibrate import calibrate
+from intvit.lowering.context import lower
+from intvit.lowering.recipe import build_recipe
 
 
 def random_swin(rng, *, dim, depths, heads, window, patch, channels, classes):

@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from intvit import operators, registry, spec
+from intvit import spec
+from intvit.graph import operators
+from intvit.kernels import registry
 from intvit.spec import gelu, layernorm, matmul, pool, requantize, rmsnorm, silu, softmax
 from intvit.spec.taps import OUTPUT, integer_type, intermediates, listening, listing, names, tap
 

@@ -6,12 +6,11 @@ import h5py
 import numpy as np
 import pytest
 
-from intvit import trace
-from intvit.engine import Engine, quantize_images
+from intvit.engine import Engine, quantize_images, trace
+from intvit.engine.trace import in_flight, read_tensor
 from intvit.errors import IntvitError
 from intvit.files import safe_key
 from intvit.graph.store import load, save
-from intvit.trace import in_flight, read_tensor
 
 NAMES = ["blocks.0.norm1", "blocks.0.norm1.quant", "blocks.0.attn.softmax", "head"]
 
@@ -179,5 +178,5 @@ def test_a_graph_that_is_not_in_its_file_is_refused(mixed_path, tmp_path, cli, s
 def test_images_in_flight_are_bounded_by_bytes(mixed, tensors, monkeypatch):
     image_bytes = sum(tensor[:1].nbytes for tensor in tensors.values())
     for n_images, expected in ((1, (1, 1)), (2, (1, 1)), (9, (3, 3)), (300, (8, 4))):
-        monkeypatch.setattr("intvit.memory.ACTIVATION_BYTES", n_images * image_bytes)
+        monkeypatch.setattr("intvit.files.memory.ACTIVATION_BYTES", n_images * image_bytes)
         assert in_flight(mixed, 8, 4) == expected

@@ -122,7 +122,7 @@ def random_weights(a: Architecture, seed: int = 0) -> dict[str, Array]:
 
 
 def float_onnx(a: Architecture) -> Any:
-    from intvit.importers.timm import BUILDERS
+    from intvit.floats.importers.timm import BUILDERS
 
     heads = a.heads[0] if a.family == "vit" else list(a.heads)
     return BUILDERS[a.family](random_weights(a), {"num_heads": heads, "img_size": a.img_size})
@@ -141,14 +141,14 @@ def mixed_choice(operator: str, index: int) -> dict[str, Any]:
 
 def integer_graphs(model: Any, a: Architecture, methods: tuple[str, ...]) -> dict[str, Any]:
     """Integer graphs by method, calibrated on two random images; `mixed` takes the methods in turn, site by site."""
-    from intvit import operators
-    from intvit.calibrate import calibrate
-    from intvit.floatrun import FloatModel
-    from intvit.images import open_images
-    from intvit.importers.onnx import float_graph
-    from intvit.live import LiveActivations
-    from intvit.lowering import lower
-    from intvit.recipe import build_recipe
+    from intvit.floats.images import open_images
+    from intvit.floats.importers.onnx import float_graph
+    from intvit.floats.live import LiveActivations
+    from intvit.floats.model import FloatModel
+    from intvit.graph import operators
+    from intvit.lowering.calibrate import calibrate
+    from intvit.lowering.context import lower
+    from intvit.lowering.recipe import build_recipe
 
     graph = float_graph(model)
     with tempfile.TemporaryDirectory() as folder:
@@ -413,16 +413,16 @@ def growth(args: argparse.Namespace) -> dict[str, Any]:
 
 def mapping(args: argparse.Namespace) -> dict[str, Any]:
     """Images per second of the mapping analysis: float run, three integer runs, statistics, nothing stored."""
+    from intvit.analysis.demo import METHODS, WEIGHTS, embedded
     from intvit.analysis.mapping import SqnrRun, map_methods
-    from intvit.calibrate import calibrate, source_tensor
-    from intvit.demo import METHODS, WEIGHTS, embedded
-    from intvit.floatrun import FloatModel
-    from intvit.images import open_images
-    from intvit.importers.onnx import float_graph
-    from intvit.importers.timm import import_timm
-    from intvit.live import LiveActivations
-    from intvit.lowering import lower
-    from intvit.recipe import build_recipe
+    from intvit.floats.images import open_images
+    from intvit.floats.importers.onnx import float_graph
+    from intvit.floats.importers.timm import import_timm
+    from intvit.floats.live import LiveActivations
+    from intvit.floats.model import FloatModel
+    from intvit.lowering.calibrate import calibrate, source_tensor
+    from intvit.lowering.context import lower
+    from intvit.lowering.recipe import build_recipe
 
     recipe = build_recipe({})
     if args.model is None:

@@ -22,7 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone need not be installed
 
-from intvit import ops, registry
+from intvit import ops
+from intvit.kernels import registry
 from intvit.kernels.requantize import dyadic
 
 Case = dict[str, np.ndarray]

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from intvit.calibrate import Calibration
 from intvit.engine import Engine, quantize_images
+from intvit.floats.importers.ivit import float_name
+from intvit.floats.importers.onnx import float_graph
+from intvit.floats.importers.timm import build_swin, build_vit, relative_position_index
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, LOGITS, Graph
-from intvit.importers.ivit import float_name
-from intvit.importers.onnx import float_graph
-from intvit.importers.timm import build_swin, build_vit, relative_position_index
-from intvit.lowering import lower
-from intvit.recipe import Recipe, build_recipe
+from intvit.lowering.calibrate import Calibration
+from intvit.lowering.context import lower
+from intvit.lowering.recipe import Recipe, build_recipe
 
 Arrays = dict[str, np.ndarray]
 

@@ -454,7 +454,7 @@ EQUIVALENT = (
     ),
     # ------------------------------------------------------------------------------------- elsewhere
     Equivalent(
-        "hdf5.py",
+        "files/hdf5.py",
         "_heap_fault",
         "while step + 16 <= end <= size and left >= 0:",
         ("0 -> -1",),
@@ -462,7 +462,7 @@ EQUIVALENT = (
         "a step more, after which what is left is below 0 as it was before, and that is the fault",
     ),
     Equivalent(
-        "hdf5.py",
+        "files/hdf5.py",
         "_heap_fault",
         "at = held.find(HEAP, at + 1)",
         ("1 -> 2",),

@@ -154,7 +154,7 @@ def _write(path: Path, value: Any) -> None:
 
 def _golden_values(rng: Random, case: Path, manifest: dict[str, Any]) -> str:
     """Other integers in one array: its archive, its hex file and its digests follow."""
-    from intvit.inttypes import IntType
+    from intvit.graph.inttypes import IntType
     from intvit.vectors.memh import format_memh
     from intvit.vectors.npz import format_npz
 

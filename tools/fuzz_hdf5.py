@@ -12,7 +12,7 @@ import numpy as np
 from fuzz_arrays import other_array
 from fuzz_text import FLOATS, NUMBERS, STRINGS, mutate_json, number
 
-from intvit.hdf5 import check_heaps
+from intvit.files.hdf5 import check_heaps
 
 OUTSIDE = "../outside/secret.h5"
 """Seen from the folder of the inputs: an HDF5 file of images that no input file may lead to."""

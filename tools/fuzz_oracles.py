@@ -139,7 +139,7 @@ def all_equal(scene: Scene) -> str | None:
 
 def same_tensor(scene: Scene) -> str | None:
     """A trace's tensor is refused or is what was written."""
-    from intvit.trace import read_tensor
+    from intvit.engine.trace import read_tensor
 
     name = scene.case.arguments[2]
     expected, actual = (read_tensor(folder / "trace.h5", name) for folder in (scene.seeds, scene.inputs))

@@ -100,7 +100,7 @@ def swin_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def ivit_checkpoint(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The ViT as I-ViT's training code saves it: a scale for each quantizer, integer weights."""
-    from intvit.importers.ivit import BLOCK_RANGES, MODEL_RANGES
+    from intvit.floats.importers.ivit import BLOCK_RANGES, MODEL_RANGES
 
     found = dict(weights)
     modules = [*MODEL_RANGES["vit"], *(f"blocks.0.{name}" for name in BLOCK_RANGES["vit"])]
@@ -195,7 +195,7 @@ def interrupted(folder: Path, command: Callable[..., None], *arguments: str) -> 
     folder.mkdir()
     pid = os.fork()
     if pid == 0:
-        from intvit.floatrun import FloatModel
+        from intvit.floats.model import FloatModel
 
         calls, run = iter(range(3)), FloatModel.run
 

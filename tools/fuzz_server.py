@@ -32,7 +32,8 @@ def warm() -> Main:
     import typer.main
 
     import intvit
-    from intvit import cli, trace
+    from intvit import cli
+    from intvit.engine import trace
     from intvit.errors import IntvitError
 
     typer.main.get_command = functools.cache(typer.main.get_command)

@@ -333,7 +333,7 @@ def masks(rng: Rng, shape: tuple[int, ...]) -> Iterator[np.ndarray | None]:
 
 def softmax_parameters() -> Iterator[tuple[str, Any]]:
     """(method, parameters) of every scale and width that the methods take, and beyond what their scales give."""
-    from intvit import registry
+    from intvit.kernels import registry
 
     for name, scale in itertools.product(("ivit", "ibert", "fqvit", "ivit_tvm"), SCALES):
         for bits in {"fqvit": (2, 3, 4, 5, 6, 7), "ivit_tvm": (8,)}.get(name, (4, 8, 16, 32)):
@@ -346,7 +346,7 @@ def softmax_parameters() -> Iterator[tuple[str, Any]]:
 @search
 def softmax_rows(rng: Rng) -> Outcomes:
     """Every method's kernel: scales from 2**-30 to 7.3, every width, masks of none, some and all positions."""
-    from intvit import registry
+    from intvit.kernels import registry
 
     for name, params in softmax_parameters():
         kernel = registry.get("softmax", name).kernel(params)
@@ -359,7 +359,7 @@ def softmax_rows(rng: Rng) -> Outcomes:
 def narrow_softmax(rng: Rng) -> Outcomes:
     """The softmax of 8-bit scores as the engine does it, by table where there is one, else by the general kernel:
     row lengths at which a sum reaches 2**60 and 2**62, masks that repeat, codes and weights of every width."""
-    from intvit import registry
+    from intvit.kernels import registry
     from intvit.kernels.matmul import log2_weights
 
     def cases() -> Iterator[tuple[str, Any, int]]:
@@ -411,7 +411,7 @@ def deployed_exponents(rng: Rng) -> Outcomes:
 def gelu_rows(rng: Rng) -> Outcomes:
     """Spec and kernel of every method: rows whose maximum is negative by every amount that shifts 28 to 40 bits, zeros,
     the clip of I-BERT's polynomial, one scale and one per channel, n 6 and 14."""
-    from intvit import registry
+    from intvit.kernels import registry
 
     for name, scale in itertools.product(("ivit", "ibert", "ivit_tvm"), SCALES):
         method = registry.get("gelu", name)
@@ -444,7 +444,7 @@ def gelu_rows(rng: Rng) -> Outcomes:
 def fqvit_layernorm(rng: Rng) -> Outcomes:
     """FQ-ViT's kernel where its short form begins and ends: exponents from 2**-60 to 2**60 of output scale, gamma and
     beta, a gamma of 0, factors, |x| * factor beside 2**19 and 2**20, 1 to 300 channels."""
-    from intvit import registry
+    from intvit.kernels import registry
 
     method = registry.get("layernorm", "fqvit")
 
@@ -482,7 +482,7 @@ def fqvit_layernorm(rng: Rng) -> Outcomes:
 @search
 def deployed_layernorm(rng: Rng) -> Outcomes:
     """I-ViT's 32-bit LayerNorm: variances that are small, beside squares, and that wrap."""
-    from intvit import registry
+    from intvit.kernels import registry
 
     method = registry.get("layernorm", "ivit_tvm")
     for scale in (1, 3, 50, 1000, 2**14, 2**16, 2**20, 2**27, 2**31):
@@ -498,7 +498,7 @@ def deployed_layernorm(rng: Rng) -> Outcomes:
 @search
 def damaged_texts(rng: Rng) -> Outcomes:
     """Collections of texts whose sizes, marks and ends lie anywhere, inside one another, and short of one another."""
-    from intvit import hdf5
+    from intvit.files import hdf5
 
     with tempfile.TemporaryDirectory() as folder:
         for number in range(6000):

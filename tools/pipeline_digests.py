@@ -18,15 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from intvit.calibrate import Calibration
-from intvit.demo import SWIN_WEIGHTS, WEIGHTS, embedded
+from intvit.analysis.demo import SWIN_WEIGHTS, WEIGHTS, embedded
 from intvit.engine import Engine
-from intvit.floatrun import FloatModel
+from intvit.floats.importers.onnx import float_graph
+from intvit.floats.importers.timm import import_timm
+from intvit.floats.model import FloatModel
 from intvit.graph.ir import Graph, tensor_hash
-from intvit.importers.onnx import float_graph
-from intvit.importers.timm import import_timm
-from intvit.lowering import lower
-from intvit.recipe import build_recipe
+from intvit.lowering.calibrate import Calibration
+from intvit.lowering.context import lower
+from intvit.lowering.recipe import build_recipe
 
 FOLDER = Path(__file__).resolve().parent.parent / "golden" / "pipeline"
 MODELS = {"vit": WEIGHTS, "swin": SWIN_WEIGHTS}

@@ -3,9 +3,9 @@
 
     apt-get install dataset-fashion-mnist
     pip install -e '.[torch]'
-    python tools/train_fashion.py vit            # weights -> intvit/data/vit_fashion.safetensors
-    python tools/train_fashion.py swin           # weights -> intvit/data/swin_fashion.safetensors
-    python tools/train_fashion.py images         # intvit/data/fashion_mnist.h5
+    python tools/train_fashion.py vit            # weights -> intvit/floats/data/vit_fashion.safetensors
+    python tools/train_fashion.py swin           # weights -> intvit/floats/data/swin_fashion.safetensors
+    python tools/train_fashion.py images         # intvit/floats/data/fashion_mnist.h5
 
 Seeded: the same torch version and thread count give the same weights. Other machines train to a
 slightly different model of the same accuracy, because float sums are taken in another order.
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 DATASET = Path("/usr/share/datasets/fashion-mnist")
-PACKAGE_DATA = Path(__file__).resolve().parent.parent / "intvit" / "data"
+PACKAGE_DATA = Path(__file__).resolve().parent.parent / "intvit" / "floats" / "data"
 MEAN, STD = 0.2860, 0.3530
 N_CALIBRATION, N_TEST = 512, 1000
 

@@ -23,7 +23,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone need not be installed
 
-from intvit import operators, registry
+from intvit.graph import operators
+from intvit.kernels import registry
 from intvit.kernels.requantize import dyadic
 from intvit.spec.matmul import linear, log2_matmul, matmul
 from intvit.spec.pool import mean

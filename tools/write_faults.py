@@ -257,7 +257,7 @@ def inside(args: argparse.Namespace, library: Path, folder: Path) -> int:
         if status != 0:
             raise SystemExit(f"{arguments[0]}: {text}")
     tried = commands(world, out)
-    for module in ("onnxruntime", "intvit.recording", "intvit.lowering", "intvit.vectors.export"):
+    for module in ("onnxruntime", "intvit.floats.recording", "intvit.lowering.context", "intvit.vectors.export"):
         importlib.import_module(module)
     for name in ("run", "map"):  # compiles what all forks need; starts no threads that stay
         (folder / "warm").mkdir(exist_ok=True)

@@ -19,16 +19,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from intvit import operators, registry
 from intvit.analysis.sqnr import PAPER_FACTOR, Sqnr, power_ratios
-from intvit.calibrate import Activations, Calibration
 from intvit.engine import Engine
 from intvit.errors import IntvitError
-from intvit.graph import layout
+from intvit.files.memory import fitting
+from intvit.graph import layout, operators
 from intvit.graph.ir import LAYOUT_OPS, Array, FloatGraph, Graph
-from intvit.lowering import Infeasible, lower
-from intvit.memory import fitting
-from intvit.recipe import Choice, Recipe
+from intvit.kernels import registry
+from intvit.lowering.calibrate import Activations, Calibration
+from intvit.lowering.context import Infeasible, lower
+from intvit.lowering.recipe import Choice, Recipe
 
 RULES: dict[str, Callable[[SiteScore], float]] = {}
 """Rule name -> what it minimizes; filled below, so that a rule is one entry."""

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from intvit import operators
 from intvit.errors import IntvitError
+from intvit.graph import operators
 from intvit.graph.ir import MOST_AXES, MOST_ELEMENTS, IntGraph, Node, Tensor
 
 MOST_FACTOR = 8

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 
 from intvit.errors import IntvitError
-from intvit.inttypes import IntType
+from intvit.graph.inttypes import IntType
 
 Array = np.ndarray[Any, Any]
 

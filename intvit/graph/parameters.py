@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from intvit import registry
 from intvit.errors import IntvitError
 from intvit.graph.ir import Node
-from intvit.method import Method
+from intvit.kernels import registry
+from intvit.kernels.method import Method
 
 
 def node_method(node: Node) -> Method:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from intvit.graph.inttypes import IntType
 from intvit.graph.ir import Array
-from intvit.inttypes import IntType
 
 ACCUMULATOR_BITS = 32
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from intvit import hdf5
 from intvit.errors import IntvitError, reading
-from intvit.files import safe_key
+from intvit.files import hdf5, safe_key
 from intvit.graph.check import check
 from intvit.graph.ir import Array, IntGraph
 from intvit.graph.text import GraphText, format_graph, rebuild

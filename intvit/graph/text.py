@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from intvit.errors import IntvitError
+from intvit.graph.inttypes import IntType
 from intvit.graph.ir import Array, Graph, IntGraph, Node, Tensor, describe, sources
-from intvit.inttypes import IntType
 
 
 class _Strict(BaseModel):

@@ -12,8 +12,8 @@ from pydantic import Field
 from intvit.errors import IntvitError
 from intvit.kernels.arith import kernel, row_runner, truncated_div, wrap32
 from intvit.kernels.border import border, integer, reals
+from intvit.kernels.method import GeluForms, Method, Options
 from intvit.kernels.softmax import X0_MAX, check_power_scale, check_rows, shift_exp, shift_exp_tvm, tvm_x0
-from intvit.method import GeluForms, Method, Options
 from intvit.spec import gelu as spec
 
 IVIT_N, IVIT_BITS, SIGMOID = 23, 8, 1.702

@@ -24,8 +24,8 @@ from intvit.kernels.arith import (
     wrap32,
 )
 from intvit.kernels.border import SIGNED, border, integer, real, reals, shown
+from intvit.kernels.method import LayerNormForms, Method
 from intvit.kernels.softmax import check_rows, check_scale
-from intvit.method import LayerNormForms, Method
 from intvit.spec import layernorm as spec
 
 VARIANCE_MAX = 2**62

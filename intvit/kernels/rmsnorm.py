@@ -15,8 +15,8 @@ from intvit.errors import IntvitError
 from intvit.kernels.arith import isqrt, kernel, row_runner
 from intvit.kernels.border import SIGNED, border, integer, reals
 from intvit.kernels.layernorm import LEAST_GAMMA, UNIT, VARIANCE_MAX
+from intvit.kernels.method import LayerNormForms, Method
 from intvit.kernels.softmax import check_rows, check_scale
-from intvit.method import LayerNormForms, Method
 from intvit.spec import rmsnorm as spec
 
 

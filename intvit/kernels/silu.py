@@ -12,8 +12,8 @@ from intvit.errors import IntvitError
 from intvit.kernels.arith import kernel, rhe_product, row_runner, saturate
 from intvit.kernels.border import border
 from intvit.kernels.gelu import IVIT_BITS, IVIT_N, ivit_bound, ivit_kernel, one_scale
+from intvit.kernels.method import GeluForms, Method
 from intvit.kernels.softmax import X0_MAX, check_rows, ibert_lower, polynomial, quotient
-from intvit.method import GeluForms, Method
 from intvit.spec import gelu as shift
 from intvit.spec import silu as spec
 from intvit.spec.softmax import IbertSoftmax

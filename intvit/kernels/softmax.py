@@ -24,8 +24,8 @@ from intvit.kernels.arith import (
     wrap32,
 )
 from intvit.kernels.border import SIGNED, border, constants, integer, real, shown
+from intvit.kernels.method import Method, SoftmaxForms
 from intvit.kernels.requantize import dyadic
-from intvit.method import Method, SoftmaxForms
 from intvit.spec import softmax as spec
 
 IVIT_N, IBERT_N, TVM_N = 15, 30, 16

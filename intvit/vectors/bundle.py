@@ -16,8 +16,8 @@ import numpy as np
 
 from intvit.errors import IntvitError, reading
 from intvit.files import NO_LINK, inside
+from intvit.graph.inttypes import IntType
 from intvit.graph.ir import TensorDigest
-from intvit.inttypes import IntType
 from intvit.spec import SPEC_VERSION
 from intvit.vectors.compare import Mismatch, first_difference
 from intvit.vectors.manifest import (

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from intvit.errors import IntvitError, reason
+from intvit.graph.inttypes import IntType
 from intvit.graph.ir import Array, Node, Tensor
-from intvit.inttypes import IntType
 from intvit.vectors.bundle import read_case, read_index, read_manifest, shown
 from intvit.vectors.compare import Mismatch, first_difference
 from intvit.vectors.manifest import INDEX, MANIFEST, SHA256, Manifest, Signal, sha256
@@ -76,7 +76,7 @@ def check_case(root: Path, manifest: Manifest, backends: Sequence[str] = BACKEND
 def _recompute(
     folder: Path, manifest: Manifest, arrays: Mapping[str, Array], backends: Sequence[str]
 ) -> Iterator[Mismatch]:
-    from intvit.evaluate import prepare
+    from intvit.engine.evaluate import prepare
     from intvit.graph.check import check_operator
 
     *inputs, expected = [s for s in manifest.signals if s.role != "parameter"]
@@ -107,7 +107,11 @@ def _only(folder: Path, what: str) -> Iterator[None]:
 
 def _tensor(signal: Signal) -> Tensor:
     scale = np.array(signal.scale, np.float64)
-    return Tensor(str(signal.tensor), tuple(signal.shape), signal.type, scale, signal.encoding, signal.bound)
+    factor = None if signal.factor is None else tuple(signal.factor)
+    return Tensor(
+        str(signal.tensor), tuple(signal.shape), signal.type, scale, signal.encoding, signal.bound, signal.source,
+        signal.zero_point or 0, factor,
+    )  # fmt: skip
 
 
 def _check_consistent(root: Path, manifests: Sequence[Manifest]) -> None:

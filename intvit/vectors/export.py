@@ -160,7 +160,10 @@ def _tensor_facts(tensor: Tensor) -> dict[str, Any]:
     return {
         "tensor": tensor.name,
         "dtype": str(tensor.dtype),
-        "scale": None if tensor.scale is None else tensor.scale.tolist(),
+        "scale": tensor.scale.tolist(),
         "encoding": tensor.encoding,
         "bound": tensor.bound,
+        "source": tensor.source,
+        "zero_point": tensor.zero_point or None,
+        "factor": None if tensor.factor is None else list(tensor.factor),
     }

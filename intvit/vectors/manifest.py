@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from intvit.errors import IntvitError, reading, reason
 from intvit.files import safe_name
-from intvit.inttypes import IntType
+from intvit.graph.inttypes import IntType
 from intvit.vectors.memh import size_memh
 from intvit.vectors.npz import Layout, size_npz, stored_type
 
@@ -34,6 +34,10 @@ SHA256 = "[0-9a-f]{64}"
 Sha256 = Annotated[str, Field(pattern=f"^{SHA256}$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+
+
+MEANING = ("tensor", "scale", "bound", "source", "zero_point", "factor")
+"""What tells what a signal stands for."""
 
 
 class _Strict(BaseModel):
@@ -54,12 +58,17 @@ class Signal(_Strict):
     """`safe_name(key)` is its name in `case.npz`, and with `.hex` its `$readmemh` file."""
     role: Literal["stimulus", "parameter", "expected"]
     tensor: str | None = None
-    """Name in the graph; a parameter has none, nor the three facts below."""
+    """Name in the graph; a parameter has none, nor any fact between `dtype` and `sha256`."""
     shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(max_length=MOST_AXES, fail_fast=True)]
     dtype: Annotated[str, Field(pattern=r"^[su]([1-9]|[1-5][0-9]|6[0-4])$")]
     scale: Number | Annotated[list[Number], Field(fail_fast=True)] | None = None
     encoding: Literal["linear", "log2"] = "linear"
     bound: Count | None = None
+    source: str | None = None
+    """The tensor of the float model that it stands for, where that is known."""
+    zero_point: int | None = None
+    factor: Annotated[list[Count], Field(fail_fast=True)] | None = None
+    """`real = scale * 2**factor * (q - zero_point)`; left out where they are 0 and none."""
     sha256: Sha256
 
     @model_validator(mode="after")
@@ -68,13 +77,19 @@ class Signal(_Strict):
         if math.prod(self.shape) > MOST_ELEMENTS:
             raise ValueError(f"shape of {self.key!r} must have at most {MOST_ELEMENTS} elements, not {self.shape}")
         if self.role == "parameter":
-            if (self.tensor, self.scale, self.encoding, self.bound) != (None, None, "linear", None):
-                raise ValueError(f"parameter {self.key!r} must have no tensor, scale, encoding and bound")
+            if self.encoding != "linear" or any(getattr(self, key) is not None for key in MEANING):
+                raise ValueError(f"parameter {self.key!r} must have none of encoding, {', '.join(MEANING)}")
             return self
         if self.tensor is None or self.scale is None:
             raise ValueError(f"{self.role} {self.key!r} must have a tensor and a scale")
         if isinstance(self.scale, list) and [len(self.scale)] != self.shape[-1:]:
             raise ValueError(f"scale of {self.key!r} must be one or as many as the last axis has elements")
+        if self.zero_point is not None and not (self.zero_point and self.type.min <= self.zero_point <= self.type.max):
+            raise ValueError(
+                f"zero_point of {self.key!r} must lie in {self.dtype}, or be left out, not {self.zero_point}"
+            )
+        if self.factor is not None and [len(self.factor)] != self.shape[-1:]:
+            raise ValueError(f"factor of {self.key!r} must be as many as the last axis has elements")
         if self.bound is not None and self.bound > max(-self.type.min, self.type.max):
             raise ValueError(f"bound of {self.key!r} must lie in {self.dtype}, not be {self.bound}")
         return self

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from intvit.errors import IntvitError
-from intvit.inttypes import IntType
+from intvit.graph.inttypes import IntType
 
 Array = np.ndarray[Any, Any]
 LF = ord("\n")

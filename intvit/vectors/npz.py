@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from intvit.errors import IntvitError
-from intvit.inttypes import IntType
+from intvit.graph.inttypes import IntType
 
 Array = np.ndarray[Any, Any]
 Layout = Mapping[str, tuple[IntType, tuple[int, ...]]]

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from intvit.errors import IntvitError
-from intvit.method import Method, Options
+from intvit.kernels.method import Method, Options
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,53 @@
+"""What GELU, SiLU and quick GELU share: an activation function of a row, by its method, as a table if it has 8 bits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from intvit.graph.ir import Array, Node
+from intvit.graph.operators import methods
+from intvit.graph.parameters import node_method
+from intvit.kernels.method import GeluForms
+
+if TYPE_CHECKING:
+    from intvit.engine.plan import Planner, Step
+    from intvit.floats.importers.onnx import Reader
+    from intvit.lowering.context import Context
+
+
+def read(op: str) -> Any:
+    """A reader of ONNX nodes that become the operator `op`."""
+
+    def handler(r: Reader, node: Any) -> None:
+        r.emit(op, node, (node.input[0],), r.shape(node.input[0]))
+
+    return handler
+
+
+def lower(context: Context, node: Node) -> None:
+    methods.lower(context, node, {})
+
+
+def fuse(planner: Planner, node: Node) -> Step | None:
+    """8 bits [-> requantize] as a table."""
+    from intvit.kernels import tables
+
+    forms = node_method(node).fast
+    x = planner.tensor(node.inputs[0])
+    if not isinstance(forms, GeluForms) or not planner.narrow(x.name):
+        return None
+    if any(array.size > 1 for array in node.arrays.values()):
+        return None
+    after = planner.requantize_after(node)
+    if after is not None and len(after.arrays["m"]) > 1:
+        after = None
+    nodes = [node, after] if after else [node]
+    chain = [planner.prepare(n) for n in nodes]
+
+    def evaluate(rows: Array) -> Array:
+        for step in chain:
+            rows = step([rows])
+        return rows
+
+    prepared = tables.prepare(forms.depends, evaluate, x.dtype.min, x.dtype.max)
+    return planner.step_of(nodes, lambda values: prepared(values[0]))

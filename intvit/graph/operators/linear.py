@@ -1,0 +1,145 @@
+"""Linear: weights and bias known, one row at a time; also a patch convolution and the product with constant weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from intvit.errors import IntvitError
+from intvit.graph.inttypes import storage
+from intvit.graph.ir import Array, Node, Tensor
+from intvit.graph.operators import checks
+from intvit.graph.operators.kind import Evaluate, Operator
+from intvit.graph.ranges import accumulator_type, linear_bound
+
+if TYPE_CHECKING:
+    from intvit.engine.plan import Planner, Step
+    from intvit.floats.importers.onnx import Reader
+    from intvit.lowering.context import Context
+
+
+def _read_conv(r: Reader, node: Any) -> None:
+    """Kernel = stride, no padding: cut into patches, then a linear operator; output (O, H/p, W/p)."""
+    attrs, name, shape = r.attributes(node), node.output[0], r.shape(node.input[0])
+    if len(shape) != 3:
+        raise IntvitError(f"{name}: convolution must read images (C, H, W), not {shape}")
+    channels, height, width = shape
+    weight = r.constant(node, 1, "f", (None, channels, None, None))
+    n_out, _, p, q = weight.shape
+    plain = (
+        list(attrs.get("strides", [1, 1])) == list(attrs.get("kernel_shape", [p, q])) == [p, q]
+        and not any(attrs.get("pads", []))
+        and all(d == 1 for d in attrs.get("dilations", []))
+        and attrs.get("group", 1) == 1
+        and attrs.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
+    )
+    if not plain:
+        raise IntvitError(f"{name}: convolution must have stride = kernel {[p, q]}, no padding, one group; not {attrs}")
+    if height % p or width % q:
+        raise IntvitError(f"{name}: image size {(height, width)} must be a multiple of the patch size {(p, q)}")
+    h, w = height // p, width // q
+    r.move("reshape", f"{name}.cut", node.input[0], f"{name}.cut", shape=[channels, h, p, w, q])
+    r.move("transpose", f"{name}.order", f"{name}.cut", f"{name}.order", perm=[1, 3, 0, 2, 4])
+    r.move("reshape", f"{name}.patches", f"{name}.order", f"{name}.patches", shape=[h, w, channels * p * q])
+    arrays = {"weight": weight.reshape(n_out, -1)}
+    if len(node.input) > 2:
+        arrays["bias"] = r.constant(node, 2, "f", (n_out,))
+    r.append(Node("linear", name, (f"{name}.patches",), f"{name}.linear", {}, arrays), (h, w, n_out))
+    r.move("transpose", f"{name}.chw", f"{name}.linear", name, perm=[2, 0, 1])
+
+
+def _lower(context: Context, node: Node) -> None:
+    from intvit.kernels.quantize import quantize_bias
+
+    x = context.value(node.inputs[0])
+    weight, weight_scale = _codes(context, node)
+    arrays = {"weight": weight.astype(np.int8)}
+    if "bias" in node.arrays:
+        bias = quantize_bias(node.arrays["bias"], float(x.scale), weight_scale)[0]
+        arrays["bias"] = context.trained_bias(node, bias) if context.calibration.trained else bias
+    bound = int(linear_bound(arrays["weight"], arrays.get("bias"), x.max_abs).max())
+    shape = (*x.shape[:-1], len(weight))
+    output = Tensor(node.output, shape, accumulator_type(bound), weight_scale * float(x.scale), bound=bound)
+    context.emit(Node("linear", node.name, (x.name,), node.output, {}, arrays), output)
+
+
+def _codes(context: Context, node: Node) -> tuple[Array, Array]:
+    """(codes, scale) of the weights: the trained ones if they came along, else rounded here."""
+    from intvit.kernels.quantize import quantize_weight
+
+    bits = context.recipe.bits
+    codes, scale = quantize_weight(node.arrays["weight"], bits)
+    trained = node.arrays.get("weight_integer", codes)
+    if trained.shape != codes.shape or np.abs(trained.astype(np.int64) - codes).max() > 1:
+        raise IntvitError(f"{node.name}: weight_integer must be the weight rounded to {bits} bits")
+    given = node.arrays.get("weight_scale", scale).astype(np.float64)
+    if given.shape != scale.shape or not np.allclose(given, scale, rtol=1e-6, atol=0):
+        raise IntvitError(f"{node.name}: weight_scale must be that of its weight at {bits} bits")
+    return trained, given
+
+
+def _check(node: Node, inputs: Sequence[Tensor], output: Tensor) -> None:
+    checks.count(node, inputs, 1)
+    checks.attributes(node)
+    checks.arrays(node, {"weight"}, frozenset({"bias"}))
+    shape, weight = inputs[0].shape, node.arrays["weight"]
+    if weight.ndim != 2 or not shape or weight.shape[1] != shape[-1]:
+        raise IntvitError(f"{node.name}: weight must be of shape (outputs, {shape[-1:]}), not {weight.shape}")
+    checks.values(node, "weight", -128, 127, (weight.shape,))
+    bias = checks.values(node, "bias", -(2**31), 2**31 - 1, (weight.shape[:1],)) if "bias" in node.arrays else None
+    checks.shape(node, output, (*shape[:-1], len(weight)))
+    checks.holds(node, output, int(linear_bound(weight, bias, inputs[0].max_abs).max()))
+
+
+def _kernel(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
+    from intvit.kernels.matmul import prepare_linear
+
+    run = prepare_linear(node.arrays["weight"], node.arrays.get("bias"), inputs[0].max_abs)
+    return lambda values: run(values[0])
+
+
+def _spec(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
+    from intvit.spec.matmul import linear
+
+    weight = node.arrays["weight"].tolist()
+    bias = node.arrays["bias"].tolist() if "bias" in node.arrays else None
+
+    def run(values: Sequence[Array]) -> Array:
+        x = values[0]
+        rows = x.reshape(-1, x.shape[-1]).tolist()
+        return np.array(linear(rows, weight, bias), np.int64).reshape(*x.shape[:-1], len(weight))
+
+    return run
+
+
+def _fuse(planner: Planner, node: Node) -> Step | None:
+    """linear [-> layout that keeps the channels] -> requantize, in one pass over the accumulators."""
+    from intvit.kernels import gemm
+
+    moves, after = planner.moves_to_requantize(node)
+    nodes = [node, *moves, after] if after else [node]
+    x = planner.tensor(node.inputs[0])
+    epilogue = planner.epilogue(after, len(node.arrays["weight"]))
+    if epilogue is None:
+        return None
+    weight, bias = node.arrays["weight"], node.arrays.get("bias")
+    prepared = gemm.prepare_linear(weight, bias, x.max_abs, storage(x.dtype), epilogue, planner.path)
+    kind = storage(planner.tensor(nodes[-1].output).dtype)
+    if prepared is None or (after is None and kind is not np.int32):
+        return None
+    return planner.step_of(nodes, lambda values: planner.moved(prepared.run(values[0], kind), moves))
+
+
+LINEAR = Operator(
+    "linear",
+    reads={"Conv": _read_conv},
+    lower=_lower,
+    check=_check,
+    kernel=_kernel,
+    spec=_spec,
+    fuse=_fuse,
+    narrow_input=True,
+    per_channel=True,
+)

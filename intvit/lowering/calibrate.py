@@ -1,0 +1,133 @@
+"""Calibrate: run observers over a recording; return ranges as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from intvit.errors import IntvitError
+from intvit.floats.preprocessing import Preprocessing
+from intvit.graph import operators
+from intvit.graph.ir import LAYOUT_OPS, FloatGraph
+from intvit.lowering.observers import build_observer
+from intvit.lowering.recipe import Recipe
+from intvit.lowering.widths import quantizer_bits
+
+
+class Activations(Protocol):
+    """What calibration and analysis need of a recording."""
+
+    n_images: int
+    names: list[str]
+    model_sha256: str
+    images_sha256: str
+    preprocessing: Preprocessing
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`ranges[tensor] = (lo, hi)` in real units; the other fields are keyed by the site of an operator.
+
+    `variances`: the largest sum of squares of a norm's row (LayerNorm: of deviations), real units squared; it fixes
+    I-BERT's shift.
+    `shifts` and `exp_range_max` override what the lowering would derive, for networks that come with them. `trained`:
+    the ranges came with the weights, and so the integer biases that the graph carries belong to them.
+    `preprocessing` of the images that were calibrated on, where there were any; the graph states it from then on.
+    """
+
+    ranges: dict[str, tuple[float, float]]
+    variances: dict[str, float] = field(default_factory=dict)
+    shifts: dict[str, int] = field(default_factory=dict)
+    exp_range_max: dict[str, float] = field(default_factory=dict)
+    trained: bool = False
+    preprocessing: Preprocessing | None = None
+
+
+def source_tensor(graph: FloatGraph, name: str, known: Container[str]) -> str:
+    """The tensor in `known` that holds the values of `name`: itself, or one that layout moves tie it to.
+
+    Backward through any move (a slice's range is then its source's), else forward through moves that keep all elements.
+    """
+    at = name
+    while at not in known:
+        node = graph.by_output.get(at)
+        if node is None or node.op not in LAYOUT_OPS or len(node.inputs) != 1:
+            break
+        at = node.inputs[0]
+    if at in known:
+        return at
+    at = name
+    while at not in known:
+        (after, *others) = graph.consumers[at] or (None,)
+        if after is None or others or after.op not in ("reshape", "transpose"):
+            raise IntvitError(f"{name}: no recorded activation or range for this tensor")
+        at = after.output
+    return at
+
+
+def calibrate(
+    graph: FloatGraph,
+    recording: Activations,
+    recipe: Recipe,
+    *,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Calibration:
+    """Ranges for every quantizer of `graph`, from the first `limit` images of a recording of the same model."""
+    if recording.model_sha256 != graph.metadata.get("model_sha256"):
+        raise IntvitError(
+            f"recording: must be of model {str(graph.metadata.get('model_sha256'))[:12]}, "
+            f"not of {recording.model_sha256[:12]}"
+        )
+    recipe = at_trained_widths(graph, recipe)
+    n_images = min(limit or recording.n_images, recording.n_images)
+    known = set(recording.names)
+    widths = quantizer_bits(graph, recipe)
+    noted = {node.name: kind.statistic for node in graph.nodes if (kind := operators.get(node.op)) and kind.statistic}
+    norms = [graph.by_name[name] for name in noted]
+    sources = {name: source_tensor(graph, name, known) for name in (*widths, *(node.inputs[0] for node in norms))}
+    observers = {name: build_observer(recipe.observer, bits) for name, bits in widths.items()}
+    variances = {node.name: 0.0 for node in norms}
+    # batch by batch, so that a model that is run on the fly runs once
+    for start in range(0, n_images, recipe.observer.batch):
+        stop = min(start + recipe.observer.batch, n_images)
+        for name, observer in observers.items():
+            observer.update(_finite(sources[name], recording.read(sources[name], start, stop)))
+        for node in norms:
+            rows = recording.read(sources[node.inputs[0]], start, stop).astype(np.float64)
+            rows = rows.reshape(-1, graph.tensors[node.inputs[0]].shape[-1])
+            variances[node.name] = max(variances[node.name], noted[node.name](rows))
+        if progress:
+            progress(stop, n_images)
+    ranges = {name: observer.range() for name, observer in observers.items()}
+    return Calibration(ranges, variances, preprocessing=recording.preprocessing)
+
+
+def trained(graph: FloatGraph) -> Calibration:
+    """The ranges that came with the weights of a network trained in integers (an I-ViT checkpoint)."""
+    ranges = graph.metadata.get("ranges")
+    if not ranges:
+        raise IntvitError("--recording: must be given, as this model came without ranges of its own")
+    return Calibration({str(name): (float(low), float(high)) for name, (low, high) in ranges.items()}, trained=True)
+
+
+def at_trained_widths(graph: FloatGraph, recipe: Recipe) -> Recipe:
+    """`recipe` at the widths that the network was trained at, if it was; IntvitError if it asks for others."""
+    trained_at = graph.metadata.get("trained") or {}
+    widths = {key: bits for key, bits in trained_at.items() if key in type(recipe).model_fields and bits is not None}
+    for key, bits in widths.items():
+        asked = getattr(recipe, key)
+        if key in recipe.model_fields_set and asked != bits:
+            raise IntvitError(f"{key}: must be the {bits} that the weights were trained at, not {asked}")
+    return recipe.model_copy(update=widths)
+
+
+def _finite(name: str, batch: np.ndarray) -> np.ndarray:
+    if not np.isfinite(batch).all():
+        raise IntvitError(f"{name}: recorded activations must be finite, not NaN or infinite")
+    return batch

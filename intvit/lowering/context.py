@@ -1,0 +1,197 @@
+"""Lower: float Graph + ranges + recipe -> integer Graph. The last place where a float decides anything.
+
+The result computes, bit for bit, what the published integer networks compute (docs/quantization.md, "Whole models"),
+with the quantizers that `graph/widths.py` places. Every constant is derived here, once, and stored as an integer. What
+becomes of one operator stands with its kind, in `operators`: a function of a node and the `Context`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from intvit.errors import Infeasible, IntvitError, placed
+from intvit.graph import operators
+from intvit.graph.inttypes import IntType
+from intvit.graph.ir import LOGITS, Array, FloatGraph, Graph, IntGraph, Node, Tensor
+from intvit.kernels import registry
+from intvit.kernels.quantize import symmetric_scale
+from intvit.kernels.requantize import dyadic
+from intvit.lowering import widths
+from intvit.lowering.calibrate import Calibration, at_trained_widths, source_tensor
+from intvit.lowering.recipe import Recipe
+from intvit.spec import SPEC_VERSION
+
+__all__ = ["Context", "Infeasible", "lower"]
+
+
+def lower(graph: FloatGraph, calibration: Calibration, recipe: Recipe) -> IntGraph:
+    """The integer Graph of a float Graph.
+
+    Raises IntvitError for a recipe that names an unknown site or method, or a site without a range, and Infeasible for
+    a site at whose scale a method is undefined.
+    """
+    recipe = at_trained_widths(graph, recipe).of_kinds({node.op for node in graph.nodes})
+    _check_sites(graph, recipe)
+    context = Context(graph, calibration, recipe)
+    for node in graph.nodes:
+        context.lower(node)
+    return context.finish()
+
+
+def _check_sites(graph: FloatGraph, recipe: Recipe) -> None:
+    if LOGITS in graph.tensors:
+        raise IntvitError(f"{LOGITS}: no tensor of the float model may be called so; import it with `intvit import`")
+    sites = {node.name: node.op for node in graph.nodes if node.op in operators.with_methods()}
+    for site in recipe.sites:
+        if site not in sites:
+            raise IntvitError(f"{site}: recipe must name a Softmax, GELU or LayerNorm site of the model, not this")
+    for site, operator in sites.items():
+        with placed(site):
+            recipe.choice(operator, site).check(operator)
+
+
+@dataclass
+class Context:
+    """The integer graph as far as it is made, and what the lowering of a node may ask for."""
+
+    graph: FloatGraph
+    calibration: Calibration
+    recipe: Recipe
+    widths: dict[str, int] = field(init=False)
+    """Width of every quantizer, by the float tensor that it rounds."""
+    nodes: list[Node] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+    """Float tensor name -> the integer tensor that stands for it."""
+    masks: dict[str, Array] = field(default_factory=dict)
+    """Float tensor name -> where its scores are masked."""
+    _producers: dict[str, Node] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.widths = widths.quantizer_bits(self.graph, self.recipe)
+        (name,) = self.graph.inputs
+        bits = self.widths[name]
+        self._define(
+            Tensor(name, self.graph.tensors[name].shape, IntType(bits), self._array(self.range_scale(name, bits)))
+        )
+        self.values[name] = name
+
+    def lower(self, node: Node) -> None:
+        kind = operators.get(node.op)
+        if kind is None or kind.lower is None:
+            raise IntvitError(f"{node.name}: {node.op} has no integer form")
+        kind.lower(self, node)
+        if node.output in self.widths and not kind.self_quantizing:
+            self._quantize_raw(node.output)
+
+    # -- what there is
+
+    def value(self, name: str) -> Tensor:
+        """The integer tensor that stands for float tensor `name`."""
+        return self.tensors[self.values[name]]
+
+    def producer(self, name: str) -> Node | None:
+        """The integer node that computes integer tensor `name`; None for the input."""
+        return self._producers.get(name)
+
+    def joins_quantizers(self, node: Node) -> bool:
+        return widths.joins_quantizers(self.graph, node)
+
+    def range_scale(self, name: str, bits: int) -> float:
+        """The scale of `bits` bits for the calibrated range of float tensor `name`."""
+        ranges = self.calibration.ranges
+        low, high = ranges[source_tensor(self.graph, name, ranges)]
+        if not (math.isfinite(low) and math.isfinite(high)) or low > high:
+            raise IntvitError(f"{name}: range must be finite and ordered, not {(low, high)}")
+        return self._insisted(name, symmetric_scale(low, high, bits))
+
+    def next_scale(self, node: Node) -> float:
+        """The scale of the quantizer behind a float node."""
+        site = widths.quantizer_site(self.graph, node)
+        return self.range_scale(site, self.widths[site])
+
+    def _insisted(self, name: str, scale: float) -> float:
+        """`scale`, or the larger one that a method which reads the tensor insists on."""
+        asked = {}
+        for node in widths.readers(self.graph, name):
+            if node.op in operators.with_methods():
+                method = registry.get(node.op, self.recipe.choice(node.op, node.name).method)
+                if method.input_scale is not None:
+                    asked[float(method.input_scale(scale))] = f"{node.name} ({method.id})"
+        if not asked:
+            return scale
+        (wanted, who), *others = asked.items()
+        if others or not (math.isfinite(wanted) and wanted >= scale):
+            site = who.split(" ")[0]
+            raise Infeasible(site, f"input scale must be one of at least {scale:.6g} for all readers, not {asked}")
+        return wanted
+
+    def trained_bias(self, node: Node, bias: Array) -> Array:
+        """The bias that came along with a float node, in the place of `bias`; float32 had rounded it."""
+        trained = node.arrays.get("bias_integer", bias)
+        if trained.shape != bias.shape or np.any(np.abs(trained - bias) > 1 + np.abs(bias) * 2.0**-20):
+            raise IntvitError(f"{node.name}: bias_integer must be the bias at the scale of its accumulator")
+        return trained
+
+    # -- what is added
+
+    def emit(self, node: Node, output: Tensor) -> None:
+        """Append a node; its output stands for the float tensor of the same name."""
+        self._append(node, output)
+        self.values[output.name] = output.name
+
+    def requantize(self, name: str, raw: Tensor, bits: int, scale: float, residual: Tensor | Array | None = None,
+                   residual_scale: Any = None, source: str | None = None) -> None:  # fmt: skip
+        """Append `name = saturate(round(raw * m / 2**e) [+ round(residual * m' / 2**e')])`."""
+        if raw.encoding != "linear":
+            raise IntvitError(f"{name}: log2 codes of {raw.name} must feed a matrix product, nothing else")
+        m, e = dyadic(raw.scale, scale)
+        arrays, inputs = {"m": m, "e": e}, [raw.name]
+        if residual is not None:
+            arrays["residual_m"], arrays["residual_e"] = dyadic(residual_scale, scale)
+            if isinstance(residual, Tensor):
+                inputs.append(residual.name)
+            else:
+                arrays["residual"] = residual
+        output = Tensor(name, raw.shape, IntType(bits), self._array(scale), source=source)
+        self._append(Node("requantize", name, tuple(inputs), name, {"bits": bits}, arrays), output)
+
+    def _quantize_raw(self, name: str) -> None:
+        """Requantize the accumulator that stands for float tensor `name`."""
+        bits = self.widths[name]
+        self.requantize(f"{name}.quant", self.value(name), bits, self.range_scale(name, bits), source=name)
+        self.values[name] = f"{name}.quant"
+
+    def _append(self, node: Node, output: Tensor) -> None:
+        self._define(output)
+        self.nodes.append(node)
+        self._producers[output.name] = node
+
+    def _define(self, tensor: Tensor) -> None:
+        if tensor.name in self.tensors:
+            raise IntvitError(f"{tensor.name}: must be the name of one tensor, and a quantizer would be called so too")
+        stated = dataclasses.replace(tensor, scale=self._array(tensor.scale), source=tensor.source or tensor.name)
+        self.tensors[tensor.name] = stated
+
+    @staticmethod
+    def _array(scale: Any) -> Array:
+        return np.asarray(scale, np.float64)
+
+    def finish(self) -> IntGraph:
+        """Bring the class accumulators to one scale, the finest that cannot saturate, and close the graph."""
+        raw = self.value(self.graph.outputs[0])
+        scales = np.broadcast_to(np.abs(raw.scale), raw.shape[-1:])
+        common = max(float(scales.min()), float(scales.max()) * raw.max_abs / (2**31 - 1))
+        self.requantize(LOGITS, raw, 32, float(np.float32(common)), source=self.graph.outputs[0])
+        applied = self.calibration.preprocessing
+        metadata = {
+            **(self.graph.metadata if applied is None else applied.restate(self.graph.metadata)),
+            "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
+            "spec_version": SPEC_VERSION,
+        }
+        return Graph(self.graph.inputs, (LOGITS, raw.name), tuple(self.nodes), self.tensors, metadata)

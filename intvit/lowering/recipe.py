@@ -1,0 +1,163 @@
+"""Recipe: every numeric choice of a lowering as data. Read from TOML or a mapping JSON; unknown keys are refused."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from intvit.errors import IntvitError, placed, reading, shortened
+from intvit.files import read_text
+from intvit.graph import operators
+from intvit.kernels import registry
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Choice(BaseModel):
+    """A method for one site: its name (`ivit`: the newest version, `ivit.v1`: that one) and options of its own.
+
+    The options stand beside the name, as in `{ method = "ibert", n = 6 }`; the method itself says which there are.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    method: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, values: Any) -> Any:
+        """None is an option that is not given."""
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    def check(self, operator: str) -> None:
+        """IntvitError if `operator` has no such method, or the method no such option."""
+        registry.get(operator, self.method).checked(self.options)
+
+
+class Observer(_Strict):
+    """How a range is taken from a recording.
+
+    minmax: per batch of `batch` images, smoothed as in I-ViT, `range = momentum*range + (1-momentum)*batch range`;
+    momentum 0 takes the extremes of everything. percentile: the symmetric `percentile` of |x|. mse: the clip with the
+    least mean squared quantization error.
+    """
+
+    kind: Literal["minmax", "percentile", "mse"] = "minmax"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    batch: Annotated[int, Field(ge=1)] = 16
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+
+
+Bits = Annotated[int, Field(ge=4, le=8)]
+
+
+class Recipe(BaseModel):
+    """What to lower to. Widths are of signed integers unless a method says otherwise."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    __pydantic_extra__: dict[str, Choice]
+    """Choices for the other kinds of operators that have methods (`silu`, `rmsnorm`); left out: `ivit`."""
+
+    bits: Bits = 8
+    """Operands of every matrix product and non-linear operator: weights and activations."""
+    residual_bits: Annotated[int, Field(ge=8, le=16)] = 16
+    softmax_bits: Annotated[int, Field(ge=4, le=16)] = 16
+    """Output width of I-ViT's and I-BERT's softmax."""
+    log2_bits: Annotated[int, Field(ge=2, le=4)] = 4
+    """Width of FQ-ViT's log2 codes; log2_matmul keeps 15 fraction bits, so 4 is the most."""
+    softmax: Choice = Choice(method="ivit")
+    gelu: Choice = Choice(method="ivit")
+    layernorm: Choice = Choice(method="ivit")
+    sites: dict[str, Choice] = {}
+    """Choices for single sites; these go before those of their kind."""
+    observer: Observer = Observer()
+
+    def choice(self, operator: str, site: str) -> Choice:
+        return self.sites.get(site) or self.of_kind(operator)
+
+    def of_kind(self, operator: str) -> Choice:
+        """The choice for all sites of a kind that have none of their own."""
+        found = getattr(self, operator, None)
+        return found if isinstance(found, Choice) else Choice(method=STAND_IN)
+
+    def of_kinds(self, kinds: Collection[str]) -> Recipe:
+        """This recipe without choices for kinds, beside those that every recipe names, which are not of `kinds`."""
+        found = self.model_copy()
+        for operator in set(found.model_extra or {}) - set(kinds):
+            del (found.model_extra or {})[operator]
+        return found
+
+    def with_method(self, name: str, **changes: Any) -> Recipe:
+        """The uniform recipe of one method, without choices for single sites."""
+        choices = {operator: uniform_choice(operator, name) for operator in operators.with_methods()}
+        return self.model_copy(update={**choices, "sites": {}, **changes})
+
+    @property
+    def label(self) -> str:
+        names = {c.method for c in (self.softmax, self.layernorm, *self.sites.values())}
+        return f"{'+'.join(sorted(names))} W{self.bits}A{self.bits}"
+
+
+STAND_IN = "ivit"
+"""For what neither a method of the name nor its family's `stand_ins` give: its methods are defined at every scale."""
+
+
+def uniform_choice(operator: str, name: str) -> Choice:
+    """The method `name` of `operator` with the options that suit a uniform model, or what stands in for it."""
+    family = [m for m in registry.methods() if m.name == name or f"{m.name}.v{m.version}" == name]
+    if family and not any(m.operator == operator for m in family):
+        name = next((m.stand_ins[operator] for m in family if operator in m.stand_ins), STAND_IN)
+    try:
+        return Choice(method=name, **registry.get(operator, name).uniform)
+    except IntvitError:  # the lowering names a site where it is missing
+        return Choice(method=name)
+
+
+def build_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Check plain data into a Recipe; one line that names the key, the rule and the value otherwise.
+
+    >>> build_recipe({"bits": 3})
+    Traceback (most recent call last):
+    intvit.errors.IntvitError: recipe: bits: must be greater than or equal to 4, not 3
+    """
+    known = {*Recipe.model_fields, *operators.with_methods()}
+    for name in sorted(values.keys() - known) if isinstance(values, dict) else ():
+        raise IntvitError(f"{where}: {name}: must be a known key, not {shortened(values[name])}")
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        rule = first["msg"].removeprefix("Input should be ").rstrip(".")
+        rule = "must be a known key" if first["type"] == "extra_forbidden" else f"must be {rule}"
+        raise IntvitError(f"{where}: {key}: {rule}, not {shortened(first['input'])}") from None
+    for operator in operators.with_methods():
+        choice = recipe.of_kind(operator)
+        if choice.options:
+            with placed(f"{where}: {operator}"):
+                choice.check(operator)
+    return recipe
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe: `.toml`, or the JSON mapping that `intvit map` writes."""
+    path = Path(path)
+    text = read_text(path)
+    with reading(path, "a TOML recipe or a JSON mapping"):
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    if isinstance(values, dict) and "recipe" in values:
+        values = values["recipe"]
+    if not isinstance(values, dict):
+        raise IntvitError(f"{path}: must hold a table of recipe keys, not {type(values).__name__}")
+    return build_recipe(values, str(path))
