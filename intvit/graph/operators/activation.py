@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from intvit.graph.ir import Array, Node
 from intvit.graph.operators import methods
+from intvit.graph.operators.kind import Operator
 from intvit.graph.parameters import node_method
 from intvit.kernels.method import GeluForms
 
@@ -22,6 +23,12 @@ def read(op: str) -> Any:
         r.emit(op, node, (node.input[0],), r.shape(node.input[0]))
 
     return handler
+
+
+def activation(name: str, **values: Any) -> Operator:
+    """The kind of an activation function; `values` are its float forms, and what differs."""
+    common = {"check": methods.check, "kernel": methods.kernel, "spec": methods.spec, "fuse": fuse}
+    return Operator(name, **{"lower": lower, **common, **values}, narrow_input=True, facts=())
 
 
 def lower(context: Context, node: Node) -> None:

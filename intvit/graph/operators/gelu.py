@@ -10,8 +10,9 @@ import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.graph.ir import Array, Node
-from intvit.graph.operators import activation, methods
-from intvit.graph.operators.kind import Operator, Pointwise
+from intvit.graph.operators import methods
+from intvit.graph.operators.activation import activation
+from intvit.graph.operators.kind import Pointwise
 from intvit.kernels.method import Method
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _lower(context: Context, node: Node) -> None:
     methods.lower(context, node, {}, adapt=adapt)
 
 
-GELU = Operator(
+GELU = activation(
     "gelu",
     reads={"Gelu": _read},
     rewrites={
@@ -76,10 +77,4 @@ GELU = Operator(
         ),
     },
     lower=_lower,
-    check=methods.check,
-    kernel=methods.kernel,
-    spec=methods.spec,
-    fuse=activation.fuse,
-    narrow_input=True,
-    facts=(),
 )

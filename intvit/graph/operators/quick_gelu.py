@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from intvit.graph.operators import activation, methods
-from intvit.graph.operators.kind import Operator, Pointwise
+from intvit.graph.operators.activation import activation, read
+from intvit.graph.operators.kind import Pointwise
 from intvit.graph.operators.silu import gated, rewrite
 
-QUICK_GELU = Operator(
+QUICK_GELU = activation(
     "quick_gelu",
-    reads={"QuickGelu": activation.read("quick_gelu")},
+    reads={"QuickGelu": read("quick_gelu")},
     function="""QuickGelu (x) => (y) {
         factor = Constant <value_float: float = 1.702> ()
         scaled = Mul(x, factor)
@@ -18,11 +18,4 @@ QUICK_GELU = Operator(
     rewrites={"com.microsoft.QuickGelu": rewrite},
     pointwise=(Pointwise(lambda x: gated(x, 1.702)),),
     activations={"quick_gelu": {}},
-    lower=activation.lower,
-    check=methods.check,
-    kernel=methods.kernel,
-    spec=methods.spec,
-    fuse=activation.fuse,
-    narrow_input=True,
-    facts=(),
 )

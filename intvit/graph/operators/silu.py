@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from intvit.graph.ir import Array
-from intvit.graph.operators import activation, methods
-from intvit.graph.operators.kind import Operator, Pointwise
+from intvit.graph.operators.activation import activation, read
+from intvit.graph.operators.kind import Pointwise
 
 if TYPE_CHECKING:
     from intvit.floats.importers.views import Value, Writer
@@ -31,18 +31,11 @@ def rewrite(w: Writer, node: Any, inputs: list[Value], attrs: dict[str, Any]) ->
     raise w.refused(f"alpha must be one of {', '.join(map(str, FACTORS))}, not {alpha}")
 
 
-SILU = Operator(
+SILU = activation(
     "silu",
-    reads={"Silu": activation.read("silu")},
+    reads={"Silu": read("silu")},
     function="Silu (x) => (y) { sigmoid = Sigmoid(x) y = Mul(x, sigmoid) }",
     rewrites={"Swish": rewrite},
     pointwise=(Pointwise(lambda x: gated(x, 1.0)),),
     activations={"silu": {}, "swish": {}},
-    lower=activation.lower,
-    check=methods.check,
-    kernel=methods.kernel,
-    spec=methods.spec,
-    fuse=activation.fuse,
-    narrow_input=True,
-    facts=(),
 )
