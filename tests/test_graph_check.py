@@ -261,3 +261,39 @@ def test_only_a_softmax_has_a_mask(tiny, site):
     mask = np.ones(DIM if "norm" in site else 2 * DIM, np.int64)
     with pytest.raises(IntvitError, match=f"{site}: parameters must be those of"):
         check(changed(tiny, site, arrays={"mask": mask}))
+
+
+def test_constants_may_be_stored_in_any_width(tiny, tmp_path):
+    """In the narrowest type that holds them, and in 64 bits: the same integers by both backends, whatever is fused."""
+    images = np.random.default_rng(3).integers(-128, 128, (2, 1, 8, 8)).astype(np.int8)
+    expected = Engine(tiny).run(images)
+
+    def narrowest(array):
+        kinds = (np.int8, np.int16, np.int32, np.int64)
+        return array.astype(next(k for k in kinds if np.array_equal(array.astype(k), array)))
+
+    for store in (narrowest, lambda array: array.astype(np.int64)):
+        nodes = tuple(
+            dataclasses.replace(n, arrays={key: store(array) for key, array in n.arrays.items()}) for n in tiny.nodes
+        )
+        save(dataclasses.replace(tiny, nodes=nodes), tmp_path / "g.h5")
+        for backend in ("kernel", "spec"):
+            found = Engine(load(tmp_path / "g.h5"), backend).run(images)
+            assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32])
+def test_small_multipliers_in_narrow_types(tiny, kind):
+    """A requantization whose m and e fit 8 bits, stored so, fused and by itself."""
+    name = "blocks.0.attn.qkv.quant"
+    node = next(n for n in tiny.nodes if n.name == name)
+    m, e = np.full(node.arrays["m"].shape, -128), np.full(node.arrays["e"].shape, 20)
+    images = np.random.default_rng(3).integers(-128, 128, (2, 1, 8, 8)).astype(np.int8)
+    results = []
+    for stored in (kind, np.int64):
+        graph = changed(tiny, name, arrays={"m": m.astype(stored), "e": e.astype(stored)})
+        check(graph)
+        results += [Engine(graph, backend).run(images) for backend in ("kernel", "spec")]
+        results.append({k: v for k, v in Engine(graph).run(images, wanted=[name, *graph.outputs]).items() if k != name})
+    for found in results[1:]:
+        assert all(np.array_equal(found[key], results[0][key]) for key in results[0])

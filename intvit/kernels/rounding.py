@@ -47,6 +47,7 @@ def round_shift(p, e, add, at, mask):
 
 def regular(m: Array, e: Array, rounding: Rounding) -> Array | None:
     """(5, n) int64: m, e, the constants of `round_shift`, and LIMIT, with |m| < 2**31; None if some e leaves 1..62."""
+    m, e = m.astype(np.int64), e.astype(np.int64)  # a file may store them in any width that holds them
     full = np.abs(m) == 2**31
     m, e = np.where(full, m >> 1, m), np.where(full, e - 1, e)
     if e.min() < 1 or e.max() > 62:
