@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Calibration": "calibrate",
+    "Calibration": "lowering.calibrate",
     "Engine": "engine",
     "Graph": "graph.ir",
-    "IntType": "inttypes",
+    "IntType": "graph.inttypes",
     "IntvitError": "errors",
-    "Method": "method",
-    "Recipe": "recipe",
+    "Method": "kernels.method",
+    "Recipe": "lowering.recipe",
     "load": "engine",
-    "lower": "lowering",
-    "read_recipe": "recipe",
+    "lower": "lowering.context",
+    "read_recipe": "lowering.recipe",
 }
 __all__ = [
     "Calibration",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import intvit
+
 PACKAGE = Path(__file__).resolve().parent.parent / "intvit"
 
 LAYERS = [
@@ -73,3 +75,8 @@ def test_the_top_of_the_package_is_the_way_of_the_data():
     for folder in PACKAGE.rglob("*"):
         if folder.is_dir() and "__pycache__" not in folder.parts and folder.name != "data":
             assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
+
+
+def test_public_names_are_there():
+    for name in intvit.__all__:
+        assert getattr(intvit, name).__name__ == name
