@@ -102,7 +102,7 @@ class Trained(BaseModel):
 
 
 class TimmConfig(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(protected_namespaces=(), strict=True, extra="allow", allow_inf_nan=False)
 
     architecture: str | None = None
     num_classes: Annotated[int, Field(ge=0)] | None = None
