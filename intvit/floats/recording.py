@@ -67,7 +67,7 @@ class Recorded(BaseModel):
 class Description(BaseModel):
     """Of what a recording is, as the file states it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(protected_namespaces=(), frozen=True, extra="forbid", strict=True)
     model_sha256: str
     images_sha256: str
     preprocessing: str
