@@ -18,6 +18,7 @@ import numpy as np
 
 from intvit.errors import IntvitError, reading
 from intvit.graph import operators
+from intvit.graph.operators.kind import checked_backend
 from intvit.graph.operators.matmul import log2_product
 from intvit.graph.operators.methods import evaluator
 from intvit.graph.operators.requantize import by_spec
@@ -31,7 +32,6 @@ from intvit.kernels.quantize import quantize_activation, quantize_bias, quantize
 from intvit.kernels.requantize import PUBLISHED_SATURATING_WIDTHS, apply_requantize, dyadic
 
 Array = np.ndarray[Any, Any]
-BACKENDS = ("kernel", "spec")
 
 
 def apply(
@@ -96,14 +96,12 @@ def gelu(
     other methods have none. `options` are the method's own.
     """
     x = _integers("gelu", x_int)
-    m = _method("gelu", method)
-    if "n" in m.options.model_fields:
+    if "n" in _method("gelu", method).options.model_fields:
         options["n"] = n
     scales = reals("gelu: input scale", in_scale)
     if scales.size != 1 and scales.shape != x.shape[-1:]:
         raise IntvitError(f"gelu: input scale must be one or {x.shape[-1:]}, not {scales.shape}")
-    params, out_scale = m.constants(scales if scales.ndim else float(scales), {}, _options(m, options))
-    return _run(m, params, x, backend), out_scale
+    return apply("gelu", x, scales if scales.ndim else float(scales), method=method, backend=backend, **options)
 
 
 def layernorm(
@@ -172,7 +170,7 @@ def requantize(
         if len(constants) not in (1, x.shape[-1] if x.ndim else 1):
             raise IntvitError(f"requantize: scale must be one or {x.shape[-1:]}, not {len(constants)}")
     width = bits if clamp and bits in PUBLISHED_SATURATING_WIDTHS else None
-    if _backend(backend) == "kernel" and x.size:
+    if checked_backend(backend) == "kernel" and x.size:
         return apply_requantize(x, m, e, width, **extra)
     return by_spec(x, m, e, width, **extra)
 
@@ -189,7 +187,7 @@ def log2_matmul(q: Any, v_int: Any, v_scale: float, *, backend: str = "kernel") 
     lead = check_shapes("log2_matmul", codes, values)
     check_codes(codes)
     shape = (*lead, codes.shape[-2], values.shape[-1])
-    if _backend(backend) == "kernel":
+    if checked_backend(backend) == "kernel":
         y = log2_product(codes, values, "kernel").astype(np.int64)
     elif not (math.prod(shape) and values.size):  # the sum of nothing is 0
         y = np.zeros(shape, np.int64)
@@ -275,16 +273,11 @@ def _options(m: Method, options: dict[str, Any]) -> dict[str, Any]:
         raise IntvitError(f"{m.operator} {m.name}: {error}") from None
 
 
-def _backend(backend: str) -> str:
-    if not isinstance(backend, str) or backend not in BACKENDS:
-        raise IntvitError(f"backend: must be one of {', '.join(BACKENDS)}, not {backend!r}")
-    return backend
-
-
 def _run(m: Method, params: Any, x: Array, backend: str, mask: Array | None = None) -> Array:
-    run = evaluator(m, params, _backend(backend)) if x.size or not x.ndim else None
-    if run is None:
+    backend = checked_backend(backend)
+    if x.ndim and not x.size:
         return np.zeros(x.shape, np.int64)
+    run = evaluator(m, params, backend)
     rows = _rows(m.operator, x)
     hidden = None if mask is None else np.array(mask.reshape(rows.shape), order="C")
     return run(rows, hidden).reshape(x.shape)

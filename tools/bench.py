@@ -413,8 +413,8 @@ def growth(args: argparse.Namespace) -> dict[str, Any]:
 
 def mapping(args: argparse.Namespace) -> dict[str, Any]:
     """Images per second of the mapping analysis: float run, three integer runs, statistics, nothing stored."""
-    from intvit.analysis.demo import METHODS, WEIGHTS, embedded
-    from intvit.analysis.mapping import SqnrRun, map_methods
+    from intvit.analysis.demo import WEIGHTS, embedded
+    from intvit.analysis.mapping import PUBLISHED, SqnrRun, map_methods
     from intvit.floats.images import open_images
     from intvit.floats.importers.onnx import float_graph
     from intvit.floats.importers.timm import import_timm
@@ -443,7 +443,7 @@ def mapping(args: argparse.Namespace) -> dict[str, Any]:
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        map_methods(graph, live, images, calibration, recipe, METHODS, threads=args.threads)
+        map_methods(graph, live, images, calibration, recipe, PUBLISHED, threads=args.threads)
         times.append(time.perf_counter() - start)
     n = min(n_images, 32)
     run = SqnrRun.of(graph, lower(graph, calibration, recipe.with_method("ivit")))

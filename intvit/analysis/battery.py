@@ -25,8 +25,8 @@ from intvit.errors import IntvitError
 from intvit.graph import operators
 from intvit.graph.check import check
 from intvit.graph.inttypes import IntType
-from intvit.graph.ir import Array, Graph, Node, Tensor
-from intvit.graph.ranges import narrowest
+from intvit.graph.ir import Array, Graph, Tensor
+from intvit.graph.operators.methods import node_of
 from intvit.kernels.method import Method
 from intvit.spec import SPEC_VERSION
 
@@ -188,16 +188,8 @@ def _golden(method: Method, rng: np.random.Generator) -> Iterator[str]:
 
 def one_operator(method: Method, scale: float, channels: int, dtype: IntType, rng: np.random.Generator) -> Graph:
     """The graph `x (2, channels) -> method -> y`."""
-    params = constants(method, scale, channels, rng)
-    shape, values = (2, channels), dataclasses.asdict(params)
-    x = Tensor("x", shape, dtype, np.asarray(scale))
-    bound = method.bound(params, x.max_abs, channels) if method.bound else None
-    kind = IntType(64) if bound is None else narrowest(bound, 8)
-    y = Tensor("y", shape, kind, np.asarray(1.0), encoding=method.out_encoding, bound=bound)
-    attrs = {"method": method.name, "version": method.version,
-             "params": {key: value for key, value in values.items() if not isinstance(value, tuple)}}  # fmt: skip
-    arrays = {key: np.array(value, np.int64) for key, value in values.items() if isinstance(value, tuple)}
-    node = Node(method.operator, "y", ("x",), "y", attrs, arrays)
+    x = Tensor("x", (2, channels), dtype, np.asarray(scale))
+    node, y = node_of(method, constants(method, scale, channels, rng), "y", x, "y", 1.0)
     graph = Graph(("x",), ("y",), (node,), {"x": x, "y": y}, {"recipe": {}, "spec_version": SPEC_VERSION})
     check(graph)
     return graph

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from intvit.analysis.mapping import map_methods
+from intvit.analysis.mapping import PUBLISHED, map_methods
 from intvit.analysis.report import accuracy_table, mapping_table
 from intvit.engine.accuracy import float_accuracy, integer_accuracy
 from intvit.errors import IntvitError
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WEIGHTS, SWIN_WEIGHTS = "vit_fashion.safetensors", "swin_fashion.safetensors"
-METHODS = ("ibert", "fqvit", "ivit")
 VECTOR_SITES = ("softmax", "gelu", "layernorm", "blocks.0.*", "logits")
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -83,12 +82,12 @@ def run_demo(
             recipe = build_recipe({"bits": bits})
             calibration = calibrate(graph, recording, recipe)
             with progress(f"map, {bits} bits") as report:
-                found = map_methods(graph, recording, calibration_images, calibration, recipe, METHODS,
+                found = map_methods(graph, recording, calibration_images, calibration, recipe, PUBLISHED,
                                     threads=threads, progress=report)  # fmt: skip
             found.write(output / f"mapping_{bits}bit.json")
             say(f"map        three uniform {bits}-bit models -> mapping_{bits}bit.json")
             mapping = mapping or found
-            recipes = {name: recipe.with_method(name) for name in METHODS} | {"mixed": found.recipe}
+            recipes = {name: recipe.with_method(name) for name in PUBLISHED} | {"mixed": found.recipe}
             for name, chosen in recipes.items():
                 path = output / f"vit_{name}_{bits}bit.h5"
                 save(lower(graph, calibration, chosen), path)

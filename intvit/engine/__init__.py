@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from intvit.engine.evaluate import BACKENDS, prepare
+from intvit.engine.evaluate import prepare_in
 from intvit.engine.plan import Step, make_plan
 from intvit.errors import IntvitError, placed
 from intvit.graph.inttypes import storage
 from intvit.graph.ir import Array, IntGraph, Node
+from intvit.graph.operators.kind import checked_backend
 from intvit.graph.store import load as read_graph
 
 DEFAULT_BATCH = 8
@@ -82,14 +83,12 @@ class Engine:
     def _steps(self, wanted: frozenset[str]) -> list[Step]:
         if self.backend == "kernel":
             return make_plan(self.graph, wanted)
-        if self.backend not in BACKENDS:
-            raise IntvitError(f"backend: must be one of {', '.join(BACKENDS)}, not {self.backend!r}")
+        checked_backend(self.backend)  # before a site is named
         return [self._by_itself(node) for node in self.graph.nodes]
 
     def _by_itself(self, node: Node) -> Step:
-        tensors = self.graph.tensors
         with placed(node.name):
-            run = prepare(node, [tensors[name] for name in node.inputs], tensors[node.output], self.backend)
+            run = prepare_in(self.graph, node, self.backend)
         return Step(node.inputs, node.output, run, (node,))
 
     def evaluate(self, q_images: Array, wanted: Sequence[str], each: Each | None = None) -> dict[str, Any]:

@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from intvit.errors import IntvitError
 from intvit.graph import operators
 from intvit.graph.inttypes import storage
-from intvit.graph.ir import Array, Node, Tensor
-from intvit.graph.operators.kind import Evaluate
-
-BACKENDS = ("kernel", "spec")
+from intvit.graph.ir import Array, IntGraph, Node, Tensor
+from intvit.graph.operators.kind import Evaluate, checked_backend
 
 
 def prepare(node: Node, inputs: Sequence[Tensor], output: Tensor, backend: str = "kernel") -> Evaluate:
@@ -23,10 +21,8 @@ def prepare(node: Node, inputs: Sequence[Tensor], output: Tensor, backend: str =
     Its result is stored in the narrowest NumPy integers that hold the type of `output`. What it refuses does not name
     the node: its caller does.
     """
-    if backend not in BACKENDS:
-        raise IntvitError(f"backend: must be one of {', '.join(BACKENDS)}, not {backend!r}")
     kind, found = storage(output.dtype), operators.get(node.op)
-    prepared = found and (found.kernel if backend == "kernel" else found.spec)
+    prepared = found and (found.kernel if checked_backend(backend) == "kernel" else found.spec)
     if not prepared:
         raise IntvitError(f"must be an integer operator, not {node.op!r}")
     evaluate = prepared(node, inputs, output)
@@ -35,3 +31,8 @@ def prepare(node: Node, inputs: Sequence[Tensor], output: Tensor, backend: str =
         return evaluate(values).astype(kind, copy=False)
 
     return stored
+
+
+def prepare_in(graph: IntGraph, node: Node, backend: str = "kernel") -> Evaluate:
+    """`prepare` for a node of `graph`."""
+    return prepare(node, [graph.tensors[name] for name in node.inputs], graph.tensors[node.output], backend)

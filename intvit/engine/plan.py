@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from intvit.engine.evaluate import prepare
+from intvit.engine.evaluate import prepare_in
 from intvit.errors import placed
 from intvit.graph import layout, operators
 from intvit.graph.inttypes import storage
@@ -77,7 +77,7 @@ class Planner:
 
     def prepare(self, node: Node) -> Evaluate:
         """What evaluates a node by itself."""
-        return prepare(node, [self.tensor(name) for name in node.inputs], self.tensor(node.output))
+        return prepare_in(self.graph, node)
 
     def step_of(self, nodes: Sequence[Node], run: Evaluate, inputs: tuple[str, ...] | None = None) -> Step:
         """A step that covers `nodes`; it reads what the first of them reads, if not other `inputs`."""

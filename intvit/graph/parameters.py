@@ -1,12 +1,15 @@
-"""The method of a Softmax, GELU or LayerNorm node, and its parameter value."""
+"""The method of a node whose kind has methods, its parameter value, and how a node states that."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from intvit.errors import IntvitError
-from intvit.graph.ir import Node
+from intvit.graph import operators
+from intvit.graph.ir import Array, Node
 from intvit.kernels import registry
 from intvit.kernels.method import Method
 
@@ -28,7 +31,9 @@ def method_params(node: Node) -> Any:
     for key, value in values.items():
         if type(value) is not int:
             raise IntvitError(f"{node.name}: {key} must be an integer, not {value!r:.60}")
-    constants = {key: array for key, array in node.arrays.items() if (node.op, key) != ("softmax", "mask")}
+    kind = operators.get(node.op)
+    masked = kind is not None and kind.masked
+    constants = {key: array for key, array in node.arrays.items() if not (masked and key == "mask")}
     for key, array in constants.items():
         if array.ndim != 1:
             raise IntvitError(f"{node.name}: {key} must be a vector, not of shape {array.shape}")
@@ -39,3 +44,10 @@ def method_params(node: Node) -> Any:
         raise IntvitError(f"{node.name}: parameters must be those of {method.id}: {error}") from None
     except IntvitError as error:
         raise IntvitError(f"{node.name}: {error}") from None
+
+
+def stated_params(params: Any) -> tuple[dict[str, int], dict[str, Array]]:
+    """What `method_params` reads back: the numbers for `attrs["params"]`, and the vectors as constant arrays."""
+    values = dataclasses.asdict(params)
+    vectors = {key: np.array(value, np.int64) for key, value in values.items() if isinstance(value, tuple)}
+    return {key: value for key, value in values.items() if key not in vectors}, vectors

@@ -46,11 +46,12 @@ def _ivit(rows, x0, n, out_bits, out):
             out[i, j] = rows[i, j] * ((e * factor) >> (32 - out_bits))
 
 
-def _ivit_lower(in_scale: Any) -> tuple[Any, float]:
-    scale = one_scale("gelu ivit", in_scale)
-    x0 = math.floor(-1.0 / (scale * SIGMOID))
+def ivit_lower(where: str, factor: float, in_scale: Any) -> tuple[Any, float]:
+    """Constants of x * sigmoid(factor * x)."""
+    scale = one_scale(where, in_scale)
+    x0 = math.floor(-1.0 / (scale * factor))
     if -x0 >= X0_MAX:
-        raise IntvitError(f"gelu ivit: input scale must be above {1 / X0_MAX:.3g}, not {scale}")
+        raise IntvitError(f"{where}: input scale must be above {1 / X0_MAX:.3g}, not {scale}")
     return spec.IvitGelu(x0, IVIT_N, IVIT_BITS), scale * 2.0**-7
 
 
@@ -155,7 +156,7 @@ def _ivit_tvm_kernel(p: spec.IvitTvmGelu) -> Any:
 
 
 IVIT = Method(
-    "gelu", "ivit", 1, spec.IvitGelu, _ivit_lower, spec.ivit, ivit_kernel,
+    "gelu", "ivit", 1, spec.IvitGelu, partial(ivit_lower, "gelu ivit", SIGMOID), spec.ivit, ivit_kernel,
     "ShiftGELU: x * sigmoid(1.702 x), channels share a row maximum", "arXiv 2207.01405", bound=ivit_bound,
     fast=GeluForms("row_max"),
 )  # fmt: skip

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from intvit.errors import IntvitError
 from intvit.kernels.arith import kernel, rhe_product, row_runner, saturate
 from intvit.kernels.border import border
-from intvit.kernels.gelu import IVIT_BITS, IVIT_N, ivit_bound, ivit_kernel, one_scale
+from intvit.kernels.gelu import ivit_bound, ivit_kernel, ivit_lower, one_scale
 from intvit.kernels.method import GeluForms, Method
-from intvit.kernels.softmax import X0_MAX, check_rows, ibert_lower, polynomial, quotient
+from intvit.kernels.softmax import check_rows, ibert_lower, polynomial, quotient
 from intvit.spec import gelu as shift
 from intvit.spec import silu as spec
 from intvit.spec.softmax import IbertSoftmax
@@ -25,23 +23,14 @@ SIGMOID_BITS = 16
 @border(rows="int64 R C", out="int64 R C")
 @kernel
 def _ibert(rows, x0, b, c, n, m, e, out_bits, out):
+    most = saturate(rhe_product(polynomial(0, x0, b, c, n), m, e - n), 16)
     for i in range(rows.shape[0]):
         for j in range(rows.shape[1]):
             x = rows[i, j]
-            d = -abs(x)
-            # of (x, 0) one is the maximum, and the other is d away from it
+            d = -abs(x)  # of (x, 0) one is the maximum, and the other is d away from it
             least = saturate(rhe_product(polynomial(d, x0, b, c, n), m, e - (n - quotient(d, x0, n))), 16)
-            most = saturate(rhe_product(polynomial(0, x0, b, c, n), m, e - n), 16)
             factor = 4294967296 // max(least + most, 1)
             out[i, j] = x * (((most if x >= 0 else least) * factor) >> (32 - out_bits))
-
-
-def _ivit_lower(where: str, factor: float, in_scale: Any) -> tuple[Any, float]:
-    scale = one_scale(where, in_scale)
-    x0 = math.floor(-1.0 / (scale * factor))
-    if -x0 >= X0_MAX:
-        raise IntvitError(f"{where}: input scale must be above {1 / X0_MAX:.3g}, not {scale}")
-    return shift.IvitGelu(x0, IVIT_N, IVIT_BITS), scale * 2.0**-7
 
 
 def _ibert_lower(where: str, factor: float, in_scale: Any) -> tuple[Any, float]:
@@ -66,7 +55,7 @@ def gated(operator: str, factor: float, formula: str) -> tuple[Method, Method]:
     """I-ViT's and I-BERT's form of x * sigmoid(factor * x)."""
     return (
         Method(
-            operator, "ivit", 1, shift.IvitGelu, partial(_ivit_lower, f"{operator} ivit", factor), shift.ivit,
+            operator, "ivit", 1, shift.IvitGelu, partial(ivit_lower, f"{operator} ivit", factor), shift.ivit,
             ivit_kernel, f"ShiftGELU's sigmoid: {formula}, channels share a row maximum", "arXiv 2207.01405",
             bound=ivit_bound, fast=GeluForms("row_max"),
         ),

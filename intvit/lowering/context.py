@@ -77,7 +77,7 @@ class Context:
         (name,) = self.graph.inputs
         bits = self.widths[name]
         self._define(
-            Tensor(name, self.graph.tensors[name].shape, IntType(bits), self._array(self.range_scale(name, bits)))
+            Tensor(name, self.graph.tensors[name].shape, IntType(bits), np.asarray(self.range_scale(name, bits)))
         )
         self.values[name] = name
 
@@ -158,7 +158,7 @@ class Context:
                 inputs.append(residual.name)
             else:
                 arrays["residual"] = residual
-        output = Tensor(name, raw.shape, IntType(bits), self._array(scale), source=source)
+        output = Tensor(name, raw.shape, IntType(bits), np.asarray(scale), source=source)
         self._append(Node("requantize", name, tuple(inputs), name, {"bits": bits}, arrays), output)
 
     def _quantize_raw(self, name: str) -> None:
@@ -175,12 +175,10 @@ class Context:
     def _define(self, tensor: Tensor) -> None:
         if tensor.name in self.tensors:
             raise IntvitError(f"{tensor.name}: must be the name of one tensor, and a quantizer would be called so too")
-        stated = dataclasses.replace(tensor, scale=self._array(tensor.scale), source=tensor.source or tensor.name)
+        stated = dataclasses.replace(
+            tensor, scale=np.asarray(tensor.scale, np.float64), source=tensor.source or tensor.name
+        )
         self.tensors[tensor.name] = stated
-
-    @staticmethod
-    def _array(scale: Any) -> Array:
-        return np.asarray(scale, np.float64)
 
     def finish(self) -> IntGraph:
         """Bring the class accumulators to one scale, the finest that cannot saturate, and close the graph."""

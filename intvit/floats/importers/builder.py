@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from intvit.graph.ir import Array
 OPSET, IR_VERSION = 20, 10
 MOST_BYTES = 2**31 - 2**24
 """Of constants: ONNX's limit, less what nodes and names may take."""
-FUNCTIONS = cache(functions)
 
 
 @dataclass
@@ -32,7 +30,7 @@ class Builder:
 
     def add(self, op: str, name: str, *inputs: str, **attrs: Any) -> str:
         """A node of ONNX, or of a function that the file will carry."""
-        if any(function.name == op for function in FUNCTIONS()):
+        if any(function.name == op for function in functions()):
             attrs["domain"] = DOMAIN
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attrs))
         return name
@@ -68,10 +66,6 @@ class Builder:
         names = self.constant(f"{site}.weight", gamma), self.constant(f"{site}.bias", beta)
         return self.add("LayerNormalization", site, x, *names, axis=-1, epsilon=eps)
 
-    def rmsnorm(self, site: str, x: str, gamma: Array, eps: float) -> str:
-        names = self.constant(f"{site}.weight", gamma), self.constant(f"{site}.eps", np.float32(eps))
-        return self.add("RmsNorm", site, x, *names)
-
     def over_batch(self, name: str, constant: Array) -> str:
         """A constant (1, ...) once per image: what an ONNX Concat with an activation needs."""
         if "batch_size" not in self.initializers:
@@ -98,7 +92,7 @@ class Builder:
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", *output_shape])],
             [numpy_helper.from_array(value, name) for name, value in self.initializers.items()],
         )
-        used = [f for f in FUNCTIONS() if any(node.domain == DOMAIN and node.op_type == f.name for node in self.nodes)]
+        used = [f for f in functions() if any(node.domain == DOMAIN and node.op_type == f.name for node in self.nodes)]
         domains = [helper.make_opsetid("", OPSET), *([helper.make_opsetid(DOMAIN, 1)] if used else [])]
         model = helper.make_model(
             graph, opset_imports=domains, ir_version=IR_VERSION, producer_name="intvit", functions=used

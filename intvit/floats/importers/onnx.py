@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ TRAINED = ("weight_integer", "weight_scale", "bias_integer")
 """Constants that a site of a trained network has beside its float weights."""
 
 
+@cache
 def functions() -> list[onnx.FunctionProto]:
     """The kinds that ONNX has no operator for, as functions of ONNX operators."""
     head = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}]>'
@@ -362,6 +364,7 @@ _HANDLERS: dict[str, Callable[[Reader, onnx.NodeProto], None]] = {
 """Layout and constants; how the others are read, their kinds say."""
 
 
+@cache
 def _readers() -> dict[str, Callable[[Reader, onnx.NodeProto], None]]:
     """ONNX operator -> how it is read; `intvit.Silu` for one of the functions that a file carries."""
     found = dict(_HANDLERS)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from intvit.floats.importers.builder import Builder
 from intvit.floats.importers.onnx import attributes
 from intvit.floats.importers.views import Affine, Pointwise, Refused, Value, View, Writer, last_axis_vector
 from intvit.graph import operators as kinds
@@ -151,10 +152,14 @@ def _conv(w: Writer, node: onnx.NodeProto, inputs: list[Value], attrs: dict[str,
     return View(name, (1, len(weight), rows // kernel[0], cols // kernel[1]), 0)
 
 
+def write_linear(builder: Builder, name: str, affine: Affine) -> None:
+    builder.linear(name, affine.source, affine.scale, affine.offset)
+
+
 def _linear(w: Writer, node: onnx.NodeProto, x: View, weight: Array, bias: Array | None) -> View:
     """`x` times weight (O, I) plus bias, still open for constants after it."""
     x = w.clear_of(x, [len(x.shape) - 1])
-    affine = Affine("linear", w.settle(x), np.asarray(weight, np.float32), bias)
+    affine = Affine(write_linear, w.settle(x), np.asarray(weight, np.float32), bias)
     return View(node.output[0], (*x.shape[:-1], len(weight)), x.batch, affine=affine)
 
 

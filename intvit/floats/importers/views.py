@@ -23,22 +23,23 @@ OPERATOR_NAME = re.compile(r"(?:node_)?[A-Z]\w*")
 class Affine:
     """A linear or LayerNorm that is not written yet, as constants after it may still go into it."""
 
-    op: str
-    """linear, or the kind of the norm."""
+    write: Callable[[Builder, str, Affine], object]
+    """Appends it to a builder under a name."""
     source: str
     scale: Array
     """Linear: weight (O, I); a norm: gamma (C,)."""
     offset: Array | None
     eps: float = 0.0
+    takes_offset: bool = True
 
     def times(self, factor: Any) -> Affine:
         column = np.asarray(factor, np.float32).reshape(-1)
-        scale = self.scale * (column[:, None] if self.op == "linear" else column)
+        scale = self.scale * (column[:, None] if self.scale.ndim == 2 else column)
         return replace(self, scale=scale, offset=None if self.offset is None else self.offset * column)
 
     def plus(self, value: Array) -> Affine | None:
-        """None for a norm that has no offset."""
-        if self.op not in ("linear", "layernorm"):
+        """None for a norm that takes no offset."""
+        if not self.takes_offset:
             return None
         column = np.broadcast_to(value.reshape(-1), self.scale.shape[:1])
         return replace(self, offset=column if self.offset is None else self.offset + column)
@@ -155,13 +156,7 @@ class Writer:
         if view.affine is not None:
             affine = view.affine if view.gain == 1 else view.affine.times(view.gain)
             name = self.site(view.name)
-            if affine.op == "linear":
-                self.builder.linear(name, affine.source, affine.scale, affine.offset)
-            elif affine.op == "rmsnorm":
-                self.builder.rmsnorm(name, affine.source, affine.scale, affine.eps)
-            else:
-                beta = np.zeros_like(affine.scale) if affine.offset is None else affine.offset
-                self.builder.layernorm(name, affine.source, affine.scale, np.ascontiguousarray(beta), affine.eps)
+            affine.write(self.builder, name, affine)
         elif view.gain == 1:
             return view.name
         else:
@@ -247,8 +242,12 @@ class Writer:
             raise Refused(f"axis must be the last, not {axis % len(x.shape)}")
         return self.activation("Softmax", self.clear_of(x, [last]), name, axis=-1)
 
-    def norm(self, op: str, x: View, gamma: Value, beta: Value, attrs: dict[str, Any], label: str) -> View:
-        """A norm of the last axis, still open for constants after it."""
+    def norm(
+        self, write: Callable[[Builder, str, Affine], object], inputs: Sequence[Value], attrs: dict[str, Any],
+        label: str, *, takes_offset: bool = True,
+    ) -> View:  # fmt: skip
+        """A norm of the last axis with gamma and maybe beta, still open for constants after it."""
+        x, gamma, beta, *_ = (*inputs, None)
         if attrs.get("axis", -1) % len(x.shape) != len(x.shape) - 1:
             raise Refused(f"axis must be the last, not {attrs['axis']}")
         if isinstance(gamma, View) or isinstance(beta, View):
@@ -258,7 +257,7 @@ class Writer:
         x = self.clear_of(x, [len(x.shape) - 1])
         beta = None if beta is None else np.broadcast_to(beta.reshape(-1), x.shape[-1:])
         gamma = np.broadcast_to(gamma.reshape(-1), x.shape[-1:]).astype(np.float32)
-        affine = Affine(op, self.settle(x), gamma, beta, attrs.get("epsilon", 1e-5))
+        affine = Affine(write, self.settle(x), gamma, beta, attrs.get("epsilon", 1e-5), takes_offset)
         return View(label, x.shape, x.batch, affine=affine)
 
     # -- the end

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from intvit.errors import IntvitError
 from intvit.graph.ir import Array, Node, Tensor
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from intvit.floats.importers.views import Value, Writer
     from intvit.lowering.context import Context
 
+BACKENDS = ("kernel", "spec")
 Evaluate = Callable[[Sequence[Array]], Array]
 """Batched inputs (B, ...) to the batched output."""
 Prepare = Callable[[Node, Sequence[Tensor], Tensor], Evaluate]
@@ -22,6 +24,12 @@ Read = Callable[["Reader", Any], None]
 """Appends what an ONNX node of the canonical form is in a float graph."""
 Rewrite = Callable[["Writer", Any, "list[Value]", "dict[str, Any]"], "Value"]
 """(writer, ONNX node of a foreign graph, its inputs, its attributes) -> its output, written in the canonical form."""
+
+
+def checked_backend(backend: object) -> str:
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        raise IntvitError(f"backend: must be one of {', '.join(BACKENDS)}, not {backend!r}")
+    return backend
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from intvit.kernels.method import LayerNormForms, Method
 
 if TYPE_CHECKING:
     from intvit.engine.plan import Planner, Step
+    from intvit.floats.importers.builder import Builder
     from intvit.floats.importers.onnx import Reader
-    from intvit.floats.importers.views import Value, Writer
+    from intvit.floats.importers.views import Affine, Value, Writer
     from intvit.lowering.context import Context
 
 
@@ -34,9 +35,13 @@ def _read(r: Reader, node: Any) -> None:
     r.emit("layernorm", node, (node.input[0],), shape, attrs={"eps": eps}, arrays={"gamma": gamma, "beta": beta})
 
 
+def _write(builder: Builder, name: str, affine: Affine) -> None:
+    beta = np.zeros_like(affine.scale) if affine.offset is None else affine.offset
+    builder.layernorm(name, affine.source, affine.scale, np.ascontiguousarray(beta), affine.eps)
+
+
 def _rewrite(w: Writer, node: Any, inputs: list[Value], attrs: dict[str, Any]) -> Value:
-    x, gamma, beta = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
-    return w.norm("layernorm", x, gamma, beta, attrs, node.output[0])
+    return w.norm(_write, inputs, attrs, node.output[0])
 
 
 def ibert_shift(context: Context, node: Node) -> int:

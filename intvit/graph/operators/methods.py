@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from intvit.graph.inttypes import IntType
 from intvit.graph.ir import Array, Node, Tensor
 from intvit.graph.operators import checks
 from intvit.graph.operators.kind import Evaluate
-from intvit.graph.parameters import method_params, node_method
+from intvit.graph.parameters import method_params, node_method, stated_params
 from intvit.graph.ranges import narrowest
 from intvit.kernels import registry
 from intvit.kernels.method import Method
@@ -111,15 +110,15 @@ def lower(context: Context, node: Node, facts: dict[str, Any], arrays: dict[str,
         raise Infeasible(node.name, str(error)) from None
     if adapt is not None:
         params, scale = adapt(method, params, scale)
-    scalars: dict[str, int] = {}
-    constants = dict(arrays or {})
-    for key, value in dataclasses.asdict(params).items():
-        if isinstance(value, tuple):
-            constants[key] = np.array(value, np.int64)
-        else:
-            scalars[key] = value
+    context.emit(*node_of(method, params, node.name, x, node.output, scale, arrays))
+
+
+def node_of(method: Method, params: Any, name: str, x: Tensor, output: str, scale: Any,
+            arrays: dict[str, Array] | None = None) -> tuple[Node, Tensor]:  # fmt: skip
+    """The node `name` that applies a method to `x`, and its output: of the narrowest type that its bound allows."""
+    scalars, constants = stated_params(params)
     bound = method.bound(params, x.max_abs, x.shape[-1]) if method.bound else None
     dtype = IntType(64) if bound is None else narrowest(bound, 8)
     attrs = {"method": method.name, "version": method.version, "params": scalars}
-    output = Tensor(node.output, x.shape, dtype, scale, method.out_encoding, bound)
-    context.emit(Node(node.op, node.name, (x.name,), node.output, attrs, constants), output)
+    node = Node(method.operator, name, (x.name,), output, attrs, {**(arrays or {}), **constants})
+    return node, Tensor(output, x.shape, dtype, np.asarray(scale, np.float64), method.out_encoding, bound)

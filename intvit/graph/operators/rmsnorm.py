@@ -13,8 +13,9 @@ from intvit.graph.operators import layernorm, methods
 from intvit.graph.operators.kind import Operator
 
 if TYPE_CHECKING:
+    from intvit.floats.importers.builder import Builder
     from intvit.floats.importers.onnx import Reader
-    from intvit.floats.importers.views import Value, Writer
+    from intvit.floats.importers.views import Affine, Value, Writer
     from intvit.lowering.context import Context
 
 
@@ -26,8 +27,13 @@ def _read(r: Reader, node: Any) -> None:
     r.emit("rmsnorm", node, (node.input[0],), shape, attrs={"eps": eps}, arrays={"gamma": gamma})
 
 
+def _write(builder: Builder, name: str, affine: Affine) -> None:
+    gamma = builder.constant(f"{name}.weight", affine.scale)
+    builder.add("RmsNorm", name, affine.source, gamma, builder.constant(f"{name}.eps", np.float32(affine.eps)))
+
+
 def _rewrite(w: Writer, node: Any, inputs: list[Value], attrs: dict[str, Any]) -> Value:
-    return w.norm("rmsnorm", inputs[0], inputs[1], None, attrs, node.output[0])
+    return w.norm(_write, inputs[:2], attrs, node.output[0], takes_offset=False)
 
 
 def _lower(context: Context, node: Node) -> None:
