@@ -6,7 +6,7 @@
     python tools/mutate.py --verify-equivalents [--sample 15 --seed 1 --with-suite]
 
 So are the few functions elsewhere whose numbers others rely on (ELSEWHERE): the walk through the texts of an HDF5 file,
-the widths of intermediates, the border of kernels.
+the widths of intermediates, the constants that a kernel takes.
 Choices between kernels that compute the same, alignment and block sizes are not arithmetic and are left alone.
 A mutant changes one thing: a constant by one, + and -, a shift's direction, a comparison's edge, min and max, a dropped
 saturation or rounding. Conditions whose only effect is to refuse input, docstrings and annotations are left alone, and
@@ -93,7 +93,7 @@ REFUSING_FUNCTIONS = (
 NO_ARITHMETIC = frozenset({"__init__.py", "border.py", "cache.py", "method.py", "ranges.py", "registry.py", "taps.py"})
 ELSEWHERE = {
     "files/hdf5.py": ("_heap_fault",),
-    "kernels/border.py": ("_compared", "characters", "constants"),
+    "kernels/border.py": ("constants",),
     "spec/taps.py": ("integer_type", "listing"),
 }
 """File -> functions that are no arithmetic of an operator, and are mutated all the same. The checks of `method.py` only
