@@ -1,7 +1,5 @@
 """The list of mutants without effect: it names changes that exist, each with a search; what hangs is no kill."""
 
-from collections import Counter
-
 import mutant_import
 import mutate
 from equivalent_mutants import EQUIVALENT
@@ -9,11 +7,20 @@ from mutant_searches import SEARCHES
 
 
 def test_every_listed_mutant_exists_once_and_has_a_search_and_a_reason():
-    keys = Counter(key for entry in EQUIVALENT for key in entry.keys)
-    assert set(keys.values()) == {1}
-    assert set(keys) <= {mutant.key for mutant in mutate.all_mutants()}
+    assert mutate.listed_keys().keys() <= {mutant.key for mutant in mutate.all_mutants()}
     assert {entry.search for entry in EQUIVALENT} == set(SEARCHES)
     assert all(len(entry.reason) > 20 for entry in EQUIVALENT)
+
+
+def test_a_rename_leaves_the_name_of_a_mutant(tmp_path):
+    kernel = (mutate.ROOT / "intvit/kernels/requantize.py").read_text()
+    assert kernel.count("residual") > 10
+    (tmp_path / "renamed.py").write_text(kernel.replace("residual", "other_operand"))
+    before, after = (
+        [mutant.key for mutant in mutate.mutants_of(path, "kernels/requantize.py")]
+        for path in (mutate.ROOT / "intvit/kernels/requantize.py", tmp_path / "renamed.py")
+    )
+    assert before == after
 
 
 def test_mutants_have_names_of_their_own():

@@ -22,9 +22,11 @@ import argparse
 import ast
 import copy
 import json
+import keyword
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -42,7 +44,7 @@ import mutant_import
 import numba
 import numpy as np
 import pytest
-from equivalent_mutants import EQUIVALENT
+from equivalent_mutants import EQUIVALENT, Equivalent
 from mutant_searches import SEARCHES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,25 +113,26 @@ class Mutant:
     index: int
     number: int
     place: str
-    """The function, with those around it; empty at the module's own level."""
-    statement: str
-    """The statement as Python writes it, of a compound one the first line: neither layout nor comments matter."""
+    """The function, with those around it; at the module's own level the name that is assigned."""
+    expression: str
+    """The least expression around the change that has a name in it, as Python writes it."""
     nth: int
-    """Which of the equal changes of such statements of the function it is."""
+    """Which of the equal changes of such expressions of the function it is."""
     many: bool
     """True if there are several."""
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What `equivalent_mutants.py` calls it."""
-        return self.file, self.place, self.statement, f"{self.change} ({self.nth})" if self.many else self.change
+        """What `equivalent_mutants.py` calls it, whatever the names in it are."""
+        change = f"{self.change} ({self.nth})" if self.many else self.change
+        return self.file, self.place, nameless(self.expression), change
 
     def text(self) -> str:
         """The whole mutated file."""
         return apply(ROOT / "intvit" / self.file, self.index, self.number)
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.key[-1]} in {self.statement}"
+        return f"{self.file}:{self.line}: {self.key[-1]} in {self.expression}"
 
 
 def mutations(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
@@ -189,13 +192,46 @@ class Place:
 
     node: ast.AST
     function: str = ""
-    statement: str = ""
+    around: ast.AST | None = None
+
+    @property
+    def expression(self) -> str:
+        """Of a compound statement the first line."""
+        return ast.unparse(self.around).splitlines()[0] if self.around else ""
+
+
+def listed_keys() -> dict[tuple[str, str, str, str], Equivalent]:
+    """`Mutant.key` of every change that `equivalent_mutants.py` lists -> its entry."""
+    keys = [
+        ((entry.file, entry.place, nameless(expression), change), entry)
+        for entry in EQUIVALENT
+        for expression, changes in entry.changes.items()
+        for change in changes
+    ]
+    if len(dict(keys)) != len(keys):
+        raise ValueError("EQUIVALENT names a change twice")
+    return dict(keys)
+
+
+def has_name(node: ast.AST) -> bool:
+    return any(isinstance(child, (ast.Name, ast.Attribute)) for child in ast.walk(node))
+
+
+def nameless(expression: str) -> str:
+    """The expression with its names numbered as they come: renaming one leaves it as it is."""
+    numbers: dict[str, str] = {}
+
+    def number(match: re.Match[str]) -> str:
+        name = match[0]
+        return name if keyword.iskeyword(name) else numbers.setdefault(name, f"_{len(numbers)}")
+
+    return re.sub(r"\b[^\W\d]\w*", number, expression)
 
 
 def mutable_nodes(tree: ast.Module) -> Iterator[Place]:
     """Nodes that compute: no docstrings, annotations, defaults, decorators, nor what only refuses input."""
 
-    def visit(node: ast.AST, function: str, statement: str) -> Iterator[Place]:
+    def visit(node: ast.AST, function: str, around: ast.AST | None) -> Iterator[Place]:
         if isinstance(node, ast.If) and len(node.body) == 1 and isinstance(node.body[0], ast.Raise) and not node.orelse:
             return
         if isinstance(node, ast.keyword) and node.arg == "align":  # a hint to the compiler
@@ -212,17 +248,19 @@ def mutable_nodes(tree: ast.Module) -> Iterator[Place]:
             return
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             function = f"{function}.{node.name}" if function else node.name
-        if isinstance(node, ast.stmt):
-            statement = ast.unparse(node).splitlines()[0]
-        yield Place(node, function, statement)
+        if isinstance(node, ast.stmt) or (isinstance(node, ast.expr) and has_name(node)):
+            around = node
+        if not function and isinstance(node, (ast.Assign, ast.AnnAssign)):
+            function = ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)
+        yield Place(node, function, around)
         for field, value in ast.iter_fields(node):
             if field in ("annotation", "returns", "decorator_list", "slice", "type_params"):
                 continue
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST):
-                    yield from visit(child, function, statement)
+                    yield from visit(child, function, around)
 
-    yield from visit(tree, "", "")
+    yield from visit(tree, "", None)
 
 
 def all_mutants(only: str | None = None) -> list[Mutant]:
@@ -247,14 +285,16 @@ def mutants_of(path: Path, name: str) -> list[Mutant]:
         for index, place in enumerate(places)
         for number, (change, _) in enumerate(mutations(place.node))
     ]
-    often = Counter((place.function, place.statement, change) for _, _, place, change in changes)
+    often = Counter((place.function, nameless(place.expression), change) for _, _, place, change in changes)
     seen: Counter[tuple[str, str, str]] = Counter()
     found = []
     for index, number, place, change in changes:
-        same = (place.function, place.statement, change)
+        same = (place.function, nameless(place.expression), change)
         seen[same] += 1
         line = getattr(place.node, "lineno", 1)
-        found.append(Mutant(name, line, change, index, number, *same[:2], seen[same], often[same] > 1))
+        found.append(
+            Mutant(name, line, change, index, number, place.function, place.expression, seen[same], often[same] > 1)
+        )
     return found
 
 
@@ -279,9 +319,9 @@ def keyword_of(file: str) -> str | None:
 
 def run_tests(mutant: Mutant | None, timeout: int) -> str:
     """ "killed", "survived" or "timed out": what the tests of the mutant's file say; None is the original."""
-    keyword = keyword_of(mutant.file) if mutant else None
+    selected = keyword_of(mutant.file) if mutant else None
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    command += [*(["-k", keyword] if keyword else []), *(f"tests/{name}" for name in TESTS)]
+    command += [*(["-k", selected] if selected else []), *(f"tests/{name}" for name in TESTS)]
     with tempfile.TemporaryDirectory() as scratch:
         # hypothesis must not remember failures of other mutants
         env = {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": scratch}
@@ -368,7 +408,7 @@ def in_processes(tasks: Sequence[tuple[Any, ...]], workers: int, timeout: int) -
 
 def verify(mutants: Sequence[Mutant], args: argparse.Namespace) -> int:
     """Search for an input that tells a listed mutant from the original, then, if asked to, run the tests on it."""
-    entry_of = {key: entry for entry in EQUIVALENT for key in entry.keys}
+    entry_of = listed_keys()
     listed = [mutant for mutant in mutants if mutant.key in entry_of]
     if args.sample and args.sample < len(listed):
         listed = random.Random(args.seed).sample(listed, args.sample)
@@ -418,8 +458,8 @@ def main() -> int:
     parser.add_argument("--with-suite", action="store_true", help="with --verify-equivalents: the tests on each, too")
     args = parser.parse_args()
     mutants = all_mutants(args.only)
-    listed = {key for entry in EQUIVALENT for key in entry.keys}
-    unknown = listed - {mutant.key for mutant in mutants}
+    listed = listed_keys()
+    unknown = listed.keys() - {mutant.key for mutant in mutants}
     if unknown and args.only is None:
         print("EQUIVALENT names changes that do not exist:", *sorted(unknown), sep="\n")
         return 2
