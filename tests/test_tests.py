@@ -34,23 +34,23 @@ for module in modules:
 """
 """A pytest plugin: every way from Python into compiled code, and the products on BLAS, refuse."""
 COMPARISONS = {
-    "test_equivalence.py": "test",
+    "*/test_*_equivalence.py": "test",
     "test_plan.py": "8_bit_scores or gelu_tables or log2_weights or every_tensor or plans_of",
-    "test_gemm.py": "test_linear or requantized or ties or products or laid_out",
-    "test_inputs.py": "(every_type and i4) or broadcasts or ends_of_every or (unsigned and not spec) or random_integers"
-    " or reported",
+    "matmul/test_gemm.py": "test_linear or requantized or ties or products or laid_out",
+    "operators/test_inputs.py": "(every_type and i4) or broadcasts or ends_of_every or (unsigned and not spec)"
+    " or random_integers or reported",
 }
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_no_comparison_passes_when_every_kernel_refuses(name, tmp_path):
-    if name == "test_gemm.py" and gemm.available_paths() == ("blas",):
+    if name == "matmul/test_gemm.py" and gemm.available_paths() == ("blas",):
         pytest.skip("this processor has no integer dot products that we use")
     (tmp_path / "refusing.py").write_text(REFUSING)
     paths = [str(tmp_path), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
     command = [sys.executable, "-m", "pytest", "-p", "refusing", "-q", "--tb=no", "-rA", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, str(TESTS / name), "-k", COMPARISONS[name]],
+        [*command, *map(str, sorted(TESTS.glob(name))), "-k", COMPARISONS[name]],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         cwd=tmp_path,
         capture_output=True,

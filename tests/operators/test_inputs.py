@@ -600,3 +600,38 @@ def test_shift_of_any_integers():
     assert ops.layernorm_shift(np.zeros((0, 3), int), 2) == 2
     assert ops.layernorm_shift(np.zeros((3, 0), int), 2) == 2
     assert ops.layernorm_shift(np.array([[2**64 - 1 - 2**63, 0]], np.uint64)) == 47
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ops.softmax([[1]], 0.0, method="ivit", out_bits=8),
+        lambda: ops.softmax([[1]], -0.1, method="ibert", out_bits=8),
+        lambda: ops.softmax([[1]], float("nan"), method="fqvit", out_bits=4),
+        lambda: ops.softmax([[1]], 1e-30, method="ivit", out_bits=8),
+        lambda: ops.softmax([[1.5]], 0.1, method="ivit", out_bits=8),
+        lambda: ops.softmax([[1]], 0.1, method="magic", out_bits=8),
+        lambda: ops.softmax([[1]], 0.1, method="ivit", out_bits=8, backend="gpu"),
+        lambda: ops.softmax([[2**40]], 0.1, method="ivit", out_bits=8),
+        lambda: ops.softmax([[-32768, 32767] * 600], 0.0008, method="fqvit", out_bits=4),
+        lambda: ops.gelu([[1, 2]], [0.1, 0.2], method="ivit"),
+        lambda: ops.layernorm([[1, 2]], 0.1, [1.0], [1.0], method="ivit"),
+        lambda: ops.layernorm([[1, 2]], 0.1, [1.0, np.nan], [1.0, 1.0], method="ivit"),
+        lambda: ops.layernorm([[1, 2]], 0.1, [1.0, 1.0], [1.0, 1.0], method="fqvit"),
+        lambda: ops.layernorm([[2**35, -(2**35)]], 0.1, [1.0, 1.0], [1.0, 1.0], method="ivit"),
+        lambda: ops.layernorm([[1, 2]], 0.1, [1.0, 1.0], [1.0, 1.0], method="ibert", shift=40),
+        lambda: ops.requantize([1], 1.0, 0.0, 8),
+        lambda: ops.requantize([1], np.inf, 1.0, 8),
+        lambda: ops.requantize([1, 2, 3], [1.0, 2.0], 1.0, 8),
+        lambda: ops.requantize([1], 1.0, 1.0, 8, residual=[1]),
+        lambda: ops.log2_matmul([[16]], [[1]], 1.0),
+        lambda: ops.quantize_weight(np.array([[np.nan]])),
+        lambda: ops.quantize_weight(np.array([[1.0]]), method="magic"),
+        lambda: ops.quantize_weight(np.array([[1.0]]), bits=1),
+    ],
+)
+def test_bad_arguments_raise_one_clear_line(call):
+    with pytest.raises(IntvitError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) > 20

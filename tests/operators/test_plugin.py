@@ -16,7 +16,7 @@ from intvit.errors import IntvitError
 from intvit.kernels import registry
 from intvit.lowering.recipe import build_recipe
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parent.parent
 FOREIGN = TESTS.parent / "golden" / "foreign"
 
 

@@ -9,7 +9,7 @@ import conformance
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 FILES = sorted((ROOT / "golden" / "conformance").rglob("*.npz"))
 
 
