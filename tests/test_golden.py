@@ -69,6 +69,12 @@ def test_every_operator_is_among_them(vectors):
     assert ops == {"gelu", "layernorm", "linear", "log2_matmul", "matmul", "requantize", "softmax"}
 
 
+def test_every_signal_names_the_float_tensor_that_it_stands_for(vectors, vit):
+    signals = [s for p in vectors.rglob("case.json") for s in json.loads(p.read_text())["signals"] if s.get("tensor")]
+    assert len(signals) > 50
+    assert {s["source"] for s in signals} <= set(vit.graph.tensors)
+
+
 @pytest.mark.parametrize(
     ("site", "key", "index"),
     [

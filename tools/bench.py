@@ -414,13 +414,13 @@ def growth(args: argparse.Namespace) -> dict[str, Any]:
 def mapping(args: argparse.Namespace) -> dict[str, Any]:
     """Images per second of the mapping analysis: float run, three integer runs, statistics, nothing stored."""
     from intvit.analysis.demo import WEIGHTS, embedded
-    from intvit.analysis.mapping import PUBLISHED, SqnrRun, map_methods
+    from intvit.analysis.mapping import PUBLISHED, SqnrRun, float_values, map_methods
     from intvit.floats.images import open_images
     from intvit.floats.importers.onnx import float_graph
     from intvit.floats.importers.timm import import_timm
     from intvit.floats.live import LiveActivations
     from intvit.floats.model import FloatModel
-    from intvit.lowering.calibrate import calibrate, source_tensor
+    from intvit.lowering.calibrate import calibrate
     from intvit.lowering.context import lower
     from intvit.lowering.recipe import build_recipe
 
@@ -448,7 +448,10 @@ def mapping(args: argparse.Namespace) -> dict[str, Any]:
     n = min(n_images, 32)
     run = SqnrRun.of(graph, lower(graph, calibration, recipe.with_method("ivit")))
     x = images.read(0, n)
-    floats = {name: live.read(source_tensor(graph, name, set(live.names)), 0, n) for name, _ in run.pairs.values()}
+    floats = {
+        name: float_values(graph, name, live.names, lambda known: live.read(known, 0, n))
+        for name, _ in run.pairs.values()
+    }
     plain = interleaved(
         {
             "plain": lambda: run.engine.run(x, batch=n, threads=args.threads),
