@@ -6,6 +6,7 @@
     python tools/bench.py --model deit_tiny --profile
     python tools/bench.py --model deit_small --growth
     python tools/bench.py --mapping                       # analysis of the embedded model, images/s
+    python tools/bench.py --against ../before             # this checkout and another, pair by pair
 
 Weights are random and seeded: speed does not depend on them. Peers: onnxruntime float32, onnxruntime static QDQ int8
 (u8s8 and u8u8), PyTorch float32 where torch and transformers are installed. Printed with them: whether their int8
@@ -312,6 +313,70 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+CONTENDER = """
+import hashlib, sys, time
+folder, model, batch, threads, methods = sys.argv[1:]
+sys.path[:0] = [folder, folder + "/tools"]
+import bench
+a = bench.MODELS[model]
+x = bench.random_images(a, int(batch))
+graphs = bench.integer_graphs(bench.float_onnx(a), a, tuple(methods.split(",")))
+runs = {method: bench.intvit_runner(graph, x, int(threads)) for method, graph in graphs.items()}
+print("ready", flush=True)
+for line in sys.stdin:
+    start = time.perf_counter()
+    logits = runs[line.strip()]()["logits"]
+    seconds = time.perf_counter() - start
+    print(seconds, hashlib.sha256(logits.tobytes()).hexdigest(), flush=True)
+"""
+"""What times a checkout, in a process of its own: it says "ready", then seconds and digest for each method it reads."""
+
+
+def against(args: argparse.Namespace) -> dict[str, Any]:
+    """Time over that of another checkout with the same packages: medians of pairs, and whether the logits are equal."""
+    folders = {"this": Path(__file__).resolve().parent.parent, "other": args.against.resolve()}
+    given = (args.model, str(args.batch), str(args.threads), args.methods)
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", CONTENDER, str(folder), *given],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd=folder, env=env,
+        )
+        for name, folder in folders.items()
+    }  # fmt: skip
+
+    def answer(name: str) -> list[str]:
+        line = started[name].stdout.readline()  # type: ignore[union-attr]
+        if not line:
+            raise SystemExit(f"{folders[name]}: its tools/bench.py must build and run these models")
+        return line.split()
+
+    found: dict[str, Any] = {"machine": machine(), "other": str(folders["other"])}
+    try:
+        for name in started:
+            answer(name)
+        for method in args.methods.split(","):
+            times, digests = {name: list[float]() for name in folders}, set()
+            for number in range(args.rounds + 1):
+                for name in sorted(folders, reverse=bool(number % 2)):
+                    started[name].stdin.write(f"{method}\n")  # type: ignore[union-attr]
+                    seconds, digest = answer(name)
+                    times[name].append(float(seconds))
+                    digests.add(digest)
+            ratios = [a / b for a, b in zip(times["this"][1:], times["other"][1:], strict=True)]  # the first warms up
+            found[f"{args.model} {method}"] = {
+                **{f"{name}, ms per image": round(1e3 * statistics.median(t[1:]) / args.batch, 2)
+                   for name, t in times.items()},
+                "this / other, median of pairs": round(statistics.median(ratios), 3),
+                "logits": "equal" if len(digests) == 1 else "DIFFER",
+            }  # fmt: skip
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+    return found
+
+
 def machine() -> dict[str, Any]:
     from intvit.kernels.gemm import chosen_path
 
@@ -481,6 +546,7 @@ def main() -> int:
     parser.add_argument("--profile", action="store_true", help="time per step kind instead")
     parser.add_argument("--growth", action="store_true", help="time over batch and tokens instead")
     parser.add_argument("--mapping", action="store_true", help="speed of the mapping analysis instead")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout instead of other engines")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     parser.add_argument("--one-shot", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -490,7 +556,8 @@ def main() -> int:
         args.model = args.model or "deit_small"
         if args.one_shot:
             return one_shot(args)
-        result = profile(args) if args.profile else growth(args) if args.growth else compare(args)
+        alone = against if args.against else profile if args.profile else growth if args.growth else compare
+        result = alone(args)
     if args.json:
         print(json.dumps(result, indent=1))
         return 0
