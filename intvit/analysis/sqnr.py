@@ -17,7 +17,7 @@ from intvit.graph.ir import Tensor
 from intvit.kernels.border import SIGNED, border
 from intvit.kernels.cache import compiled
 
-PAPER_FACTOR, USUAL_FACTOR = 20.0, 10.0
+PAPER_FACTOR = 20.0
 
 
 @dataclass
@@ -25,16 +25,6 @@ class Sqnr:
     """Power ratios of one tensor, an entry per image, kept by image so that batches cannot reorder the sum."""
 
     ratios: dict[int, float] = field(default_factory=dict)
-
-    def update(self, start: int, real: np.ndarray, quantized: np.ndarray) -> None:
-        """Add images `start...`: float tensor and dequantized integers, both (B, ...)."""
-        if real.shape != quantized.shape:
-            raise IntvitError(f"SQNR: shapes must be equal, not {real.shape} and {quantized.shape}")
-        x = real.astype(np.float64).reshape(len(real), -1)
-        noise = np.mean((x - quantized.reshape(len(real), -1)) ** 2, axis=1)
-        signal = np.mean(x**2, axis=1)
-        for i in range(len(x)):
-            self.ratios[start + i] = float(signal[i] / noise[i]) if noise[i] > 0 else math.inf
 
     def merge(self, start: int, ratios: Sequence[float]) -> None:
         """Add the ratios of images `start...`, from `power_ratios`."""
