@@ -1,5 +1,9 @@
 """The list of mutants without effect: it names changes that exist, each with a search; what hangs is no kill."""
 
+import os
+import subprocess
+import sys
+
 import mutant_import
 import mutate
 from equivalent_mutants import EQUIVALENT
@@ -53,3 +57,21 @@ def test_every_file_of_kernels_in_a_subfolder_has_its_tests():
     files = {mutant.file for mutant in mutate.all_mutants() if mutant.file.count("/") == 2}
     assert {"kernels/gemm/pack.py", "kernels/gemm/intrinsics.py"} <= files
     assert all(mutate.keyword_of(file) for file in files)
+
+
+def test_the_way_of_a_mutant_breaks_nothing_by_itself(tmp_path):
+    """Numba's own `@njit`, which it meets when a first signature is compiled, is compiled as it is."""
+    script = """
+import mutant_import
+mutant_import.install("kernels/arith.py", (mutant_import.KERNELS / "arith.py").read_text())
+import numpy as np
+from numba.typed import Dict
+from intvit import ops
+assert ops.requantize(np.array([5, 7]), 1.0, 2.0, 8).tolist() == [2, 4]
+"""
+    paths = os.pathsep.join(str(path) for path in (mutate.ROOT / "tools", mutate.ROOT))
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")

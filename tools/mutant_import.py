@@ -72,7 +72,10 @@ def install(file: str, text: str) -> None:
 
     anew, njit = reached(file), numba.njit
 
-    def without_cache(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    def without_cache(*bare: Any, **options: Any) -> Any:
+        if bare:  # `@njit` without options, as Numba itself writes it
+            return njit(*bare, **options)
+
         def compiled(function: Callable[..., Any]) -> Any:
             chosen = {**options, "cache": False} if function.__module__ in anew else options
             return njit(**chosen)(function)
