@@ -71,6 +71,10 @@ MeanOpt = Annotated[
     typer.Option(help="Channel mean, of float images too; repeat per channel. Default: the recording's, the model's."),
 ]
 StdOpt = Annotated[list[float] | None, typer.Option(help="Channel deviation; repeat per channel.")]
+PresetOpt = Annotated[
+    str | None,
+    typer.Option(help="published: the quantizers of the official I-ViT graphs (default); accurate: docs/recipes.md."),
+]
 ResizeOpt = Annotated[int | None, typer.Option(min=1, help="Resize image files: length of the shorter side.")]
 
 
@@ -103,7 +107,7 @@ def _applied(preprocessing: Preprocessing) -> None:
     err.print(f"images: {preprocessing}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _recipe(path: Path | None, mapping: Path | None, method: str | None, bits: int | None,
+def _recipe(path: Path | None, mapping: Path | None, method: str | None, preset: str | None, bits: int | None,
             observer: str | None) -> Recipe:  # fmt: skip
     from intvit.lowering.recipe import build_recipe, read_recipe
 
@@ -114,11 +118,10 @@ def _recipe(path: Path | None, mapping: Path | None, method: str | None, bits: i
     if path and mapping:
         recipe = read_recipe(path).model_copy(update={"sites": recipe.sites})
     values = recipe.model_dump(exclude_none=True, exclude_unset=True)  # what was asked for, not what is the default
-    if bits is not None:
-        values["bits"] = bits
+    values |= {key: value for key, value in {"preset": preset, "bits": bits}.items() if value is not None}
     if observer is not None:
         values["observer"] = {**values.get("observer", {}), "kind": observer}
-    recipe = build_recipe(values, "--bits/--observer")
+    recipe = build_recipe(values, "--preset/--bits/--observer")
     return recipe.with_method(method) if method else recipe
 
 
@@ -281,7 +284,8 @@ def lower(
     ] = None,
     method: Annotated[str | None, typer.Option(help="One method everywhere: see `intvit methods`.")] = None,
     mapping: Annotated[Path | None, typer.Option(help="Methods per site, from `intvit map`.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Recipe, TOML.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe, TOML: docs/recipes.md.")] = None,
+    preset: PresetOpt = None,
     bits: Annotated[int | None, typer.Option(help="Width of weights and activations, 4 to 8.")] = None,
     observer: Annotated[str | None, typer.Option(help="minmax, percentile or mse.")] = None,
     limit: LimitOpt = None,
@@ -305,7 +309,7 @@ def lower(
     from intvit.lowering.context import lower as run
 
     graph, applied = float_graph(load_model(model)), None
-    chosen = at_trained_widths(graph, _recipe(recipe, mapping, method, bits, observer))
+    chosen = at_trained_widths(graph, _recipe(recipe, mapping, method, preset, bits, observer))
     options = {"mean": mean or None, "std": std or None, "resize": resize}
     if recording is not None:
         if images is not None:
@@ -447,7 +451,8 @@ def map_command(
             help="Uniform candidates, separated by commas. [default: those of ibert,fqvit,ivit that there are]"
         ),
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Recipe, TOML: widths and observer.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe, TOML: docs/recipes.md.")] = None,
+    preset: PresetOpt = None,
     bits: Annotated[int | None, typer.Option(help="Width of weights and activations, 4 to 8.")] = None,
     observer: Annotated[str | None, typer.Option(help="minmax, percentile or mse.")] = None,
     limit: LimitOpt = None,
@@ -473,7 +478,7 @@ def map_command(
     from intvit.lowering.calibrate import at_trained_widths, calibrate
 
     graph = float_graph(load_model(model))
-    chosen = at_trained_widths(graph, _recipe(recipe, None, None, bits, observer))
+    chosen = at_trained_widths(graph, _recipe(recipe, None, None, preset, bits, observer))
     options = {"mean": mean, "std": std, "resize": resize}
     with ExitStack() as stack:
         recorded = stack.enter_context(Recording(recording)) if recording is not None else None

@@ -43,6 +43,13 @@ n = 6
 [sites."blocks.0.norm2"]
 method = "ivit"
 
+[quantizers.softmax]
+input_bits = 16
+
+[quantizers."blocks.0.mlp.fc2"]
+weight_bits = 6
+zero_point = true
+
 [observer]
 kind = "percentile"
 momentum = 0.5

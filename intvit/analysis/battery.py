@@ -82,7 +82,7 @@ def constants(method: Method, scale: float, channels: int, rng: np.random.Genera
     gamma, beta = rng.normal(1, 0.3, channels), rng.normal(0, 0.3, channels)
     low, high = method.widths
     facts = {"out_bits": min(max(8, low), high), "exp_range_max": None, "gamma": gamma, "beta": beta, "shift": 0,
-             "factor": None, "out_scale": 0.03}  # fmt: skip
+             "factor": None, "out_scale": 0.03, "x_max": 127}  # fmt: skip
     if method.out_encoding == "log2":
         facts["out_bits"] = 4
     kind = operators.get(method.operator)

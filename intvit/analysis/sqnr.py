@@ -84,6 +84,8 @@ def power_ratios(real: np.ndarray, q: np.ndarray, tensor: Tensor) -> list[float]
         flat = np.empty(codes.shape, np.float32)
         _fractions(codes, flat)
     else:
+        if tensor.zero_point:
+            flat = flat.astype(np.int64) - tensor.zero_point
         scale = np.asarray(tensor.scale, np.float64).reshape(-1)
         if scale.shape not in ((1,), q.shape[-1:]):
             raise IntvitError(f"{tensor.name}: scale must be one or {q.shape[-1:]}, not {scale.shape}")

@@ -35,7 +35,8 @@ def writer(path: str | Path, graph: IntGraph, names: Sequence[str], n_images: in
     """A sink that stores `names` of `n_images` images: `tensors/<safe name>` (n_images, *shape), a chunk per image.
 
     Attributes of a tensor: `site` (the tensor of the float graph that it stands for), `op`, `dtype`, `scale`,
-    `encoding`, `sha256` of its values, a `digest` that binds them all to the name and to the graph.
+    `encoding`, `zero_point` where there is one, `sha256` of its values, a `digest` that binds them all to the name and
+    to the graph.
     """
     producers = {node.output: node for node in graph.nodes}
     with hdf5.create(path, KIND, VERSION) as (file, output):
@@ -70,6 +71,8 @@ def _create(file: h5py.File, tensor: Tensor, op: str, n_images: int) -> h5py.Dat
     data.attrs["site"] = hdf5.held_text(tensor.source or tensor.name)
     data.attrs["op"], data.attrs["dtype"] = op, str(tensor.dtype)
     data.attrs["scale"], data.attrs["encoding"] = tensor.scale, tensor.encoding
+    if tensor.zero_point:
+        data.attrs["zero_point"] = tensor.zero_point
     return data
 
 
@@ -80,6 +83,8 @@ def _digest(data: h5py.Dataset, name: str, graph_hash: str) -> str:
     }
     claims |= {"name": name, "graph": graph_hash, "shape": list(data.shape), "storage": data.dtype.str}
     claims["scale"] = hdf5.attribute(data, "scale", list)
+    if "zero_point" in data.attrs:
+        claims["zero_point"] = hdf5.attribute(data, "zero_point", int)
     return hashlib.sha256(json.dumps(claims, sort_keys=True).encode()).hexdigest()
 
 
@@ -102,7 +107,7 @@ def read_tensor(path: str | Path, name: str) -> Array:
 
 
 def dequantize(array: Array, tensor: Tensor) -> Array:
-    """Real values float64: `scale * q`, or `2**-q` with 0 for code -1."""
+    """Real values float64: `scale * (q - zero_point)`, or `2**-q` with 0 for code -1."""
     if tensor.encoding == "log2":
         return np.where(array < 0, 0.0, np.exp2(-array.astype(np.float64)))
-    return array.astype(np.float64) * tensor.scale
+    return (array.astype(np.float64) - tensor.zero_point) * tensor.scale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -12,7 +12,7 @@ from pydantic import Field
 from intvit.errors import IntvitError
 from intvit.kernels.arith import kernel, row_runner, truncated_div, wrap32
 from intvit.kernels.border import border, integer, reals
-from intvit.kernels.method import GeluForms, Method, Options
+from intvit.kernels.method import Accurate, GeluForms, Method, Options
 from intvit.kernels.softmax import X0_MAX, check_power_scale, check_rows, shift_exp, shift_exp_tvm, tvm_x0
 from intvit.spec import gelu as spec
 
@@ -82,13 +82,22 @@ def _ibert(rows, b, c, shift, n, out):
 
 
 class IbertGeluOptions(Options):
-    """`n`: fraction bits of the shift constant; 14 is published, 6 suits 8-bit inputs."""
+    """`n`: bits that the polynomial loses; 14 is published, "least" the fewest with which the output fits 32 bits."""
 
-    n: Annotated[int, Field(ge=0, le=30)] = IBERT_N
+    n: Annotated[int, Field(ge=0, le=30)] | Literal["least"] = IBERT_N
 
 
-def _ibert_lower(in_scale: Any, *, n: int = IBERT_N) -> tuple[Any, Any]:
-    """`n`: 14 is published; 6 is the variant for 8-bit inputs. Per-channel scales give per-channel constants."""
+def _ibert_lower(in_scale: Any, *, x_max: int | None = None, n: int | Literal["least"] = IBERT_N) -> tuple[Any, Any]:
+    """Per-channel scales give per-channel constants. `n` may be "least" where `x_max`, the largest |x|, is known."""
+    if n == "least":
+        if x_max is None:
+            raise IntvitError("gelu ibert: n may be 'least' where a graph is lowered, and nowhere else")
+        found = (_ibert_lower(in_scale, n=n) for n in range(31))
+        fitting = (each for each in found if _ibert_bound(each[0], x_max, 1) < 2**31)
+        try:
+            return next(fitting)
+        except StopIteration:
+            raise IntvitError(f"gelu ibert: no n up to 30 keeps the output in 32 bits for |x| up to {x_max}") from None
     scales = np.atleast_1d(reals("gelu ibert: input scale", in_scale))
     if scales.ndim > 1 or not scales.size:
         raise IntvitError(f"gelu ibert: input scale must be one number or one per channel, not {scales.shape}")
@@ -164,6 +173,7 @@ IBERT = Method(
     "gelu", "ibert", 1, spec.IbertGelu, _ibert_lower, spec.ibert, _ibert_kernel,
     "i-GELU: second-order polynomial of erf; n = 14 published, 6 for 8-bit inputs", "arXiv 2101.01321",
     bound=_ibert_bound, fast=GeluForms("element"), options=IbertGeluOptions, uniform={"n": 6},
+    accurate=Accurate({"n": "least"}, 12),
 )  # fmt: skip
 IVIT_TVM = Method(
     "gelu", "ivit_tvm", 1, spec.IvitTvmGelu, _ivit_tvm_lower, spec.ivit_tvm, _ivit_tvm_kernel,

@@ -24,7 +24,7 @@ from intvit.kernels.arith import (
     wrap32,
 )
 from intvit.kernels.border import SIGNED, border, integer, real, reals, shown
-from intvit.kernels.method import LayerNormForms, Method
+from intvit.kernels.method import Accurate, LayerNormForms, Method
 from intvit.kernels.softmax import check_rows, check_scale
 from intvit.spec import layernorm as spec
 
@@ -424,17 +424,17 @@ def _ivit_tvm_kernel(p: spec.IvitTvmLayerNorm) -> Any:
 IVIT = Method(
     "layernorm", "ivit", 1, spec.IvitLayerNorm, _bias_lower(spec.IvitLayerNorm), spec.ivit, _ivit_kernel,
     "I-LayerNorm: ten Newton steps", "arXiv 2207.01405", bound=_bias_bound,
-    fast=LayerNormForms(any_rows=True),
+    fast=LayerNormForms(any_rows=True), accurate=Accurate(input_bits=16),
 )  # fmt: skip
 IBERT = Method(
     "layernorm", "ibert", 1, spec.IbertLayerNorm, _ibert_lower, spec.ibert, _ibert_kernel,
     "exact integer square root, calibrated shift", "arXiv 2101.01321", bound=_ibert_bound,
-    fast=LayerNormForms(any_rows=True),
+    fast=LayerNormForms(any_rows=True), accurate=Accurate(input_bits=16),
 )  # fmt: skip
 FQVIT = Method(
     "layernorm", "fqvit", 1, spec.FqvitLayerNorm, _fqvit_lower, spec.fqvit, _fqvit_kernel,
     "8-bit multiplier per channel and row, power-of-two factors", "arXiv 2111.13824", widths=(2, 8),
-    fast=LayerNormForms(any_rows=True), stand_ins={"gelu": "ivit"},
+    fast=LayerNormForms(any_rows=True), stand_ins={"gelu": "ivit"}, accurate=Accurate(input_bits=16),
 )  # fmt: skip
 IVIT_TVM = Method(
     "layernorm", "ivit_tvm", 1, spec.IvitTvmLayerNorm, _bias_lower(spec.IvitTvmLayerNorm), spec.ivit_tvm,

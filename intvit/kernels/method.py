@@ -56,6 +56,14 @@ class LayerNormForms:
 
 
 @dataclass(frozen=True)
+class Accurate:
+    """What the preset `accurate` gives a method, where the recipe says nothing: options, and the width of its input."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    input_bits: int | None = None
+
+
+@dataclass(frozen=True)
 class Method:
     """`lower` turns real scales into integer constants; `spec` and `kernel` compute with nothing else.
 
@@ -79,7 +87,9 @@ class Method:
     out_encoding: str = "linear"
     options: type[Options] = Options
     uniform: Mapping[str, Any] = field(default_factory=dict)
-    """Options that a uniform recipe gives it, where those that suit narrow activations differ from the published."""
+    """Options that a uniform recipe of the preset `published` gives it, where those that suit narrow activations differ
+    from the published."""
+    accurate: Accurate = Accurate()
     widths: tuple[int, int] = (2, 64)
     """Least and largest width of the output: of the codes of a softmax, of the quantizer behind another operator."""
     input_scale: Callable[[float], float] | None = None

@@ -27,6 +27,17 @@ def symmetric_scale(min_val: float, max_val: float, bits: int) -> float:
     return float(np.float32(max(max(-min_val, max_val) / (2 ** (bits - 1) - 1), LEAST_SCALE)))
 
 
+def affine_scale(min_val: float, max_val: float, bits: int) -> tuple[float, int]:
+    """(scale rounded to float32, zero point) of signed codes for a range that is widened to hold 0.
+
+    `scale = (max - min) / (2**bits - 1)`, at least 2**-23; min stands for the least code, `zero_point - min / scale`
+    rounded half to even.
+    """
+    low, high = min(min_val, 0.0), max(max_val, 0.0)
+    scale = float(np.float32(max((high - low) / (2**bits - 1), LEAST_SCALE)))
+    return scale, int(np.clip(np.rint(-low / scale), 0, 2**bits - 1)) - 2 ** (bits - 1)
+
+
 @dataclass(frozen=True)
 class Convention:
     """How one paper maps a symmetric range to codes."""

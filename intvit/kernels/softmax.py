@@ -24,7 +24,7 @@ from intvit.kernels.arith import (
     wrap32,
 )
 from intvit.kernels.border import SIGNED, border, constants, integer, real, shown
-from intvit.kernels.method import Method, SoftmaxForms
+from intvit.kernels.method import Accurate, Method, SoftmaxForms
 from intvit.kernels.requantize import dyadic
 from intvit.spec import softmax as spec
 
@@ -493,7 +493,7 @@ IVIT = Method(
 IBERT = Method(
     "softmax", "ibert", 1, spec.IbertSoftmax, ibert_lower, spec.ibert, _ibert_kernel,
     "second-order polynomial, 16-bit exponents", "arXiv 2101.01321", bound=_ibert_bound,
-    fast=SoftmaxForms(_ibert_narrow_kernel),
+    fast=SoftmaxForms(_ibert_narrow_kernel), accurate=Accurate(input_bits=16),
 )  # fmt: skip
 FQVIT = Method(
     "softmax", "fqvit", 1, spec.FqvitSoftmax, _fqvit_lower, spec.fqvit, _fqvit_kernel,

@@ -120,6 +120,10 @@ def at_trained_widths(graph: FloatGraph, recipe: Recipe) -> Recipe:
     """`recipe` at the widths that the network was trained at, if it was; IntvitError if it asks for others."""
     trained_at = graph.metadata.get("trained") or {}
     widths = {key: bits for key, bits in trained_at.items() if key in type(recipe).model_fields and bits is not None}
+    if trained_at and recipe.preset != "published":
+        raise IntvitError(
+            f"preset: must be published, as the weights were trained with its quantizers, not {recipe.preset}"
+        )
     for key, bits in widths.items():
         asked = getattr(recipe, key)
         if key in recipe.model_fields_set and asked != bits:

@@ -19,7 +19,7 @@ from intvit.graph import operators
 from intvit.graph.inttypes import IntType
 from intvit.graph.ir import LOGITS, Array, FloatGraph, Graph, IntGraph, Node, Tensor
 from intvit.kernels import registry
-from intvit.kernels.quantize import symmetric_scale
+from intvit.kernels.quantize import affine_scale, symmetric_scale
 from intvit.kernels.requantize import dyadic
 from intvit.lowering import widths
 from intvit.lowering.calibrate import Calibration, at_trained_widths, source_tensor
@@ -37,6 +37,7 @@ def lower(graph: FloatGraph, calibration: Calibration, recipe: Recipe) -> IntGra
     """
     recipe = at_trained_widths(graph, recipe).of_kinds({node.op for node in graph.nodes})
     _check_sites(graph, recipe)
+    widths.check_quantizers(graph, recipe)
     context = Context(graph, calibration, recipe)
     for node in graph.nodes:
         context.lower(node)
@@ -103,12 +104,15 @@ class Context:
         return widths.joins_quantizers(self.graph, node)
 
     def range_scale(self, name: str, bits: int) -> float:
-        """The scale of `bits` bits for the calibrated range of float tensor `name`."""
+        """The scale of `bits` bits for the calibrated range of float tensor `name`, taken as symmetric."""
+        return self._insisted(name, symmetric_scale(*self._range(name), bits))
+
+    def _range(self, name: str) -> tuple[float, float]:
         ranges = self.calibration.ranges
         low, high = ranges[source_tensor(self.graph, name, ranges)]
         if not (math.isfinite(low) and math.isfinite(high)) or low > high:
             raise IntvitError(f"{name}: range must be finite and ordered, not {(low, high)}")
-        return self._insisted(name, symmetric_scale(low, high, bits))
+        return low, high
 
     def next_scale(self, node: Node) -> float:
         """The scale of the quantizer behind a float node."""
@@ -146,8 +150,11 @@ class Context:
         self.values[output.name] = output.name
 
     def requantize(self, name: str, raw: Tensor, bits: int, scale: float, residual: Tensor | Array | None = None,
-                   residual_scale: Any = None, source: str | None = None) -> None:  # fmt: skip
-        """Append `name = saturate(round(raw * m / 2**e) [+ round(residual * m' / 2**e')])`."""
+                   residual_scale: Any = None, source: str | None = None, zero_point: int = 0) -> None:  # fmt: skip
+        """Append `name = saturate(round(raw * m / 2**e) [+ round(residual * m' / 2**e')])`.
+
+        A zero point is such a residual: a constant, times 1.
+        """
         if raw.encoding != "linear":
             raise IntvitError(f"{name}: log2 codes of {raw.name} must feed a matrix product, nothing else")
         m, e = dyadic(raw.scale, scale)
@@ -158,13 +165,19 @@ class Context:
                 inputs.append(residual.name)
             else:
                 arrays["residual"] = residual
-        output = Tensor(name, raw.shape, IntType(bits), np.asarray(scale), source=source)
+        elif zero_point:
+            arrays["residual"], (arrays["residual_m"], arrays["residual_e"]) = np.array([zero_point]), dyadic(1.0, 1.0)
+        output = Tensor(name, raw.shape, IntType(bits), np.asarray(scale), source=source, zero_point=zero_point)
         self._append(Node("requantize", name, tuple(inputs), name, {"bits": bits}, arrays), output)
 
     def _quantize_raw(self, name: str) -> None:
         """Requantize the accumulator that stands for float tensor `name`."""
         bits = self.widths[name]
-        self.requantize(f"{name}.quant", self.value(name), bits, self.range_scale(name, bits), source=name)
+        if widths.has_zero_point(self.graph, self.recipe, name):
+            scale, zero_point = affine_scale(*self._range(name), bits)
+        else:
+            scale, zero_point = self.range_scale(name, bits), 0
+        self.requantize(f"{name}.quant", self.value(name), bits, scale, source=name, zero_point=zero_point)
         self.values[name] = f"{name}.quant"
 
     def _append(self, node: Node, output: Tensor) -> None:

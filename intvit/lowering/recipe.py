@@ -8,7 +8,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from intvit.errors import IntvitError, placed, reading, shortened
 from intvit.files import read_text
@@ -62,6 +70,22 @@ class Observer(_Strict):
 Bits = Annotated[int, Field(ge=4, le=8)]
 
 
+class Quantizers(_Strict):
+    """The quantizers around one operator, or around all of a kind; what is left out follows from the rest of a recipe.
+
+    input_bits: of its inputs; operands of products have 8 at most. output_bits: behind it, for a softmax of its own
+    output. weight_bits: of its weights. zero_point: its input's range need not be symmetric; for linear operators.
+    """
+
+    input_bits: Annotated[int, Field(ge=4, le=16)] | None = None
+    output_bits: Annotated[int, Field(ge=4, le=16)] | None = None
+    weight_bits: Bits | None = None
+    zero_point: bool | None = None
+
+
+USUAL = Quantizers()
+
+
 class Recipe(BaseModel):
     """What to lower to. Widths are of signed integers unless a method says otherwise."""
 
@@ -69,6 +93,9 @@ class Recipe(BaseModel):
     __pydantic_extra__: dict[str, Choice]
     """Choices for the other kinds of operators that have methods (`silu`, `rmsnorm`); left out: `ivit`."""
 
+    preset: Literal["published", "accurate"] = "published"
+    """What holds where the rest says nothing. published: the quantizers of the official I-ViT graphs. accurate: inputs
+    as wide as a method can use, zero points before linear operators, and options that lose no bits."""
     bits: Bits = 8
     """Operands of every matrix product and non-linear operator: weights and activations."""
     residual_bits: Annotated[int, Field(ge=8, le=16)] = 16
@@ -81,10 +108,42 @@ class Recipe(BaseModel):
     layernorm: Choice = Choice(method="ivit")
     sites: dict[str, Choice] = {}
     """Choices for single sites; these go before those of their kind."""
+    quantizers: dict[str, Quantizers] = {}
+    """By site or by kind of operator; those of a site go before those of its kind."""
     observer: Observer = Observer()
+
+    @model_serializer(mode="wrap")
+    def _stated(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is empty: recipes of before there were such, and graphs made with them, keep their hashes."""
+        found: dict[str, Any] = plain(self)
+        if not self.quantizers:
+            found.pop("quantizers", None)
+        if self.preset == "published":
+            found.pop("preset", None)
+        return found
 
     def choice(self, operator: str, site: str) -> Choice:
         return self.sites.get(site) or self.of_kind(operator)
+
+    def quantizer(self, operator: str, site: str) -> Quantizers:
+        """What is asked for at a site: for itself, for its kind or by the preset."""
+        stated = (self._preset(operator, site), self.quantizers.get(operator, USUAL), self.quantizers.get(site, USUAL))
+        return Quantizers(**{key: value for each in stated for key, value in each if value is not None})
+
+    def _preset(self, operator: str, site: str) -> Quantizers:
+        if self.preset == "published":
+            return USUAL
+        if operator == "linear":
+            return Quantizers(zero_point=True)
+        if operator not in operators.with_methods():
+            return USUAL
+        return Quantizers(input_bits=registry.get(operator, self.choice(operator, site).method).accurate.input_bits)
+
+    def options(self, operator: str, site: str) -> dict[str, Any]:
+        """The options of the method at a site: those given, else those of the preset."""
+        choice = self.choice(operator, site)
+        accurate = registry.get(operator, choice.method).accurate.options if self.preset == "accurate" else {}
+        return {**accurate, **choice.options}
 
     def of_kind(self, operator: str) -> Choice:
         """The choice for all sites of a kind that have none of their own."""
@@ -100,7 +159,8 @@ class Recipe(BaseModel):
 
     def with_method(self, name: str, **changes: Any) -> Recipe:
         """The uniform recipe of one method, without choices for single sites."""
-        choices = {operator: uniform_choice(operator, name) for operator in operators.with_methods()}
+        plain = self.preset == "accurate"
+        choices = {operator: uniform_choice(operator, name, plain=plain) for operator in operators.with_methods()}
         return self.model_copy(update={**choices, "sites": {}, **changes})
 
     @property
@@ -113,13 +173,13 @@ STAND_IN = "ivit"
 """For what neither a method of the name nor its family's `stand_ins` give: its methods are defined at every scale."""
 
 
-def uniform_choice(operator: str, name: str) -> Choice:
-    """The method `name` of `operator` with the options that suit a uniform model, or what stands in for it."""
+def uniform_choice(operator: str, name: str, *, plain: bool = False) -> Choice:
+    """The method `name` of `operator`, or what stands in; unless `plain`, with the options for a uniform model."""
     family = [m for m in registry.methods() if m.name == name or f"{m.name}.v{m.version}" == name]
     if family and not any(m.operator == operator for m in family):
         name = next((m.stand_ins[operator] for m in family if operator in m.stand_ins), STAND_IN)
     try:
-        return Choice(method=name, **registry.get(operator, name).uniform)
+        return Choice(method=name, **({} if plain else registry.get(operator, name).uniform))
     except IntvitError:  # the lowering names a site where it is missing
         return Choice(method=name)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from intvit.errors import placed
+from intvit.errors import IntvitError, placed
 from intvit.graph import layout, operators
 from intvit.graph.ir import LAYOUT_OPS, FloatGraph, Node
 from intvit.kernels import registry
@@ -50,14 +50,19 @@ def quantizer_site(graph: FloatGraph, node: Node) -> str:
     return name
 
 
-def feeds_narrow(graph: FloatGraph, name: str) -> bool:
-    """True if a narrow operator reads `name`, directly or as a term of a sum: terms are as wide as their sum."""
+def asked(graph: FloatGraph, recipe: Recipe, name: str) -> int | None:
+    """The least width that an operator which reads `name` asks for, directly or as a term of a sum.
+
+    Terms are as wide as their sum. None if nobody reads it.
+    """
+    found = []
     for node in graph.consumers[name]:
-        if node.op in operators.named("narrow_input"):
-            return True
-        if (moves_no_bit(node) or node.op == "add") and feeds_narrow(graph, node.output):
-            return True
-    return False
+        if moves_no_bit(node) or node.op == "add":
+            found.append(asked(graph, recipe, node.output))
+        else:
+            usual = recipe.bits if node.op in operators.named("narrow_input") else recipe.residual_bits
+            found.append(recipe.quantizer(node.op, node.name).input_bits or usual)
+    return min((bits for bits in found if bits is not None), default=None)
 
 
 def joins_quantizers(graph: FloatGraph, node: Node) -> bool:
@@ -77,10 +82,13 @@ def _origin(graph: FloatGraph, name: str) -> str:
 def quantizer_bits(graph: FloatGraph, recipe: Recipe) -> dict[str, int]:
     """Width of every activation quantizer, by the name of the float tensor that it rounds."""
     norms = operators.named("per_channel").intersection(operators.with_methods())
-    widths: dict[str, int] = dict.fromkeys(graph.inputs, recipe.bits)
+    widths: dict[str, int] = {}
+    for name in graph.inputs:
+        widths[name] = min(recipe.bits, asked(graph, recipe, name) or recipe.bits)
     for node in graph.nodes:
+        wanted = asked(graph, recipe, node.output) or recipe.residual_bits
         if joins_quantizers(graph, node):
-            widths[node.output] = recipe.bits if feeds_narrow(graph, node.output) else recipe.residual_bits
+            widths[node.output] = wanted
         if moves_no_bit(node):
             continue
         consumers = {reader.op for reader in readers(graph, node.output)}
@@ -90,10 +98,44 @@ def quantizer_bits(graph: FloatGraph, recipe: Recipe) -> dict[str, int]:
             continue
         itself = node.op in operators.named("self_quantizing")
         site = node.output if itself else quantizer_site(graph, node)
-        narrow = feeds_narrow(graph, node.output) or (node.op == "linear" and not norms.isdisjoint(consumers))
+        if node.op == "linear" and not norms.isdisjoint(consumers) and not _stated(graph, recipe, node):
+            wanted = min(wanted, recipe.bits)  # the norms behind patches and merged patches
         if node.op in norms:
             with placed(node.name):
                 method = registry.get(node.op, recipe.choice(node.op, node.name).method)
-            narrow = narrow or method.widths[1] <= WIDEST_OPERAND
-        widths[site] = recipe.bits if narrow else recipe.residual_bits
+            if method.widths[1] <= WIDEST_OPERAND:
+                wanted = min(wanted, recipe.bits)
+        widths[site] = recipe.quantizer(node.op, node.name).output_bits or wanted
     return widths
+
+
+def has_zero_point(graph: FloatGraph, recipe: Recipe, name: str) -> bool:
+    """True if every operator that reads `name` takes a zero point, and the recipe gives it one."""
+    found = list(readers(graph, name))
+    return bool(found) and all(recipe.quantizer(reader.op, reader.name).zero_point for reader in found)
+
+
+def check_quantizers(graph: FloatGraph, recipe: Recipe) -> None:
+    """IntvitError unless what the recipe states of quantizers is of sites or kinds that can have it."""
+    computing = [node for node in graph.nodes if not moves_no_bit(node)]
+    products = operators.named("product")
+    for name, stated in recipe.quantizers.items():
+        nodes = [node for node in computing if name in (node.op, node.name)]
+        if not nodes and operators.get(name) is None:
+            raise IntvitError(f"{name}: quantizers must be of a site of the model or of a kind of operator")
+        for node in nodes:
+            if node.op != "linear" and (stated.weight_bits or stated.zero_point):
+                raise IntvitError(f"{name}: weight_bits and zero_point must be of linear operators, not of {node.op}")
+            if node.op in products and (stated.input_bits or 0) > WIDEST_OPERAND:
+                raise IntvitError(f"{name}: input_bits must be at most {WIDEST_OPERAND} here, not {stated.input_bits}")
+    for node in computing:
+        bits = recipe.quantizer(node.op, node.name).output_bits or 0
+        for reader in readers(graph, node.output) if bits > WIDEST_OPERAND and node.op != "softmax" else ():
+            if reader.op in products:
+                rule = f"at most {WIDEST_OPERAND}, as {reader.name} multiplies"
+                raise IntvitError(f"{node.name}: output_bits must be {rule}, not {bits}")
+
+
+def _stated(graph: FloatGraph, recipe: Recipe, node: Node) -> bool:
+    """True if the recipe says how wide what reads `node` takes it."""
+    return any(recipe.quantizer(reader.op, reader.name).input_bits for reader in readers(graph, node.output))

@@ -28,11 +28,16 @@ def read(op: str) -> Any:
 def activation(name: str, **values: Any) -> Operator:
     """The kind of an activation function; `values` are its float forms, and what differs."""
     common = {"check": methods.check, "kernel": methods.kernel, "spec": methods.spec, "fuse": fuse}
-    return Operator(name, **{"lower": lower, **common, **values}, narrow_input=True, facts=())
+    return Operator(name, **{"lower": lower, **common, **values}, narrow_input=True, facts=("x_max",))
 
 
 def lower(context: Context, node: Node) -> None:
-    methods.lower(context, node, {})
+    methods.lower(context, node, facts(context, node))
+
+
+def facts(context: Context, node: Node) -> dict[str, Any]:
+    """x_max: largest magnitude of the input."""
+    return {"x_max": context.value(node.inputs[0]).max_abs}
 
 
 def fuse(planner: Planner, node: Node) -> Step | None:

@@ -11,7 +11,7 @@ import numpy as np
 from intvit.errors import IntvitError
 from intvit.graph.ir import Array, Node
 from intvit.graph.operators import methods
-from intvit.graph.operators.activation import activation
+from intvit.graph.operators.activation import activation, facts
 from intvit.graph.operators.kind import Pointwise
 from intvit.kernels.method import Method
 
@@ -56,7 +56,7 @@ def _lower(context: Context, node: Node) -> None:
         bits = trained["gelu_bits"]
         return dataclasses.replace(params, out_bits=bits), scale * 2.0 ** (params.out_bits - bits)
 
-    methods.lower(context, node, {}, adapt=adapt)
+    methods.lower(context, node, facts(context, node), adapt=adapt)
 
 
 GELU = activation(

@@ -68,6 +68,8 @@ class Operator:
     kernel: Prepare | None = None
     spec: Prepare | None = None
     fuse: Callable[[Planner, Node], Step | None] | None = None
+    product: bool = False
+    """It multiplies its inputs, as 8-bit integers at most."""
     narrow_input: bool = False
     """Its input is as narrow as the operand of a product."""
     per_channel: bool = False

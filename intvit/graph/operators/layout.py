@@ -31,16 +31,22 @@ def _lower(context: Context, node: Node) -> None:
     if context.joins_quantizers(node):
         inputs = _to_one_scale(context, node, inputs)
     first = inputs[0]
-    if any(not np.array_equal(t.scale, first.scale) or t.encoding != first.encoding for t in inputs):
+    if any(not np.array_equal(t.scale, first.scale) or t.encoding != first.encoding for t in inputs) or (
+        len({t.zero_point for t in inputs}) > 1
+    ):
         raise IntvitError(f"{node.name}: {node.op} must join tensors of one scale")
     arrays, bound = {}, max(t.max_abs for t in inputs)
     for key, part in node.arrays.items():
-        arrays[key] = np.rint(part.astype(np.float64) / first.scale).astype(np.int64)
+        arrays[key] = np.rint(part.astype(np.float64) / first.scale).astype(np.int64) + first.zero_point
         bound = max(bound, int(np.abs(arrays[key]).max()))
     dtype = first.dtype if bound <= first.max_abs else narrowest(bound, first.dtype.bits)
     moved = Node(node.op, node.name, tuple(t.name for t in inputs), node.output, node.attrs, arrays)
     shape = layout.output_shape(moved, [t.shape for t in inputs])
-    context.emit(moved, Tensor(node.output, shape, dtype, first.scale, first.encoding, first.bound and bound))
+    context.emit(
+        moved,
+        Tensor(node.output, shape, dtype, first.scale, first.encoding, first.bound and bound,
+               zero_point=first.zero_point),
+    )  # fmt: skip
 
 
 def _to_one_scale(context: Context, node: Node, inputs: list[Tensor]) -> list[Tensor]:
@@ -76,6 +82,8 @@ def _check(node: Node, inputs: Sequence[Tensor], output: Tensor) -> None:
     for tensor in inputs:
         if tensor.encoding != output.encoding:
             raise IntvitError(f"{node.name}: encoding must stay {tensor.encoding}, not {output.encoding}")
+        if tensor.zero_point != output.zero_point:
+            raise IntvitError(f"{node.name}: zero_point must stay {tensor.zero_point}, not {output.zero_point}")
         checks.keeps(node, tensor, output)
     for key, array in node.arrays.items():
         checks.values(node, key, -output.max_abs, min(output.max_abs, output.dtype.max), (array.shape,))
@@ -94,6 +102,7 @@ def _move(name: str, **values: Any) -> Operator:
         spec=_prepare,
         still=lambda node: True,
         log2_inputs=-1,
+        takes=frozenset({"zero_point"}),
         **values,
     )
 

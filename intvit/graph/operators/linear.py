@@ -59,6 +59,9 @@ def _lower(context: Context, node: Node) -> None:
     if "bias" in node.arrays:
         bias = quantize_bias(node.arrays["bias"], float(x.scale), weight_scale)[0]
         arrays["bias"] = context.trained_bias(node, bias) if context.calibration.trained else bias
+    if x.zero_point:
+        sums = weight.astype(np.int64).sum(axis=1)
+        arrays["bias"] = arrays.get("bias", np.zeros_like(sums)) - x.zero_point * sums
     bound = int(linear_bound(arrays["weight"], arrays.get("bias"), x.max_abs).max())
     shape = (*x.shape[:-1], len(weight))
     output = Tensor(node.output, shape, accumulator_type(bound), weight_scale * float(x.scale), bound=bound)
@@ -69,7 +72,7 @@ def _codes(context: Context, node: Node) -> tuple[Array, Array]:
     """(codes, scale) of the weights: the trained ones if they came along, else rounded here."""
     from intvit.kernels.quantize import quantize_weight
 
-    bits = context.recipe.bits
+    bits = context.recipe.quantizer(node.op, node.name).weight_bits or context.recipe.bits
     codes, scale = quantize_weight(node.arrays["weight"], bits)
     trained = node.arrays.get("weight_integer", codes)
     if trained.shape != codes.shape or np.abs(trained.astype(np.int64) - codes).max() > 1:
@@ -140,6 +143,8 @@ LINEAR = Operator(
     kernel=_kernel,
     spec=_spec,
     fuse=_fuse,
+    product=True,
+    takes=frozenset({"zero_point"}),
     narrow_input=True,
     per_channel=True,
 )

@@ -150,7 +150,7 @@ def _order(reader: Node | None) -> tuple[int, ...] | None:
 
 MATMUL = Operator(
     "matmul", reads={"MatMul": _read}, lower=_lower, check=_check, kernel=_kernel, spec=_spec, fuse=_fuse,
-    narrow_input=True,
+    product=True, narrow_input=True,
 )  # fmt: skip
 LOG2_MATMUL = Operator(
     "log2_matmul", check=_check, kernel=_log2_kernel, spec=_log2_spec, fuse=_fuse, log2_inputs=1

@@ -105,7 +105,8 @@ def lower(context: Context, node: Node, facts: dict[str, Any], arrays: dict[str,
     if method.longest_row is not None and x.shape[-1] > method.longest_row:
         raise Infeasible(node.name, f"{method.id} takes rows of at most {method.longest_row}, not {x.shape[-1]}")
     try:
-        params, scale = method.constants(float(np.asarray(x.scale)), facts, choice.options)
+        options = context.recipe.options(node.op, node.name)
+        params, scale = method.constants(float(np.asarray(x.scale)), facts, options)
     except IntvitError as error:
         raise Infeasible(node.name, str(error)) from None
     if adapt is not None:

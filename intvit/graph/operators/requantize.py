@@ -36,12 +36,22 @@ def _check(node: Node, inputs: Sequence[Tensor], output: Tensor) -> None:
         e = checks.values(node, f"{term}e", EXPONENT_LEAST, EXPONENT_MOST, lengths)
         if e.shape != node.arrays[f"{term}m"].shape:
             raise IntvitError(f"{node.name}: {term}m and {term}e must be of one length")
+    if output.zero_point and not _adds(node, output.zero_point):
+        raise IntvitError(f"{node.name}: residual must be the zero_point {output.zero_point} of the output, times 1")
     if len(inputs) == 2 and inputs[1].shape != shape:
         raise IntvitError(f"{node.name}: residual must be of shape {shape}, not {inputs[1].shape}")
     if constant:
         residual = node.arrays["residual"]
         checks.values(node, "residual", -(2**31), 2**31 - 1, (residual.shape,))
         checks.broadcasts(node, "residual", residual.shape, shape)
+
+
+def _adds(node: Node, zero_point: int) -> bool:
+    """True if the second term is the constant `zero_point`."""
+    if "residual" not in node.arrays or any(node.arrays[key].size != 1 for key in ("residual_m", "residual_e")):
+        return False
+    m, e = int(node.arrays["residual_m"][0]), int(node.arrays["residual_e"][0])
+    return bool(np.all(node.arrays["residual"] == zero_point)) and e >= 0 and m == 1 << e
 
 
 def signed(node: Node, key: str) -> Array:

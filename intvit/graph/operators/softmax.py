@@ -33,7 +33,8 @@ def _rewrite(w: Writer, node: Any, inputs: list[Value], attrs: dict[str, Any]) -
 
 def _lower(context: Context, node: Node) -> None:
     method = registry.get("softmax", context.recipe.choice("softmax", node.name).method)
-    bits = context.recipe.log2_bits if method.out_encoding == "log2" else context.recipe.softmax_bits
+    usual = context.recipe.log2_bits if method.out_encoding == "log2" else context.recipe.softmax_bits
+    bits = context.recipe.quantizer("softmax", node.name).output_bits or usual
     mask = context.masks.get(node.inputs[0])
     facts = {
         "out_bits": min(max(bits, method.widths[0]), method.widths[1]),
