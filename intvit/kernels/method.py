@@ -113,7 +113,7 @@ class Method:
             return self.options.model_validate(dict(options)).model_dump()
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
+            key = first["loc"][0]  # what follows is pydantic's way into a union
             known = ", ".join(self.options.model_fields) or "none"
             rule = first["msg"].removeprefix("Input should be ").rstrip(".")
             rule = f"be an option of {self.id} ({known})" if first["type"] == "extra_forbidden" else f"be {rule}"
