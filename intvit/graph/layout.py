@@ -21,7 +21,7 @@ def output_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
 
 def apply(node: Node, inputs: Sequence[Array]) -> Array:
     """Move the elements of batched arrays (B, ...) as `node` says."""
-    return _MOVES[node.op](inputs, node.attrs, node.arrays)
+    return MOVES[node.op](inputs, node.attrs, node.arrays)
 
 
 def _reshape(inputs: Sequence[Array], attrs: Mapping[str, Any], arrays: Mapping[str, Array]) -> Array:
@@ -53,7 +53,7 @@ def _concat(inputs: Sequence[Array], attrs: Mapping[str, Any], arrays: Mapping[s
     return np.concatenate([p.astype(kind, copy=False) for p in parts], axis=attrs["axis"] + 1)
 
 
-_MOVES = {"reshape": _reshape, "transpose": _transpose, "take": _take, "slice": _slice, "concat": _concat}
+MOVES = {"reshape": _reshape, "transpose": _transpose, "take": _take, "slice": _slice, "concat": _concat}
 
 
 def keeps_channels(node: Node, before: Shape, after: Shape) -> bool:

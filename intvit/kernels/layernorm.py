@@ -23,7 +23,7 @@ from intvit.kernels.arith import (
     truncated_div,
     wrap32,
 )
-from intvit.kernels.border import SIGNED, border, integer, real, reals, shown
+from intvit.kernels.border import SIGNED, border, integer, reals, shown
 from intvit.kernels.method import Accurate, LayerNormForms, Method
 from intvit.kernels.softmax import check_rows, check_scale
 from intvit.spec import layernorm as spec
@@ -305,23 +305,23 @@ def _mantissa(values: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _fqvit_lower(
-    in_scale: float, *, gamma: Any, beta: Any, factor: Any = None, out_scale: float | None = None
-) -> tuple[Any, float]:
-    """`out_scale` is the next quantizer's scale (required); `factor` the power-of-two factors of the input scale."""
+    in_scale: float, *, gamma: Any, beta: Any, factor: Any = None, out_scale: Any = None
+) -> tuple[Any, Any]:
+    """`out_scale`: of the next quantizer, one or per channel (required). `factor`: powers of two of the input scale."""
     g, b = _affine("layernorm fqvit", gamma, beta)
     check_scale("layernorm fqvit", in_scale)
-    out_scale = None if out_scale is None else real("layernorm fqvit: out_scale", out_scale)
-    if out_scale is None or not (math.isfinite(out_scale) and out_scale > 0):
-        raise IntvitError(f"layernorm fqvit: out_scale must be the next quantizer's scale, not {out_scale}")
+    target = reals("layernorm fqvit: out_scale", math.nan if out_scale is None else out_scale)
+    if target.shape not in ((), g.shape) or not (np.isfinite(target).all() and np.all(target > 0)):
+        raise IntvitError(f"layernorm fqvit: out_scale must be the next quantizer's scale, not {shown(out_scale)}")
     factors = np.ones(len(g), np.int64) if factor is None else np.asarray(factor)
     if factors.dtype.kind not in "iu" or factors.shape != g.shape or factors.min() < 1 or factors.max() > 2**8:
         raise IntvitError(f"layernorm fqvit: factor must be {len(g)} integers in 1..256, not {shown(factor)}")
     with np.errstate(over="ignore", under="ignore"):
-        offsets, gains = b / out_scale, np.abs(g) / out_scale
-        slopes = np.abs(g) * len(g) / out_scale
+        offsets, gains = b / target, np.abs(g) / target
+        slopes = np.abs(g) * len(g) / target
     if not (np.isfinite(offsets).all() and np.isfinite(slopes).all()):
         raise IntvitError(
-            f"layernorm fqvit: out_scale must keep gamma and beta over it finite, and {out_scale} does not"
+            f"layernorm fqvit: out_scale must keep gamma and beta over it finite, and {shown(out_scale)} does not"
         )
     offset, offset_exp = _mantissa(offsets)
     slope, slope_exp = _mantissa(slopes)
@@ -337,7 +337,7 @@ def _fqvit_lower(
             bias=offset,
             bias_exp=offset_exp,
         ),
-        float(out_scale),
+        target if target.ndim else float(target),
     )
 
 

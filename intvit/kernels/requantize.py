@@ -15,7 +15,7 @@ import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.kernels.arith import INT64_MAX, INT64_MIN, doubled_high, kernel, rhe_product, rhe_shift, saturate
-from intvit.kernels.border import SIGNED, border, real, reals, shown
+from intvit.kernels.border import SIGNED, border, reals, shown
 from intvit.kernels.rounding import ADD, AT, HALF_EVEN, LIMIT, E, M, Rounding, regular, round_shift
 
 Array = np.ndarray[Any, Any]
@@ -23,17 +23,17 @@ WIDE_LIMIT = 2**61
 PUBLISHED_SATURATING_WIDTHS = (4, 8, 16, 32)
 
 
-def dyadic(in_scale: Any, out_scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """(m, e) int64 with `in_scale / float32(out_scale) = m / 2**e` to 31 bits, per channel if in_scale is.
+def dyadic(in_scale: Any, out_scale: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(m, e) int64 with `in_scale / float32(out_scale) = m / 2**e` to 31 bits, per channel if either scale is.
 
     m is the nearest integer to f * 2**31, ties away from zero, 2**30 <= |m| <= 2**31: both ends occur. A zero ratio
     gives m = 0. HAWQ-V3; docs/quantization.md, "Requantization".
     """
     scales = np.atleast_1d(reals("requantize: input scale", in_scale))
     with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
-        target = float(np.float32(real("requantize: output scale", out_scale)))
-        ratio = scales / target
-    if not np.isfinite(ratio).all() or not np.isfinite(target) or scales.ndim > 1:
+        target = np.float32(reals("requantize: output scale", out_scale)).astype(np.float64)
+        ratio = scales / target if scales.size == 1 or target.size in (1, scales.size) else np.full(1, np.nan)
+    if not np.isfinite(ratio).all() or not np.isfinite(target).all() or ratio.ndim > 1:
         raise IntvitError(
             "requantize: scales must be one number or one per channel, finite, and so their ratio to the output scale, "
             f"not {shown(in_scale)} to {shown(out_scale)}"

@@ -11,7 +11,8 @@ import numpy as np
 from intvit.errors import IntvitError
 from intvit.floats.preprocessing import Preprocessing
 from intvit.graph import operators
-from intvit.graph.ir import LAYOUT_OPS, FloatGraph
+from intvit.graph.ir import LAYOUT_OPS, Array, FloatGraph
+from intvit.lowering.equalize import channel_factors, equalized
 from intvit.lowering.observers import build_observer
 from intvit.lowering.recipe import Recipe
 from intvit.lowering.widths import quantizer_bits
@@ -35,6 +36,7 @@ class Calibration:
 
     `variances`: the largest sum of squares of a norm's row (LayerNorm: of deviations), real units squared; it fixes
     I-BERT's shift.
+    `factors[tensor]`: one per channel (C,), where the range is that of the tensor divided by them (`equalize`).
     `shifts` and `exp_range_max` override what the lowering would derive, for networks that come with them. `trained`:
     the ranges came with the weights, and so the integer biases that the graph carries belong to them.
     `preprocessing` of the images that were calibrated on, where there were any; the graph states it from then on.
@@ -44,6 +46,7 @@ class Calibration:
     variances: dict[str, float] = field(default_factory=dict)
     shifts: dict[str, int] = field(default_factory=dict)
     exp_range_max: dict[str, float] = field(default_factory=dict)
+    factors: dict[str, Array] = field(default_factory=dict)
     trained: bool = False
     preprocessing: Preprocessing | None = None
 
@@ -91,13 +94,19 @@ def calibrate(
     noted = {node.name: kind.statistic for node in graph.nodes if (kind := operators.get(node.op)) and kind.statistic}
     norms = [graph.by_name[name] for name in noted]
     sources = {name: source_tensor(graph, name, known) for name in (*widths, *(node.inputs[0] for node in norms))}
+    evened, factors = equalized(graph, recipe), dict[str, Array]()
     observers = {name: build_observer(recipe.observer, bits) for name, bits in widths.items()}
     variances = {node.name: 0.0 for node in norms}
     # batch by batch, so that a model that is run on the fly runs once
     for start in range(0, n_images, recipe.observer.batch):
         stop = min(start + recipe.observer.batch, n_images)
         for name, observer in observers.items():
-            observer.update(_finite(sources[name], recording.read(sources[name], start, stop)))
+            values = _finite(sources[name], recording.read(sources[name], start, stop))
+            if name in evened and not start:  # of the first batch, as every observation is of what they divide
+                strength, readers = evened[name]
+                magnitudes = np.abs(values).max(axis=tuple(range(values.ndim - 1)))
+                factors[name] = channel_factors(magnitudes, [node.arrays["weight"] for node in readers], strength)
+            observer.update(values / factors[name] if name in factors else values)
         for node in norms:
             rows = recording.read(sources[node.inputs[0]], start, stop).astype(np.float64)
             rows = rows.reshape(-1, graph.tensors[node.inputs[0]].shape[-1])
@@ -105,7 +114,7 @@ def calibrate(
         if progress:
             progress(stop, n_images)
     ranges = {name: observer.range() for name, observer in observers.items()}
-    return Calibration(ranges, variances, preprocessing=recording.preprocessing)
+    return Calibration(ranges, variances, factors=factors, preprocessing=recording.preprocessing)
 
 
 def trained(graph: FloatGraph) -> Calibration:
@@ -124,6 +133,9 @@ def at_trained_widths(graph: FloatGraph, recipe: Recipe) -> Recipe:
         raise IntvitError(
             f"preset: must be published, as the weights were trained with its quantizers, not {recipe.preset}"
         )
+    if trained_at and recipe.quantizers:
+        name = next(iter(recipe.quantizers))
+        raise IntvitError(f"quantizers: must be left to those that the weights were trained with, and state {name}")
     for key, bits in widths.items():
         asked = getattr(recipe, key)
         if key in recipe.model_fields_set and asked != bits:

@@ -56,6 +56,15 @@ def _check_sites(graph: FloatGraph, recipe: Recipe) -> None:
             recipe.choice(operator, site).check(operator)
 
 
+@dataclass(frozen=True)
+class Quantizer:
+    """Signed codes of `bits` bits: `real = scale * (q - zero_point)`; the scale () or per channel (C,), float64."""
+
+    bits: int
+    scale: Array
+    zero_point: int
+
+
 @dataclass
 class Context:
     """The integer graph as far as it is made, and what the lowering of a node may ask for."""
@@ -114,10 +123,20 @@ class Context:
             raise IntvitError(f"{name}: range must be finite and ordered, not {(low, high)}")
         return low, high
 
-    def next_scale(self, node: Node) -> float:
-        """The scale of the quantizer behind a float node."""
-        site = widths.quantizer_site(self.graph, node)
-        return self.range_scale(site, self.widths[site])
+    def quantizer(self, name: str) -> Quantizer:
+        """What rounds float tensor `name`."""
+        bits = self.widths[name]
+        if widths.has_zero_point(self.graph, self.recipe, name):
+            scale, zero_point = affine_scale(*self._range(name), bits)
+        else:
+            scale, zero_point = self.range_scale(name, bits), 0
+        factors = self.calibration.factors.get(name)
+        per_channel = np.asarray(scale) if factors is None else np.float32(scale * factors).astype(np.float64)
+        return Quantizer(bits, per_channel, zero_point)
+
+    def next_scale(self, node: Node) -> Array:
+        """The scale of the quantizer behind a float node, one number or one per channel."""
+        return self.quantizer(widths.quantizer_site(self.graph, node)).scale
 
     def _insisted(self, name: str, scale: float) -> float:
         """`scale`, or the larger one that a method which reads the tensor insists on."""
@@ -149,7 +168,7 @@ class Context:
         self._append(node, output)
         self.values[output.name] = output.name
 
-    def requantize(self, name: str, raw: Tensor, bits: int, scale: float, residual: Tensor | Array | None = None,
+    def requantize(self, name: str, raw: Tensor, bits: int, scale: Any, residual: Tensor | Array | None = None,
                    residual_scale: Any = None, source: str | None = None, zero_point: int = 0) -> None:  # fmt: skip
         """Append `name = saturate(round(raw * m / 2**e) [+ round(residual * m' / 2**e')])`.
 
@@ -172,12 +191,8 @@ class Context:
 
     def _quantize_raw(self, name: str) -> None:
         """Requantize the accumulator that stands for float tensor `name`."""
-        bits = self.widths[name]
-        if widths.has_zero_point(self.graph, self.recipe, name):
-            scale, zero_point = affine_scale(*self._range(name), bits)
-        else:
-            scale, zero_point = self.range_scale(name, bits), 0
-        self.requantize(f"{name}.quant", self.value(name), bits, scale, source=name, zero_point=zero_point)
+        to = self.quantizer(name)
+        self.requantize(f"{name}.quant", self.value(name), to.bits, to.scale, source=name, zero_point=to.zero_point)
         self.values[name] = f"{name}.quant"
 
     def _append(self, node: Node, output: Tensor) -> None:

@@ -75,15 +75,19 @@ class Quantizers(_Strict):
 
     input_bits: of its inputs; operands of products have 8 at most. output_bits: behind it, for a softmax of its own
     output. weight_bits: of its weights. zero_point: its input's range need not be symmetric; for linear operators.
+    equalize: how far the quantizer behind a norm evens out the channels that linear operators read, 0 not at all.
     """
 
     input_bits: Annotated[int, Field(ge=4, le=16)] | None = None
     output_bits: Annotated[int, Field(ge=4, le=16)] | None = None
     weight_bits: Bits | None = None
     zero_point: bool | None = None
+    equalize: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 USUAL = Quantizers()
+EQUALIZE = 0.7
+"""Of the preset `accurate`; measured: docs/decisions/0008-accurate.md."""
 
 
 class Recipe(BaseModel):
@@ -137,7 +141,8 @@ class Recipe(BaseModel):
             return Quantizers(zero_point=True)
         if operator not in operators.with_methods():
             return USUAL
-        return Quantizers(input_bits=registry.get(operator, self.choice(operator, site).method).accurate.input_bits)
+        input_bits = registry.get(operator, self.choice(operator, site).method).accurate.input_bits
+        return Quantizers(input_bits=input_bits, equalize=EQUALIZE if operator in operators.norms() else None)
 
     def options(self, operator: str, site: str) -> dict[str, Any]:
         """The options of the method at a site: those given, else those of the preset."""

@@ -50,19 +50,22 @@ def quantizer_site(graph: FloatGraph, node: Node) -> str:
     return name
 
 
-def asked(graph: FloatGraph, recipe: Recipe, name: str) -> int | None:
-    """The least width that an operator which reads `name` asks for, directly or as a term of a sum.
+def asked(graph: FloatGraph, recipe: Recipe) -> dict[str, int]:
+    """Tensor -> the least width that an operator which reads it asks for, directly or as a term of a sum.
 
-    Terms are as wide as their sum. None if nobody reads it.
+    Terms are as wide as their sum. A tensor that nobody reads has none.
     """
-    found = []
-    for node in graph.consumers[name]:
+    found: dict[str, int] = {}
+    narrow = operators.named("narrow_input")
+    for node in reversed(graph.nodes):
         if moves_no_bit(node) or node.op == "add":
-            found.append(asked(graph, recipe, node.output))
+            wanted = found.get(node.output)
         else:
-            usual = recipe.bits if node.op in operators.named("narrow_input") else recipe.residual_bits
-            found.append(recipe.quantizer(node.op, node.name).input_bits or usual)
-    return min((bits for bits in found if bits is not None), default=None)
+            usual = recipe.bits if node.op in narrow else recipe.residual_bits
+            wanted = recipe.quantizer(node.op, node.name).input_bits or usual
+        for name in node.inputs if wanted is not None else ():
+            found[name] = min(wanted, found.get(name, wanted))
+    return found
 
 
 def joins_quantizers(graph: FloatGraph, node: Node) -> bool:
@@ -81,12 +84,11 @@ def _origin(graph: FloatGraph, name: str) -> str:
 
 def quantizer_bits(graph: FloatGraph, recipe: Recipe) -> dict[str, int]:
     """Width of every activation quantizer, by the name of the float tensor that it rounds."""
-    norms = operators.named("per_channel").intersection(operators.with_methods())
-    widths: dict[str, int] = {}
-    for name in graph.inputs:
-        widths[name] = min(recipe.bits, asked(graph, recipe, name) or recipe.bits)
+    norms = operators.norms()
+    least = asked(graph, recipe)
+    widths = {name: min(recipe.bits, least.get(name, recipe.bits)) for name in graph.inputs}
     for node in graph.nodes:
-        wanted = asked(graph, recipe, node.output) or recipe.residual_bits
+        wanted = least.get(node.output, recipe.residual_bits)
         if joins_quantizers(graph, node):
             widths[node.output] = wanted
         if moves_no_bit(node):
@@ -126,6 +128,8 @@ def check_quantizers(graph: FloatGraph, recipe: Recipe) -> None:
         for node in nodes:
             if node.op != "linear" and (stated.weight_bits or stated.zero_point):
                 raise IntvitError(f"{name}: weight_bits and zero_point must be of linear operators, not of {node.op}")
+            if node.op not in operators.norms() and stated.equalize is not None:
+                raise IntvitError(f"{name}: equalize must be of norms, not of {node.op}")
             if node.op in products and (stated.input_bits or 0) > WIDEST_OPERAND:
                 raise IntvitError(f"{name}: input_bits must be at most {WIDEST_OPERAND} here, not {stated.input_bits}")
     for node in computing:

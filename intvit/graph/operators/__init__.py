@@ -43,3 +43,8 @@ def with_methods() -> tuple[str, ...]:
 def named(trait: str) -> frozenset[str]:
     """The kinds for which a field is true, as `named("narrow_input")`."""
     return frozenset(name for name, kind in operators().items() if getattr(kind, trait))
+
+
+def norms() -> frozenset[str]:
+    """The kinds whose methods give a scale per channel."""
+    return named("per_channel").intersection(with_methods())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from intvit.errors import IntvitError
+from intvit.errors import Infeasible, IntvitError
 from intvit.graph.inttypes import storage
 from intvit.graph.ir import Array, Node, Tensor
 from intvit.graph.operators import checks
@@ -54,26 +54,29 @@ def _lower(context: Context, node: Node) -> None:
     from intvit.kernels.quantize import quantize_bias
 
     x = context.value(node.inputs[0])
-    weight, weight_scale = _codes(context, node)
+    scale = float(np.max(x.scale))
+    weight, weight_scale = _codes(context, node, x.scale / scale)
     arrays = {"weight": weight.astype(np.int8)}
     if "bias" in node.arrays:
-        bias = quantize_bias(node.arrays["bias"], float(x.scale), weight_scale)[0]
+        bias = quantize_bias(node.arrays["bias"], scale, weight_scale)[0]
         arrays["bias"] = context.trained_bias(node, bias) if context.calibration.trained else bias
     if x.zero_point:
         sums = weight.astype(np.int64).sum(axis=1)
         arrays["bias"] = arrays.get("bias", np.zeros_like(sums)) - x.zero_point * sums
+        if np.abs(arrays["bias"]).max() >= 2**31:
+            raise Infeasible(node.name, f"bias with the zero point {x.zero_point} must fit 32 bits, and does not")
     bound = int(linear_bound(arrays["weight"], arrays.get("bias"), x.max_abs).max())
     shape = (*x.shape[:-1], len(weight))
-    output = Tensor(node.output, shape, accumulator_type(bound), weight_scale * float(x.scale), bound=bound)
+    output = Tensor(node.output, shape, accumulator_type(bound), weight_scale * scale, bound=bound)
     context.emit(Node("linear", node.name, (x.name,), node.output, {}, arrays), output)
 
 
-def _codes(context: Context, node: Node) -> tuple[Array, Array]:
-    """(codes, scale) of the weights: the trained ones if they came along, else rounded here."""
+def _codes(context: Context, node: Node, factors: Array) -> tuple[Array, Array]:
+    """(codes, scale) of the weights times the `factors` of the input's channels: the trained ones, or rounded here."""
     from intvit.kernels.quantize import quantize_weight
 
     bits = context.recipe.quantizer(node.op, node.name).weight_bits or context.recipe.bits
-    codes, scale = quantize_weight(node.arrays["weight"], bits)
+    codes, scale = quantize_weight(node.arrays["weight"] * factors, bits)
     trained = node.arrays.get("weight_integer", codes)
     if trained.shape != codes.shape or np.abs(trained.astype(np.int64) - codes).max() > 1:
         raise IntvitError(f"{node.name}: weight_integer must be the weight rounded to {bits} bits")
