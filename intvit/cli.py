@@ -461,9 +461,14 @@ def map_command(
     mean: MeanOpt = None,
     std: StdOpt = None,
     resize: ResizeOpt = None,
+    fallback: Annotated[
+        bool, typer.Option(help="Hand out the best uniform model where the rule's is worse on these images.")
+    ] = True,
     as_json: JsonOpt = False,
 ) -> None:
     """Run the uniform models against the float model; choose the least-error method per site.
+
+    The chosen model is measured on the same images, and never handed out without a word where a uniform one is better.
 
     Example: intvit map vit.onnx --recording recording.h5 --images fashion-mnist:calibration -o mapping.json
 
@@ -498,12 +503,15 @@ def map_command(
             limit=limit,
             batch=batch,
             threads=threads,
+            fallback=fallback,
             progress=report,
         )
     _write_whole(output, mapping.write)
     _applied(source.preprocessing)
     for note in mapping.skipped:
-        err.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+        _notice(f"note: {note}")
+    if mapping.note:
+        _notice(f"note: {mapping.note}")
     if as_json:
         print(json.dumps(mapping.as_json(), sort_keys=True))
         return

@@ -105,6 +105,53 @@ def test_map_and_lower_with_its_mapping(cli, vit, tmp_path):
     assert json.loads(out)["integer"] > 0.8
 
 
+def test_a_mixed_model_that_is_worse_is_not_handed_out(cli, vit, tmp_path):
+    """The signed reading of the rule takes the method that loses most, site by site."""
+    common = ["map", vit.onnx_path, "--recording", vit.recording_path, "--images", "fashion-mnist:calibration"]
+    common += ["--limit", "8", "--rule", "sqnr_diff_signed", "-o", tmp_path / "m.json"]
+    status, out, err = cli(*common)
+    report = json.loads((tmp_path / "m.json").read_text())
+    assert status == 0
+    outputs, best = report["outputs_sqnr"], report["fallback"]
+    assert outputs["mixed"] < outputs[best] == max(outputs.values())
+    assert f"note: rule sqnr_diff_signed chose a model of {outputs['mixed']:.1f} dB at the outputs" in err
+    assert f"mixed {outputs['mixed']:.1f}" in out
+    uniform = read_recipe(tmp_path / "m.json")
+    assert {choice.method for choice in uniform.sites.values()} <= {best, "ivit"}  # no GELU of FQ-ViT
+    for uniform_site in ("blocks.0.attn.softmax", "norm"):
+        assert uniform.sites[uniform_site].method == best
+    status, _, err = cli(*common, "--no-fallback")
+    report = json.loads((tmp_path / "m.json").read_text())
+    assert status == 0
+    assert "note" not in err
+    assert report["fallback"] is None
+    assert report["outputs_sqnr"] == outputs
+    assert read_recipe(tmp_path / "m.json").sites != uniform.sites
+
+
+def test_the_measured_models_are_those_that_the_recipe_lowers_to(vit):
+    """`outputs` of the mixed model is what its graph gives: noise over signal, averaged over images."""
+    from intvit.analysis.mapping import map_methods
+    from intvit.engine import Engine
+    from intvit.floats.model import FloatModel
+    from intvit.floats.recording import Recording
+    from intvit.lowering.context import lower
+
+    recipe = build_recipe({})
+    with Recording(vit.recording_path) as recording:
+        found = map_methods(
+            vit.graph, recording, vit.recorded, vit.calibration, recipe, ("ivit", "ibert"), limit=6, batch=4,
+            fallback=False,
+        )  # fmt: skip
+    images = vit.recorded.read(0, 6)
+    (real,) = FloatModel(vit.onnx_path).run(images).values()
+    for name, chosen in {"mixed": found.recipe, "ivit": recipe.with_method("ivit")}.items():
+        graph = lower(vit.graph, vit.calibration, chosen)
+        y = Engine(graph).run(images)["logits"] * graph.tensors["logits"].scale
+        noise = np.sum((real - y) ** 2, 1) / np.sum(real.astype(float) ** 2, 1)
+        assert found.outputs[name] == pytest.approx(-10 * np.log10(noise.mean()), abs=0.01)
+
+
 def test_without_a_recording_the_float_model_runs_along(cli, vit, tmp_path):
     source = ["--images", "fashion-mnist:calibration", "--limit", "16"]
     recorded = ["--recording", vit.recording_path, "--images", "fashion-mnist:calibration"]

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Collection
 from collections.abc import Mapping as Mapping_
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,6 +81,21 @@ class Mapping:
     logits: dict[str, float]
     """ASQNR of each uniform model's logits, dB."""
     skipped: tuple[Skipped, ...] = ()
+    outputs: dict[str, float] = field(default_factory=dict)
+    """Mean SQNR (`Sqnr.mean_noise`) of the outputs of each uniform model and of the `mixed` one that the rule chose."""
+    uniform: str | None = None
+    """The uniform model whose methods `recipe` holds, as that of the rule was measured to be worse on these images."""
+
+    @property
+    def note(self) -> str | None:
+        """One line about a choice that is not the rule's."""
+        if self.uniform is None:
+            return None
+        better, worse = self.outputs[self.uniform], self.outputs[MIXED]
+        return (
+            f"rule {self.rule} chose a model of {worse:.1f} dB at the outputs, worse than uniform {self.uniform} with "
+            f"{better:.1f} dB: the mapping holds uniform {self.uniform}; --no-fallback keeps the rule's"
+        )
 
     def by_site(self) -> dict[str, list[SiteScore]]:
         sites: dict[str, list[SiteScore]] = {}
@@ -105,6 +120,8 @@ class Mapping:
                 for s in self.scores
             ],
             "logits_asqnr": {name: _plain(value) for name, value in self.logits.items()},
+            "outputs_sqnr": {name: _plain(value) for name, value in self.outputs.items()},
+            "fallback": self.uniform,
             "skipped": [vars(s) for s in self.skipped],
             "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
         }
@@ -139,6 +156,7 @@ def choose(scores: tuple[SiteScore, ...], rule: str) -> dict[str, Choice]:
     return {site: score.choice for site, score in best.items()}
 
 
+MIXED = "mixed"
 PUBLISHED = ("ibert", "fqvit", "ivit")
 """The candidates of the paper."""
 
@@ -161,9 +179,14 @@ def map_methods(
     limit: int | None = None,
     batch: int = 32,
     threads: int | None = None,
+    fallback: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Mapping:
-    """Run each uniform model on the recorded `images` (or the first `limit` of them) and choose per site."""
+    """Run each uniform model on the recorded `images` (or the first `limit` of them) and choose per site.
+
+    The chosen model is run too. Where its outputs are worse than those of the best uniform model, the mapping holds
+    that one's methods, unless `fallback` is False.
+    """
     if rule not in RULES:
         raise IntvitError(f"rule: must be one of {', '.join(RULES)}, not {rule!r}")
     if len(images) < recording.n_images or images.sha256(recording.n_images) != recording.images_sha256:
@@ -172,17 +195,21 @@ def map_methods(
     batch = fitting(batch, 4 * sum(math.prod(tensor.shape) for tensor in graph.tensors.values()))
     candidates = {method: uniform_model(graph, calibration, recipe, method, methods) for method in methods}
     runs = {method: SqnrRun.of(graph, found.graph) for method, found in candidates.items()}
-    known = set(recording.names)
-    for start in range(0, n_images, batch):  # all models on one batch: the float side is computed or read once
-        stop = min(start + batch, n_images)
-        inputs, floats = images.read(start, stop), dict[str, Array]()
-        for run in runs.values():
-            for name, _ in run.pairs.values():
-                if name not in floats:
-                    floats[name] = float_values(graph, name, known, partial(recording.read, start=start, stop=stop))
-            run.add(start, inputs, floats, threads)
-        if progress:
-            progress(stop, n_images)
+    known, with_methods = set(recording.names), set(operators.with_methods())
+
+    def measure(runs: Collection[SqnrRun], done: int) -> None:
+        for start in range(0, n_images, batch):  # all models on one batch: the float side is computed or read once
+            stop = min(start + batch, n_images)
+            inputs, floats = images.read(start, stop), dict[str, Array]()
+            for run in runs:
+                for name, _ in run.pairs.values():
+                    if name not in floats:
+                        floats[name] = float_values(graph, name, known, partial(recording.read, start=start, stop=stop))
+                run.add(start, inputs, floats, threads)
+            if progress:
+                progress(done + stop, 2 * n_images)
+
+    measure(runs.values(), 0)
     scores: list[SiteScore] = []
     for method, run in runs.items():
         uniform = candidates[method].recipe
@@ -195,7 +222,17 @@ def map_methods(
     order = [node.name for node in graph.nodes if node.op in operators.with_methods()]
     listed = tuple(sorted(scores, key=lambda s: order.index(s.site)))
     skipped = tuple(note for found in candidates.values() for note in found.skipped)
-    return Mapping(rule, listed, recipe.model_copy(update={"sites": choose(listed, rule)}), logits, skipped)
+    chosen = recipe.model_copy(update={"sites": choose(listed, rule)})
+    mixed = SqnrRun.of(graph, lower(graph, calibration, chosen), outputs_only=True)
+    measure([mixed], n_images)
+    outputs = {name: run.stats["logits"].mean_noise() for name, run in {**runs, MIXED: mixed}.items()}
+    best = max(methods, key=outputs.__getitem__)
+    if not (fallback and outputs[MIXED] < outputs[best]):
+        return Mapping(rule, listed, chosen, logits, skipped, outputs)
+    uniform = candidates[best].recipe
+    sites = {node.name: uniform.choice(node.op, node.name) for node in graph.nodes if node.op in with_methods}
+    recipe = recipe.model_copy(update={"sites": sites})
+    return Mapping(rule, listed, recipe, logits, skipped, outputs, best)
 
 
 @dataclass(frozen=True)
@@ -289,10 +326,10 @@ class SqnrRun:
     stats: dict[str, Sqnr]
 
     @staticmethod
-    def of(graph: FloatGraph, integer: Graph) -> SqnrRun:
+    def of(graph: FloatGraph, integer: Graph, *, outputs_only: bool = False) -> SqnrRun:
         pairs: dict[str, tuple[str, str]] = {}
         for node in graph.nodes:
-            if node.op in operators.with_methods():
+            if node.op in operators.with_methods() and not outputs_only:
                 mate = integer.node(node.name)
                 pairs[f"{node.name}:in"] = (node.inputs[0], mate.inputs[0])
                 pairs[f"{node.name}:out"] = (node.output, mate.output)

@@ -25,7 +25,9 @@ def accuracy_table(top1: float, rows: list[list[str]], n_test: int) -> Table:
 def mapping_table(mapping: Mapping) -> Table:
     """Per site: ASQNR in > out and SQNR diff of each method, and the choice."""
     methods = list(dict.fromkeys(s.choice.method for s in mapping.scores))
+    outputs = ", ".join(f"{name} {value:.1f}" for name, value in mapping.outputs.items())
     title = f"ASQNR in > out (difference), dB as in the paper (20 log10); rule {mapping.rule}"
+    title += f"\nSQNR of the outputs, dB (10 log10): {outputs}"
     table = Table(title=title, title_justify="left")
     for header in ("site", *methods, "chosen"):
         table.add_column(header, justify="left" if header in ("site", "chosen") else "right")

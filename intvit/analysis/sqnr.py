@@ -34,6 +34,15 @@ class Sqnr:
         """`factor * log10(mean ratio)`; images without any error count as the largest finite ratio met."""
         return mean_decibel([self.ratios[i] for i in sorted(self.ratios)], factor)
 
+    def mean_noise(self) -> float:
+        """`-10 log10(mean over images of noise power / signal power)`, dB: every image counts by what it loses.
+
+        >>> round(Sqnr({0: 100.0, 1: 1e9}).mean_noise(), 2), Sqnr({0: math.inf}).mean_noise()
+        (23.01, inf)
+        """
+        noise = math.fsum(1 / ratio if ratio else math.inf for ratio in self.ratios.values()) / len(self.ratios)
+        return -10 * math.log10(noise) if noise else math.inf
+
 
 LANES = 256
 """Partial sums of a tensor with one scale: the order of the additions is the same on every machine."""
