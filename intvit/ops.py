@@ -143,7 +143,7 @@ def layernorm(
 def requantize(
     x_int: Any,
     in_scale: Any,
-    out_scale: float,
+    out_scale: Any,
     bits: int,
     *,
     residual: Any = None,
@@ -151,7 +151,7 @@ def requantize(
     clamp: bool = True,
     backend: str = "kernel",
 ) -> Array:
-    """Dyadic requantization, round half to even: x (..., C) at `in_scale` (one or C) to codes at `out_scale`.
+    """Dyadic requantization, round half to even: x (..., C) at `in_scale` to codes at `out_scale`, each one or C.
 
     Two roundings, one per term, then the sum. The published rule saturates at 4, 8, 16 and 32 bits and at no other
     width; `clamp=False` never saturates (beyond s64). Products are exact.

@@ -1,5 +1,7 @@
 """Equalization: what the channels of a norm lose the weights behind it gain, and nothing else changes."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -106,7 +108,7 @@ def test_both_backends_are_equal(vit, calibration, method):
 def test_only_norms_are_equalized(vit):
     with pytest.raises(IntvitError, match="linear: equalize must be of norms, not of linear"):
         vit.lower(build_recipe({"quantizers": {"linear": {"equalize": 0.5}}}))
-    with pytest.raises(IntvitError, match="equalize: must be less than or equal to 1, not 1.5"):
+    with pytest.raises(IntvitError, match=r"equalize: must be less than or equal to 1, not 1\.5"):
         build_recipe({"quantizers": {"layernorm": {"equalize": 1.5}}})
 
 
@@ -134,7 +136,7 @@ def test_only_where_every_reader_is_linear_and_the_channels_arrive():
 def test_widths_of_sixty_sums_of_a_tensor_with_itself():
     """Each reader is looked at once: their number doubled with every sum."""
     names = [f"s{i}" for i in range(61)]
-    nodes = tuple(Node("add", after, (before, before), after) for before, after in zip(names, names[1:], strict=False))
+    nodes = tuple(Node("add", after, (before, before), after) for before, after in pairwise(names))
     last = Node("softmax", "y", (names[-1],), "y")
     tensors = {name: FloatTensor(name, (2, 3)) for name in (*names, "y")}
     graph = Graph(("s0",), ("y",), (*nodes, last), tensors)

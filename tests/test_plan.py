@@ -30,6 +30,8 @@ def graphs(vit, mixed):
     for method in METHODS:
         for bits in (8, 6):
             yield f"{method} {bits}", vit.lower(build_recipe({"bits": bits}).with_method(method))
+            accurate = build_recipe({"bits": bits, "preset": "accurate"}).with_method(method)
+            yield f"{method} {bits} accurate", vit.lower(accurate)
 
 
 def test_every_tensor_that_a_plan_makes_is_that_of_the_nodes(vit, mixed):
@@ -81,6 +83,18 @@ def test_most_of_the_network_is_fused(vit):
     fused = {"+".join(n.op for n in step.nodes if n.op not in ("reshape", "transpose")) for step in steps}
     assert {"linear+requantize", "matmul+requantize", "gelu+requantize"} <= fused
     assert not any(step.nodes[0].op == "matmul" and len(step.nodes) == 1 for step in steps)
+
+
+def test_what_the_accurate_preset_adds_is_fused_too(vit):
+    """16-bit scores and 12-bit GELUs are tables, zero points a part of the pass over the accumulators."""
+    graph = vit.lower(build_recipe({"preset": "accurate"}).with_method("ibert"))
+    steps = make_plan(graph, (), "avx2")
+    moved = [step for step in steps if step.nodes[0].op in ("linear", "matmul", "gelu")]
+    to_zero_points = [step for step in moved if graph.tensors[step.output].zero_point]
+    assert {step.nodes[0].op for step in to_zero_points} == {"matmul", "gelu"}
+    assert all(step.nodes[-1].op == "requantize" for step in to_zero_points)
+    by_row = {node.output for node in graph.nodes if node.op == "softmax"}
+    assert {step.run.__qualname__.split(".")[0] for step in steps if step.output in by_row} == {"_by_table"}
 
 
 def test_softmax_of_log2_codes_becomes_weights_unless_its_codes_are_wanted(vit):
@@ -138,6 +152,30 @@ def test_softmax_of_8_bit_scores(method, scale):
                 for i, row in enumerate(rows.tolist())
             ]
             assert out.tolist() == spec
+
+
+@pytest.mark.parametrize("stretch", [None, 0.3, 1.7])
+@pytest.mark.parametrize("scale", [1.3, 0.05, 0.004, 0.0003, 0.00002])
+def test_ibert_softmax_of_16_bit_scores(scale, stretch):
+    """The table ends where exponents are equal, at small scales where differences end."""
+    method, rng = registry.get("softmax", "ibert"), np.random.default_rng(3)
+    natural = method.lower(scale, out_bits=8)[0]
+    options = {} if stretch is None else {"exp_range_max": stretch * float(natural.c << natural.n)}
+    params, _ = method.lower(scale, out_bits=16, **options)
+    extremes = np.array([[32767, -32768, 0], [-32768, 32767, -32768], [-32768] * 3, [32767, 32766, 32767 - 29]])
+    mask = rng.random((4, 21)) < 0.4
+    mask[2] = True
+    mask[3, :20] = True  # what is hidden may lie above what is not
+    for rows, hidden in (
+        (extremes, None),
+        (rng.integers(-32768, 32768, (12, 21)), None),
+        (rng.integers(-300, 300, (12, 21)), None),
+        (rng.integers(-32768, 32768, (8, 21)), mask),
+    ):
+        out = np.empty(rows.shape, np.int32)
+        method.fast.wide(params, rows.shape[1], hidden is not None)(rows.astype(np.int16), hidden, out)
+        masks = [None] * len(rows) if hidden is None else np.tile(hidden, (2, 1)).tolist()
+        assert out.tolist() == [method.spec(row, params, m) for row, m in zip(rows.tolist(), masks, strict=True)]
 
 
 @pytest.mark.parametrize("scale", [0.3, 0.05, 0.02, 1 / 127])
@@ -203,6 +241,17 @@ def test_gelu_tables(method, scale):
     rng = np.random.default_rng(0)
     for rows in (rng.integers(-128, 128, (50, 60)), rng.integers(-128, 0, (50, 7)), np.arange(-128, 128)[:, None]):
         assert np.array_equal(table(rows.astype(np.int8)), run(as_rows(rows)))
+
+
+@pytest.mark.parametrize("bits", [9, 12, 16])
+def test_gelu_tables_of_more_than_8_bits(bits):
+    method, high = registry.get("gelu", "ibert"), 2 ** (bits - 1) - 1
+    params, _ = method.constants(6 / high, {"x_max": high + 1}, {"n": "least"})
+    run = method.kernel(params)
+    table = tables.prepare("element", lambda rows: run(as_rows(rows)), -high - 1, high)
+    rows = np.arange(-high - 1, high + 1).reshape(8, -1)
+    assert np.array_equal(table(rows.astype(np.int16)), run(as_rows(rows)))
+    assert tables.prepare("row_max", lambda rows: rows, -high - 1, high) is None
 
 
 def test_log2_weights():

@@ -96,14 +96,17 @@ class Planner:
         return consumers[0] if len(consumers) == 1 and node.output not in self.wanted else None
 
     def requantize_after(self, node: Node) -> Node | None:
+        """The requantization of one term, maybe to a zero point, that alone reads the output of `node`."""
         after = self.next(node)
-        plain = after is not None and after.op == "requantize" and "residual_m" not in after.arrays
-        return after if plain else None
+        if after is None or after.op != "requantize":
+            return None
+        return after if "residual_m" not in after.arrays or self.tensor(after.output).zero_point else None
 
     def epilogue(self, node: Node | None, columns: int) -> gemm.Epilogue | None:
         if node is None:
             return gemm.Epilogue.raw()
-        return gemm.Epilogue.dyadic(node.arrays["m"], node.arrays["e"], node.attrs["bits"], columns)
+        plus = self.tensor(node.output).zero_point
+        return gemm.Epilogue.dyadic(node.arrays["m"], node.arrays["e"], node.attrs["bits"], columns, plus=plus)
 
     def moves_to_requantize(self, node: Node) -> tuple[list[Node], Node | None]:
         """Layout between `node` and the requantization of its output, if that can be done before it."""

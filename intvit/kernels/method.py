@@ -28,14 +28,15 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class SoftmaxForms:
-    """Faster functions (rows int8, mask, out) for 8-bit scores, which write `out`; None where bounds do not hold.
+    """Faster functions (rows, mask, out), which write `out`; None where bounds do not hold.
 
-    narrow(params, n_channels, masked) gives the codes, narrow_weights the weights less LOG2_LIFT that log2 codes stand
-    for.
+    narrow(params, n_channels, masked) gives the codes of int8 scores, wide those of int16 ones, narrow_weights the
+    weights less LOG2_LIFT that log2 codes of int8 scores stand for.
     """
 
     narrow: Callable[[Any, int, bool], Any] | None = None
     narrow_weights: Callable[[Any, int, bool], Any] | None = None
+    wide: Callable[[Any, int, bool], Any] | None = None
 
 
 @dataclass(frozen=True)

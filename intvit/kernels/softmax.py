@@ -399,7 +399,7 @@ def _ivit_narrow_kernel(p: spec.IvitSoftmax, n_channels: int, masked: bool) -> A
     return _narrow_runner(_ivit_narrow, table, -p.x0, 2**31 - 1, 32 - p.out_bits)
 
 
-@border(table="int64 256")
+@border(table="int64 T")
 @kernel
 def _ibert_table(x0, b, c, n, m, e, table):
     for d in range(table.shape[0]):
@@ -409,6 +409,37 @@ def _ibert_table(x0, b, c, n, m, e, table):
 @kernel
 def _ibert_masked(x0, b, c, n, m, e):
     return saturate(rhe_product(polynomial(n * x0, x0, b, c, n), m, e - (n - quotient(n * x0, x0, n))), 16)
+
+
+@border(rows="int16 R C", mask="bool * C", table="int16 T", out=f"{SIGNED} R C")
+@kernel
+def _ibert_wide(rows, mask, table, masked, shift, out):
+    """As `_ivit_narrow`, of 16-bit scores: what lies further below the maximum than the table has its last value."""
+    c, last = rows.shape[1], table.shape[0] - 1
+    e = np.empty(c, np.int64)
+    for i in range(rows.shape[0]):
+        g = i % max(mask.shape[0], 1)
+        top = narrow_max(rows, mask, i, g)
+        total = 0
+        for j in range(c):  # a hidden score may lie above the maximum
+            e[j] = table[max(min(top - rows[i, j], last), 0)]
+            total += e[j]
+        if mask.shape[0] > 0:
+            total = 0
+            for j in range(c):
+                e[j] = masked if mask[g, j] else e[j]
+                total += e[j]
+        factor = 4294967296 // max(total, 1)
+        for j in range(c):
+            out[i, j] = (e[j] * factor) >> shift
+
+
+def _ibert_wide_kernel(p: spec.IbertSoftmax, n_channels: int, masked: bool) -> Any:
+    """16-bit exponents of all differences up to n * x0, beyond which they are equal, or of all that there are."""
+    table = np.empty(min(-p.n * p.x0, 2**16 - 1) + 1, np.int64)
+    _ibert_table(p.x0, p.b, p.c, p.n, p.m, p.e, table)
+    hidden_value = _ibert_masked(p.x0, p.b, p.c, p.n, p.m, p.e)
+    return _narrow_runner(_ibert_wide, table.astype(np.int16), hidden_value, 32 - p.out_bits)
 
 
 def _ibert_narrow_kernel(p: spec.IbertSoftmax, n_channels: int, masked: bool) -> Any:
@@ -493,7 +524,7 @@ IVIT = Method(
 IBERT = Method(
     "softmax", "ibert", 1, spec.IbertSoftmax, ibert_lower, spec.ibert, _ibert_kernel,
     "second-order polynomial, 16-bit exponents", "arXiv 2101.01321", bound=_ibert_bound,
-    fast=SoftmaxForms(_ibert_narrow_kernel), accurate=Accurate(input_bits=16),
+    fast=SoftmaxForms(_ibert_narrow_kernel, wide=_ibert_wide_kernel), accurate=Accurate(input_bits=16),
 )  # fmt: skip
 FQVIT = Method(
     "softmax", "fqvit", 1, spec.FqvitSoftmax, _fqvit_lower, spec.fqvit, _fqvit_kernel,

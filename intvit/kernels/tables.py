@@ -1,4 +1,4 @@
-"""Operators of 8-bit inputs by table: whatever an operator and the requantization after it give for every input.
+"""Operators of 8 or 16 bits by table: what an operator and the requantization after it give for every input.
 
 The table is filled by the operator's own kernel, so that it holds what the kernel would have computed.
 """
@@ -25,6 +25,15 @@ def _by_element(rows, table, out):
             out[i, j] = table[np.int64(rows[i, j]) + 128]
 
 
+@border(rows="int16 R C", table=f"{SIGNED} 65536", out=f"{SIGNED} R C")
+@kernel
+def _by_wide_element(rows, table, out):
+    """table[x + 2**15] is the output for input x."""
+    for i in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            out[i, j] = table[np.int64(rows[i, j]) + 32768]
+
+
 @border(rows="int8 R C", table=f"{SIGNED} 256 256", out=f"{SIGNED} R C")
 @kernel
 def _by_row_max(rows, table, out):
@@ -48,17 +57,20 @@ def _runner(compiled: Any, table: Array) -> Callable[[Array], Array]:
     return run
 
 
-def prepare(depends: str, evaluate: Callable[[Array], Array], low: int, high: int) -> Callable[[Array], Array]:
-    """A function of int8 arrays (..., C) with inputs in low..high.
+def prepare(depends: str, evaluate: Callable[[Array], Array], low: int, high: int) -> Callable[[Array], Array] | None:
+    """A function of int8 arrays (..., C) with inputs in low..high, or of int16 ones where these leave 8 bits.
 
-    `evaluate` computes rows (R, C) of int64; `depends` says of what an output depends (`Method.depends`).
+    `evaluate` computes rows (R, C) of int64; `depends` says of what an output depends (`Method.depends`). None where a
+    table would be too large.
     """
-    inputs = np.arange(low, high + 1)
+    inputs, wide = np.arange(low, high + 1), low < -128 or high > 127
     if depends == "element":
         found = evaluate(inputs[:, None])[:, 0]
-        table = np.zeros(256, found.dtype)
-        table[inputs + 128] = found
-        return _runner(_by_element, table)
+        table = np.zeros(2**16 if wide else 256, found.dtype)
+        table[inputs + len(table) // 2] = found
+        return _runner(_by_wide_element if wide else _by_element, table)
+    if wide:
+        return None
     tops, x = np.meshgrid(inputs, inputs, indexing="ij")
     below = x <= tops
     found = evaluate(np.stack([x[below], tops[below]], axis=1))[:, 0]

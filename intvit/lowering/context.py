@@ -131,8 +131,9 @@ class Context:
         else:
             scale, zero_point = self.range_scale(name, bits), 0
         factors = self.calibration.factors.get(name)
-        per_channel = np.asarray(scale) if factors is None else np.float32(scale * factors).astype(np.float64)
-        return Quantizer(bits, per_channel, zero_point)
+        if factors is None:
+            return Quantizer(bits, np.asarray(scale), zero_point)
+        return Quantizer(bits, (scale * factors).astype(np.float32).astype(np.float64), zero_point)
 
     def next_scale(self, node: Node) -> Array:
         """The scale of the quantizer behind a float node, one number or one per channel."""

@@ -17,6 +17,7 @@ from intvit.lowering.recipe import Recipe
 
 WIDEST_OPERAND = 8
 """Of a product."""
+UNREAD = 99
 
 
 def moves_no_bit(node: Node) -> bool:
@@ -59,12 +60,12 @@ def asked(graph: FloatGraph, recipe: Recipe) -> dict[str, int]:
     narrow = operators.named("narrow_input")
     for node in reversed(graph.nodes):
         if moves_no_bit(node) or node.op == "add":
-            wanted = found.get(node.output)
+            wanted = found.get(node.output, UNREAD)
         else:
             usual = recipe.bits if node.op in narrow else recipe.residual_bits
             wanted = recipe.quantizer(node.op, node.name).input_bits or usual
-        for name in node.inputs if wanted is not None else ():
-            found[name] = min(wanted, found.get(name, wanted))
+        for name in node.inputs if wanted < UNREAD else ():
+            found[name] = min(wanted, found.get(name, UNREAD))
     return found
 
 

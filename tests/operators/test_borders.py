@@ -30,11 +30,11 @@ for found in pkgutil.walk_packages(kernels.__path__, "intvit.kernels."):
     importlib.import_module(found.name)
 DESCRIBED = [b for b in BORDERS if b.arrays]
 CHECKED = [b for b in BORDERS if not b.arrays]
-SIZES = {"R": 4, "C": 6, "M": 6, "N": 3, "K": 5, "A": 2, "B": 3, "L": 4, "*": 2}
+SIZES = {"R": 4, "C": 6, "M": 6, "N": 3, "K": 5, "A": 2, "B": 3, "L": 4, "T": 7, "*": 2}
 SCALARS = {
     "x0": -3, "n": 2, "b": 5, "c": 7, "m": 2**30, "e": 33, "bits": 8, "out_bits": 8, "half": 2**32 - 1, "low": -128,
     "high": 127, "masked": 1, "limit": 2**31 - 1, "shift": 3, "n_codes": 16, "weigh": False, "last": 2, "gap": 0,
-    "least": 0, "most": 0, "room": 0, "mask": 1,
+    "least": 0, "most": 0, "room": 0, "mask": 1, "plus": 0,
 }  # fmt: skip
 EVERY_KIND = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
 
@@ -153,7 +153,7 @@ def product_arguments(rows=13, depth=9, columns=35, kind=np.int16, batch=None):
     found |= {"out_row": columns, "out_column": 1}
     found |= {"rows": rows, "depth": depth, "columns": columns, "steps": steps, "right": right}
     found |= {"correction": 0} if batch else {"offset": np.zeros(padded, np.int32)}
-    found |= {"m": m, "rounding": rounding, "mask": 1, "low": -128, "high": 127}
+    found |= {"m": m, "rounding": rounding, "mask": 1, "low": -128, "high": 127, "plus": 0}
     return found | layout.Scratch.of(np.int16, steps, kind)._asdict()
 
 
@@ -201,7 +201,7 @@ def test_sizes_that_fit_pass(call):
 @pytest.mark.parametrize("call", CHECKED, ids=described)
 def test_sizes_that_do_not_fit_are_refused(call):
     good = GEMM[call.__name__]()
-    free = {"mask", "low", "correction"}  # values, not sizes
+    free = {"mask", "low", "plus", "correction"}  # values, not sizes
     changes = []
     for name, value in good.items():
         if isinstance(value, np.ndarray):

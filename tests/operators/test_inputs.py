@@ -459,7 +459,9 @@ def test_constants_of_the_wrong_size(backend):
         lambda: ops.requantize(X, [0.1, 0.2], 1.0, 8, backend=backend),
         lambda: ops.requantize(X, [[0.1, 0.2, 0.3]], 1.0, 8, backend=backend),
         lambda: ops.requantize(7, [0.1, 0.2, 0.3], 1.0, 8, backend=backend),
-        lambda: ops.requantize(X, 0.1, [1.0, 1.0, 1.0], 8, backend=backend),
+        lambda: ops.requantize(X, 0.1, [1.0, 1.0], 8, backend=backend),
+        lambda: ops.requantize(X, [0.1, 0.1], [1.0, 1.0, 1.0], 8, backend=backend),
+        lambda: ops.requantize(X, 0.1, [1.0, 0.0, 1.0], 8, backend=backend),
         lambda: ops.requantize(X, 0.1, 1.0, 8, residual=[1, 2], residual_scale=1.0, backend=backend),
         lambda: ops.requantize(
             X, 0.1, 1.0, 8, residual=[[[1, 2, 3]], [[1, 2, 3]]], residual_scale=1.0, backend=backend

@@ -32,7 +32,7 @@ PACKED = types.Array(types.uint8 if PATH == "vnni" else types.int16, 1, "C")
 MATRIX = types.NamedTuple([LINE8, *[I64] * 3], Matrix)
 BATCH = types.NamedTuple([LINE8, VECTOR, I64, I64], Matrices)
 SIZE = types.NamedTuple([I64] * 4, Size)
-EPILOGUE = types.NamedTuple([LINE32, ROWS, I64, I64, I64], Epilogue)
+EPILOGUE = types.NamedTuple([LINE32, ROWS, *[I64] * 4], Epilogue)
 SCRATCH = types.NamedTuple([LINE8, ROWS32, LINE8], Scratch)
 
 # Argument types by name: the same name means the same thing in every kernel.
@@ -61,17 +61,18 @@ SPECIAL = {
     "_mean": (ROWS, VECTOR),
     "_slow_kernel": (CUBE, CUBE, CUBE),
     ("gelu", "_ibert"): (ROWS, VECTOR, VECTOR, VECTOR, I64, ROWS),
-    "_one_term": (ROWS, ROWS, I64, I64, I64, OUT8),
+    "_one_term": (ROWS, ROWS, I64, I64, I64, I64, OUT8),
     "_plus": (ROWS32, ROWS, ROWS8, I64, I64, I64, OUT8),
     ("requantize", "rounded"): (ROWS32, I64, I64, I64, I64),
     "_two_terms": (ROWS32, ROWS, ROWS8, ROWS, I64, I64, I64, OUT8),
-    "_wide_term": (ROWS, ROWS, I64, I64, I64, OUT8),
-    "_clamp": (ROWS32, I64, I64, OUT8),
+    "_wide_term": (ROWS, ROWS, I64, I64, I64, I64, OUT8),
+    "_clamp": (ROWS32, I64, I64, I64, OUT8),
     "_log2_weights": (ROWS8, OUT16),
     "narrow_max": (ROWS8, MASK, I64, I64),
     "row_max_at": (ROWS8, MASK, I64, I64),
     "_ivit_table": (I64, I64, VECTOR),
     "_ivit_narrow": (ROWS8, MASK, VECTOR, I64, I64, I64, OUT16),
+    "_ibert_wide": (OUT16, MASK, types.Array(types.int16, 1, "C"), I64, I64, OUT16),
     "_ibert_table": (I64, I64, I64, I64, I64, I64, VECTOR),
     "_fqvit_table": (I64, I64, I64, I64, I64, VECTOR),
     "_fqvit_narrow": (ROWS8, MASK, VECTOR, I64, I64, types.boolean, OUT8),
@@ -79,6 +80,7 @@ SPECIAL = {
         ROWS8, I64, types.Array(types.int16, 1, "C"), I64, I64, I64, ROWS32, ROWS, I64, LINE32, LINE32, ROWS32,
     ),
     "_by_element": (ROWS8, LINE8, OUT8),
+    "_by_wide_element": (OUT16, LINE8, OUT8),
     "_by_row_max": (ROWS8, OUT8, OUT8),
     "pack_rows": (LINE8, I64, I64, I64, I64, I64, I64, I64, LINE8),
     "column_sums": (LINE8, I64, I64, I64, I64, I64, LINE32),

@@ -159,3 +159,44 @@ def test_requantize_constants_are_regular_for_shifts_of_1_to_62():
         assert got.tolist() == [[m], [e], [2 ** (e - 1) - 1], [e], [2**62 // abs(m)]]
     for m, e in ((2**30, 0), (2**30, 63), (2**31, 1), (2**31, 64)):
         assert regular(np.array([m]), np.array([e]), HALF_EVEN) is None
+
+
+@pytest.mark.parametrize("backend", ["kernel", "spec"])
+def test_requantize_to_a_scale_per_channel(backend):
+    x, scales = np.random.default_rng(2).integers(-9000, 9000, (4, 3)), [0.5, 0.07, 2.0]
+    found = ops.requantize(x, 0.01, scales, 8, residual=x // 50, residual_scale=0.3, backend=backend)
+    for column, scale in enumerate(scales):
+        alone = x[:, column : column + 1]
+        want = ops.requantize(alone, 0.01, scale, 8, residual=alone // 50, residual_scale=0.3, backend=backend)
+        assert np.array_equal(found[:, column : column + 1], want)
+
+
+@pytest.mark.parametrize("zero_point", [-128, -7, 1, 127])
+@pytest.mark.parametrize(
+    ("kind", "m", "e"),
+    [
+        (np.int32, [2**30], [30]),  # a ratio of 1: saturation alone
+        (np.int32, [3 * 2**29], [33]),
+        (np.int32, [3 * 2**29, 2**30 + 1, -(2**30)], [33, 35, 40]),
+        (np.int64, [3 * 2**29], [50]),
+        (np.int64, [3 * 2**29, 2**30 + 1, 2**31], [60, 70, 80]),  # in two words
+        (np.int64, [3 * 2**29, 2**30 + 1, 2**31], [0, 99, 30]),  # no fast form
+        (np.int8, [3 * 2**29], [-1]),
+    ],
+)
+def test_requantize_to_a_zero_point(zero_point, kind, m, e):
+    """`saturate(round(x*m / 2**e) + z)`: every fast form against the specification."""
+    from intvit.kernels.requantize import prepare_requantize
+    from intvit.spec.requantize import requantize as spec
+
+    rng, info = np.random.default_rng(5), np.iinfo(kind)
+    x = np.concatenate(
+        [rng.integers(info.min // 4, info.max // 4, 30), rng.integers(-120, 120, 30), np.arange(-30, 30) * 4]
+    ).astype(kind)
+    x = x.reshape(-1, 3)
+    m, e, one = np.array(m), np.array(e), (np.array([2**30]), np.array([30]))
+    constant = np.array([zero_point])
+    run = prepare_requantize(m, e, 8, constant=constant, residual_m=one[0], residual_e=one[1], out_dtype=np.int8).run
+    for row, found in zip(x.tolist(), run(x).tolist(), strict=True):
+        columns = [np.resize(values, 3).tolist() for values in (m, e, constant, *one)]
+        assert found == spec(row, *columns[:2], 8, residual=columns[2], residual_m=columns[3], residual_e=columns[4])

@@ -117,3 +117,9 @@ def test_matrix_products_in_every_mode(mode, path):
         linear = gemm.prepare_linear(np.ones((37, 1), int), None, 128, np.int8, epilogue, path)
         want = wanted(mode, np.repeat(x, 37, axis=1).tolist(), m.tolist(), [e] * 37, 8)
         assert linear.run(x.astype(np.int8), np.int8).tolist() == want
+        for zero_point in (-128, -3, 1, 127):
+            shifted = gemm.Epilogue.dyadic(m, np.full(37, e), 8, 37, ROUNDINGS[mode], plus=zero_point)
+            linear = gemm.prepare_linear(np.ones((37, 1), int), None, 128, np.int8, shifted, path)
+            full = wanted(mode, np.repeat(x, 37, axis=1).tolist(), m.tolist(), [e] * 37, 32)
+            want = [[min(max(v + zero_point, -128), 127) for v in row] for row in full]
+            assert linear.run(x.astype(np.int8), np.int8).tolist() == want

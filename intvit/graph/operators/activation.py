@@ -1,9 +1,12 @@
-"""What GELU, SiLU and quick GELU share: an activation function of a row, by its method, as a table if it has 8 bits."""
+"""What GELU, SiLU and quick GELU share: an activation function of a row, by its method, as a table if it can be."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from intvit.graph.inttypes import storage
 from intvit.graph.ir import Array, Node
 from intvit.graph.operators import methods
 from intvit.graph.operators.kind import Operator
@@ -41,12 +44,12 @@ def facts(context: Context, node: Node) -> dict[str, Any]:
 
 
 def fuse(planner: Planner, node: Node) -> Step | None:
-    """8 bits [-> requantize] as a table."""
+    """Inputs of 8 or 16 bits [-> requantize] as a table."""
     from intvit.kernels import tables
 
     forms = node_method(node).fast
     x = planner.tensor(node.inputs[0])
-    if not isinstance(forms, GeluForms) or not planner.narrow(x.name):
+    if not isinstance(forms, GeluForms) or storage(x.dtype) not in (np.int8, np.int16):
         return None
     if any(array.size > 1 for array in node.arrays.values()):
         return None
@@ -62,4 +65,4 @@ def fuse(planner: Planner, node: Node) -> Step | None:
         return rows
 
     prepared = tables.prepare(forms.depends, evaluate, x.dtype.min, x.dtype.max)
-    return planner.step_of(nodes, lambda values: prepared(values[0]))
+    return planner.step_of(nodes, lambda values: prepared(values[0])) if prepared else None

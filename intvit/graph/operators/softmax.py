@@ -52,25 +52,26 @@ def _check(node: Node, inputs: Sequence[Tensor], output: Tensor) -> None:
 
 
 def _fuse(planner: Planner, node: Node) -> Step | None:
-    """8-bit scores by the method's table kernel."""
-    return _weighted_product(planner, node) or _narrow(planner, node)
+    """8-bit and 16-bit scores by the method's table kernels."""
+    return _weighted_product(planner, node) or _by_table(planner, node)
 
 
-def _narrow(planner: Planner, node: Node) -> Step | None:
-    forms, masked = node_method(node).fast, "mask" in node.arrays
-    if not isinstance(forms, SoftmaxForms) or forms.narrow is None:
+def _by_table(planner: Planner, node: Node) -> Step | None:
+    forms, masked, x = node_method(node).fast, "mask" in node.arrays, planner.tensor(node.inputs[0])
+    if not isinstance(forms, SoftmaxForms):
         return None
-    n_channels = planner.tensor(node.inputs[0]).shape[-1]
-    run = _by_rows(
-        planner, node, forms.narrow(method_params(node), n_channels, masked), storage(planner.tensor(node.output).dtype)
-    )
-    return planner.step_of([node], lambda values: run(values[0])) if run else None
+    make = {np.int8: forms.narrow, np.int16: forms.wide}.get(storage(x.dtype))
+    compiled = make(method_params(node), x.shape[-1], masked) if make else None
+    if compiled is None:
+        return None
+    run = _by_rows(planner, node, compiled, storage(planner.tensor(node.output).dtype))
+    return planner.step_of([node], lambda values: run(values[0]))
 
 
 def _weighted_product(planner: Planner, node: Node) -> Step | None:
     """Log2 softmax -> log2_matmul [-> layout -> requantize]: the softmax writes the weights, not their codes."""
     forms, masked, after = node_method(node).fast, "mask" in node.arrays, planner.next(node)
-    if not isinstance(forms, SoftmaxForms) or forms.narrow_weights is None:
+    if not isinstance(forms, SoftmaxForms) or forms.narrow_weights is None or not planner.narrow(node.inputs[0]):
         return None
     if after is None or after.op != "log2_matmul":
         return None
@@ -78,16 +79,16 @@ def _weighted_product(planner: Planner, node: Node) -> Step | None:
     if planner.position.get(values, -1) > planner.position[node.output]:
         return None
     n_channels = planner.tensor(node.inputs[0]).shape[-1]
-    convert = _by_rows(planner, node, forms.narrow_weights(method_params(node), n_channels, masked), np.int16)
-    step = matmul.fused(planner, after, convert, matmul.LOG2_LIFT) if convert else None
+    compiled = forms.narrow_weights(method_params(node), n_channels, masked)
+    if compiled is None:
+        return None
+    step = matmul.fused(planner, after, _by_rows(planner, node, compiled, np.int16), matmul.LOG2_LIFT)
     return step and planner.step_of([node, *step.nodes], step.run, (*node.inputs, values))
 
 
-def _by_rows(planner: Planner, node: Node, compiled: Any, kind: Any) -> Callable[[Array], Array] | None:
-    """`compiled` as a function of the batched input of a softmax `node`, if that has 8 bits."""
+def _by_rows(planner: Planner, node: Node, compiled: Any, kind: Any) -> Callable[[Array], Array]:
+    """`compiled` as a function of the batched input of a softmax `node`."""
     x = planner.tensor(node.inputs[0])
-    if compiled is None or not planner.narrow(x.name):
-        return None
     mask = methods.mask_rows(node, x.shape)
 
     def run(values: Array) -> Array:

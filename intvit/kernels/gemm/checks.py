@@ -68,7 +68,7 @@ def check_sums(flat: Array, start: int, row: int, column: int, depth: int, colum
 
 def operands_fit(x: Array, out: Array, size: Size, right: Array, epilogue: Epilogue, scratch: Scratch) -> bool:
     """Whether all is there that one tile after another reads and writes: packed operands, constants, sums, edge."""
-    (left, sums, edge), (m, rounding, _, _, high) = scratch, epilogue
+    (left, sums, edge), (m, rounding, _, _, high, _) = scratch, epilogue
     padded, constants = padded_columns(size.columns), m.size
     return (
         left.dtype.char + right.dtype.char in _PAIRS

@@ -27,26 +27,31 @@ class Epilogue(NamedTuple):
     low: int
     high: int
     """What results saturate at, inclusive."""
+    plus: int
+    """A zero point: added to what was rounded."""
 
     @staticmethod
     def raw() -> Epilogue:
-        return Epilogue(np.zeros(0, np.int32), np.zeros((3, 0), np.int64), 0, 0, 0)
+        return Epilogue(np.zeros(0, np.int32), np.zeros((3, 0), np.int64), 0, 0, 0, 0)
 
     @staticmethod
-    def dyadic(m: Array, e: Array, bits: int, columns: int, rounding: Rounding = HALF_EVEN) -> Epilogue | None:
-        """`saturate(round(x*m / 2**e))` at `bits`; None where the fast form does not hold: e outside 1..62."""
+    def dyadic(
+        m: Array, e: Array, bits: int, columns: int, rounding: Rounding = HALF_EVEN, *, plus: int = 0
+    ) -> Epilogue | None:
+        """`saturate(round(x*m / 2**e) + plus)` at `bits`; None where the fast form does not hold: e outside 1..62."""
         constants = regular(np.asarray(m), np.asarray(e), rounding)
         if constants is None or bits > 32:
             return None
         every = np.broadcast_to(constants, (len(constants), columns))
         padded = np.pad(every, ((0, 0), (0, -columns % NR)), mode="edge")
         limit = 2 ** (bits - 1)
-        return Epilogue(padded[M].astype(np.int32), padded[[E, ADD, AT]], rounding.mask, -limit, limit - 1)
+        return Epilogue(padded[M].astype(np.int32), padded[[E, ADD, AT]], rounding.mask, -limit, limit - 1, plus)
 
 
 @inlined
 def finish(scratch, rows, columns, first, offset, epilogue, out, row):
-    """out[row + i, first + c] = saturate(round((sums[i, c] + offset[first + c]) * m / 2**e)), i < rows, c < columns.
+    """out[row + i, first + c] = saturate(round((sums[i, c] + offset[first + c]) * m / 2**e) + plus), i < rows, c <
+    columns.
 
     m and e are those of column first + c; for m empty the sum is stored as it is. Sums int32 (MR, NR) and offsets int32
     wrap; |sum * m| < 2**62, so that every term of `round_shift` fits int64. A panel that the matrix does not fill goes

@@ -114,7 +114,7 @@ def _emit_tile(builder: Any, kind: Any, a: Any, b: Any, c: Any, steps: Any) -> N
 
 @intrinsic
 def finish_panel(typingctx, sums, rows, offset, epilogue, first, out, at, stride):
-    """out[at + i*stride + c] = saturate(round((sums[i, c] + offset[c]) * m[c] / 2**e[c])), NR columns a row.
+    """out[at + i*stride + c] = saturate(round((sums[i, c] + offset[c]) * m[c] / 2**e[c]) + plus), NR columns a row.
 
     It rounds as `round_shift` does. Constants are read at `first` + c. Indices count elements.
     """
@@ -124,7 +124,7 @@ def finish_panel(typingctx, sums, rows, offset, epilogue, first, out, at, stride
     def codegen(context, builder, signature, args):
         sums_kind, _, offset_kind, (m_kind, rounding_kind, *_), _, out_kind, *_ = signature.args
         sums, rows, offset, epilogue, first, out, at, stride = args
-        m, rounding, mask, low, high = (builder.extract_value(epilogue, i) for i in range(5))
+        m, rounding, mask, low, high, plus = (builder.extract_value(epilogue, i) for i in range(6))
         size = out_kind.dtype.bitwidth // 8
         wide, narrow = ir.VectorType(_I64, 8), ir.VectorType(_INTEGERS[out_kind.dtype.bitwidth], 8)
 
@@ -142,7 +142,7 @@ def finish_panel(typingctx, sums, rows, offset, epilogue, first, out, at, stride
 
         offsets, multipliers = constants(offset_kind, offset), [builder.sext(v, wide) for v in constants(m_kind, m)]
         shifts, added, places = (constants(rounding_kind, rounding, row) for row in range(3))
-        masks, lows, highs = (_splat(builder, value, wide, 8) for value in (mask, low, high))
+        masks, lows, highs, added_last = (_splat(builder, value, wide, 8) for value in (mask, low, high, plus))
         with cgutils.for_range(builder, rows) as loop:
             row = _bytes_at(context, builder, sums_kind, sums, builder.mul(loop.index, _I64(NR * WORD)))
             to = builder.add(at, builder.mul(loop.index, stride))
@@ -153,6 +153,7 @@ def finish_panel(typingctx, sums, rows, offset, epilogue, first, out, at, stride
                 product = builder.mul(builder.sext(builder.add(total, offsets[group]), wide), multipliers[group])
                 decided = builder.and_(builder.ashr(product, places[group]), masks)
                 rounded = builder.ashr(builder.add(builder.add(product, added[group]), decided), shifts[group])
+                rounded = builder.add(rounded, added_last)
                 rounded = builder.select(builder.icmp_signed("<", rounded, lows), lows, rounded)
                 rounded = builder.select(builder.icmp_signed(">", rounded, highs), highs, rounded)
                 store_at = builder.bitcast(builder.gep(target, [_I64(group * 8 * size)]), narrow.as_pointer())

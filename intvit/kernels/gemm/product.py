@@ -70,7 +70,7 @@ def multiply_batch(a, b, out, size, right, correction, epilogue, scratch):
 @kernel
 def enter_multiply_packed(
     flat, start, row, column, out, to, out_row, out_column, rows, depth, columns, steps, right, offset, m, rounding,
-    mask, low, high, left, sums, edge,
+    mask, low, high, plus, left, sums, edge,
 ):  # fmt: skip
     multiply_packed(
         Matrix(flat, start, row, column),
@@ -78,7 +78,7 @@ def enter_multiply_packed(
         Size(rows, depth, columns, steps),
         right,
         offset,
-        Epilogue(m, rounding, mask, low, high),
+        Epilogue(m, rounding, mask, low, high, plus),
         Scratch(left, sums, edge),
     )
 
@@ -87,7 +87,7 @@ def enter_multiply_packed(
 @kernel
 def enter_multiply_batch(
     flat, starts, row, column, b, b_starts, b_row, b_column, out, out_starts, out_row, out_column, rows, depth, columns,
-    steps, right, correction, m, rounding, mask, low, high, left, sums, edge,
+    steps, right, correction, m, rounding, mask, low, high, plus, left, sums, edge,
 ):  # fmt: skip
     return multiply_batch(
         Matrices(flat, starts, row, column),
@@ -96,6 +96,6 @@ def enter_multiply_batch(
         Size(rows, depth, columns, steps),
         right,
         correction,
-        Epilogue(m, rounding, mask, low, high),
+        Epilogue(m, rounding, mask, low, high, plus),
         Scratch(left, sums, edge),
     )
