@@ -55,14 +55,16 @@ def tile_assembly(kind, processor):
 
 
 @pytest.mark.parametrize(
-    ("kind", "processor", "instruction"),
+    ("kind", "fused", "processor", "instruction"),
     [
-        (types.uint8, "cascadelake", r"vpdpbusd.*zmm"),
-        (types.uint16, "cascadelake", r"vpdpwssd.*zmm"),
-        (types.int16, "haswell", r"vpmaddwd.*ymm"),
+        (types.uint8, True, "cascadelake", r"vpdpbusd.*zmm"),
+        (types.uint16, True, "cascadelake", r"vpdpwssd.*zmm"),
+        (types.uint16, False, "skylake-avx512", r"vpmaddwd.*zmm"),
+        (types.int16, False, "haswell", r"vpmaddwd.*ymm"),
     ],
 )
-def test_every_tile_compiles_with_the_llvm_of_this_numba(kind, processor, instruction):
+def test_every_tile_compiles_with_the_llvm_of_this_numba(monkeypatch, kind, fused, processor, instruction):
+    monkeypatch.setattr(intrinsics, "fuses_additions", lambda: fused)
     found = re.findall(instruction, tile_assembly(kind, processor))
     assert len(found) >= layout.MR * 2
 
@@ -83,7 +85,7 @@ def test_a_missing_intrinsic_takes_the_next_path(monkeypatch):
     gemm.path_notes.cache_clear()
     try:
         assert gemm.available_paths() == ("blas",)
-        assert all(gemm.path_notes()[path] for path in ("vnni", "avx2"))
+        assert all(gemm.path_notes()[path] for path in ("vnni", "avx512", "avx2"))
     finally:
         gemm.path_notes.cache_clear()
 

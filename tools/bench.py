@@ -141,7 +141,10 @@ def mixed_choice(operator: str, index: int) -> dict[str, Any]:
 
 
 def integer_graphs(model: Any, a: Architecture, methods: tuple[str, ...]) -> dict[str, Any]:
-    """Integer graphs by method, calibrated on two random images; `mixed` takes the methods in turn, site by site."""
+    """Integer graphs by method, calibrated on two random images; `mixed` takes the methods in turn, site by site.
+
+    Those of the preset `published`, or with `+accurate` behind the method's name of that one.
+    """
     from intvit.floats.images import open_images
     from intvit.floats.importers.onnx import float_graph
     from intvit.floats.live import LiveActivations
@@ -149,22 +152,23 @@ def integer_graphs(model: Any, a: Architecture, methods: tuple[str, ...]) -> dic
     from intvit.graph import operators
     from intvit.lowering.calibrate import calibrate
     from intvit.lowering.context import lower
-    from intvit.lowering.recipe import build_recipe
+    from intvit.lowering.recipe import Choice, build_recipe
 
     graph = float_graph(model)
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "x.npy", random_images(a, 2, seed=2))
         images = open_images(f"{folder}/x.npy", size=(a.img_size, a.img_size), channels=3)
-        recipe = build_recipe({"observer": {"batch": 1}})
-        calibration = calibrate(graph, LiveActivations(FloatModel(model), images), recipe)
-    found = {}
-    for method in methods:
-        chosen = recipe.with_method("ivit" if method == "mixed" else method)
-        if method == "mixed":
-            sites = [node for node in graph.nodes if node.op in operators.with_methods()]
-            choices = {node.name: mixed_choice(node.op, i) for i, node in enumerate(sites)}
-            chosen = build_recipe({"observer": {"batch": 1}, "sites": choices})
-        found[method] = lower(graph, calibration, chosen)
+        live = LiveActivations(FloatModel(model), images)
+        found = {}
+        for method in methods:
+            name, _, preset = method.partition("+")
+            recipe = build_recipe({"preset": preset or "published", "observer": {"batch": 1}})
+            chosen = recipe.with_method("ivit" if name == "mixed" else name)
+            if name == "mixed":
+                sites = [node for node in graph.nodes if node.op in operators.with_methods()]
+                choices = {node.name: Choice(**mixed_choice(node.op, i)) for i, node in enumerate(sites)}
+                chosen = chosen.model_copy(update={"sites": choices})
+            found[method] = lower(graph, calibrate(graph, live, chosen), chosen)
     return found
 
 
@@ -540,7 +544,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--methods", default="ivit", help="ivit, ibert, fqvit, mixed; separated by commas")
+    parser.add_argument("--methods", default="ivit", help="ivit, ibert, fqvit, mixed, each maybe with +accurate")
     parser.add_argument("--no-int8", action="store_true", help="leave out onnxruntime's quantized models")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
     parser.add_argument("--profile", action="store_true", help="time per step kind instead")

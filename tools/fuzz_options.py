@@ -24,7 +24,7 @@ WORDS = (
     "logits",
 )  # fmt: skip
 ENVIRONMENT = {
-    "INTVIT_GEMM": ("", "avx2", "vnni", "generic", "x", "AVX2", "\u00e9", "x" * 5000, "../x"),
+    "INTVIT_GEMM": ("", "avx2", "avx512", "vnni", "generic", "x", "AVX2", "\u00e9", "x" * 5000, "../x"),
     "PYTHONIOENCODING": ("ascii", "latin-1", "utf-8:surrogateescape"),
     "LC_ALL": ("C", "POSIX", "xx_XX"),
     "COLUMNS": ("0", "1", "-1", "x", "99999"),

@@ -27,7 +27,7 @@ ROWS8 = OUT8
 OUT16 = types.Array(types.int16, 2, "C")
 LINE8, LINE32 = (types.Array(kind, 1, "C") for kind in (types.int8, types.int32))
 PATH = available_paths()[0]
-PACKED = types.Array(types.uint8 if PATH == "vnni" else types.int16, 1, "C")
+PACKED = types.Array({"vnni": types.uint8, "avx512": types.uint16}.get(PATH, types.int16), 1, "C")
 """A right operand as this processor multiplies it: Numba compiles what a kernel calls, and no other instruction."""
 MATRIX = types.NamedTuple([LINE8, *[I64] * 3], Matrix)
 BATCH = types.NamedTuple([LINE8, VECTOR, I64, I64], Matrices)

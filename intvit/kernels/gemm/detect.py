@@ -15,7 +15,7 @@ from numba.core import codegen, config
 
 from intvit.errors import IntvitError
 
-VNNI, PMADDWD = "llvm.x86.avx512", "llvm.x86.avx2.pmadd.wd"
+VNNI, PMADDWD, PMADDWD_512 = "llvm.x86.avx512", "llvm.x86.avx2.pmadd.wd", "llvm.x86.avx512.pmaddw.d.512"
 
 
 def target_features() -> dict[str, bool]:
@@ -40,6 +40,7 @@ def known_to_llvm(intrinsic_name: str, operand: str, result: str, n_operands: in
 
 NEEDS = {
     "vnni": (("avx512f", "avx512bw", "avx512vnni"), (f"{VNNI}.vpdpbusd.512", "<16 x i32>", "<16 x i32>", 3)),
+    "avx512": (("avx512f", "avx512bw"), (PMADDWD_512, "<32 x i16>", "<16 x i32>", 2)),
     "avx2": (("avx2",), (PMADDWD, "<16 x i16>", "<8 x i32>", 2)),
 }
 """Path -> processor features, and an intrinsic as `known_to_llvm` takes it."""
@@ -74,6 +75,11 @@ def chosen_path() -> str:
 
 def packed_type(path: str, left: Any) -> Any:
     """dtype of a packed right operand on `path` for a left operand of dtype `left` (int8 or int16)."""
-    if path == "vnni":
-        return np.uint8 if left == np.int8 else np.uint16
-    return np.int16
+    if path == "vnni" and left == np.int8:
+        return np.uint8
+    return np.int16 if path == "avx2" else np.uint16
+
+
+def fuses_additions() -> bool:
+    """True if pairs of 16 bits in 512-bit vectors are multiplied and added to a sum by one instruction."""
+    return not path_notes()["vnni"]

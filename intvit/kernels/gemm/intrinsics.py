@@ -1,8 +1,8 @@
 """Written as LLVM: words of memory, one tile of a product, and its requantization. Vectors and instructions stop here.
 
 A tile of MR rows times NR columns stays in registers over the whole depth: `vpdpbusd` (four 8-bit products per lane,
-AVX-512 VNNI), `vpdpwssd` (two of 16 bits, VNNI) or `pmaddwd` (two of 16 bits, AVX2). All three add into 32 bits that
-wrap.
+AVX-512 VNNI), `vpdpwssd` (two of 16 bits, VNNI) or `pmaddwd` (two of 16 bits, AVX-512 or AVX2). All add into 32 bits
+that wrap.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from intvit.kernels.gemm.detect import PMADDWD, VNNI
+from intvit.kernels.gemm.detect import PMADDWD, PMADDWD_512, VNNI, fuses_additions
 from intvit.kernels.gemm.layout import MR, NR, WORD
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
@@ -69,17 +69,18 @@ def _emit_tile(builder: Any, kind: Any, a: Any, b: Any, c: Any, steps: Any) -> N
     wide = kind in (types.uint8, types.uint16)
     lanes, rows = (16, MR) if wide else (8, MR // 2)
     vector = ir.VectorType(_I32, lanes)
-    operand = vector if wide else ir.VectorType(_I16, 2 * lanes)
-    if wide:  # with words as operands: older LLVMs have no other form, newer ones read it as their own
+    fused = kind == types.uint8 or (kind == types.uint16 and fuses_additions())
+    operand = vector if fused else ir.VectorType(_I16, 2 * lanes)
+    if fused:  # with words as operands: older LLVMs have no other form, newer ones read it as their own
         name = "vpdpbusd" if kind == types.uint8 else "vpdpwssd"
         shape = ir.FunctionType(vector, [vector, operand, operand])
         function = cgutils.get_or_insert_function(builder.module, shape, f"{VNNI}.{name}.512")
     else:
         shape = ir.FunctionType(vector, [operand, operand])
-        function = cgutils.get_or_insert_function(builder.module, shape, PMADDWD)
+        function = cgutils.get_or_insert_function(builder.module, shape, PMADDWD_512 if wide else PMADDWD)
 
     def multiply_add(total: Any, x: Any, y: Any) -> Any:
-        return builder.call(function, [total, x, y]) if wide else builder.add(total, builder.call(function, [x, y]))
+        return builder.call(function, [total, x, y]) if fused else builder.add(total, builder.call(function, [x, y]))
 
     for row in range(0, MR, rows):
         for column in range(0, NR, 2 * lanes):
