@@ -27,6 +27,7 @@ from intvit.files import whole_file
 if TYPE_CHECKING:
     from intvit.floats.images import ImageSource
     from intvit.floats.preprocessing import Preprocessing
+    from intvit.graph.ir import FloatGraph
     from intvit.lowering.recipe import Recipe
 
 app = typer.Typer(
@@ -73,7 +74,7 @@ MeanOpt = Annotated[
 StdOpt = Annotated[list[float] | None, typer.Option(help="Channel deviation; repeat per channel.")]
 PresetOpt = Annotated[
     str | None,
-    typer.Option(help="published: the quantizers of the official I-ViT graphs (default); accurate: docs/recipes.md."),
+    typer.Option(help="accurate (default) or published: the quantizers of the official I-ViT graphs; docs/recipes.md."),
 ]
 ResizeOpt = Annotated[int | None, typer.Option(min=1, help="Resize image files: length of the shorter side.")]
 
@@ -107,22 +108,30 @@ def _applied(preprocessing: Preprocessing) -> None:
     err.print(f"images: {preprocessing}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _recipe(path: Path | None, mapping: Path | None, method: str | None, preset: str | None, bits: int | None,
-            observer: str | None) -> Recipe:  # fmt: skip
+def _recipe(graph: FloatGraph, path: Path | None, mapping: Path | None, method: str | None, preset: str | None,
+            bits: int | None, observer: str | None) -> Recipe:  # fmt: skip
+    """What files and options ask for; where they name no preset, `accurate`, or what the weights were trained with."""
+    from intvit.lowering.calibrate import at_trained_widths
     from intvit.lowering.recipe import build_recipe, read_recipe
 
     if mapping and method:
         raise IntvitError("--mapping and --method: only one of them must be given")
-    chosen = mapping or path
-    recipe = read_recipe(chosen) if chosen else build_recipe({})
-    if path and mapping:
-        recipe = read_recipe(path).model_copy(update={"sites": recipe.sites})
-    values = recipe.model_dump(exclude_none=True, exclude_unset=True)  # what was asked for, not what is the default
+    values: dict[str, Any] = {"preset": "published" if graph.metadata.get("trained") else "accurate"}
+    if mapping:
+        mapped = read_recipe(mapping)
+        values |= {"preset": mapped.preset, **({"sites": mapped.model_dump()["sites"]} if path else _asked(mapped))}
+    if path:
+        values |= {**_asked(read_recipe(path)), **({"sites": values["sites"]} if mapping else {})}
     values |= {key: value for key, value in {"preset": preset, "bits": bits}.items() if value is not None}
     if observer is not None:
         values["observer"] = {**values.get("observer", {}), "kind": observer}
-    recipe = build_recipe(values, "--preset/--bits/--observer")
+    recipe = at_trained_widths(graph, build_recipe(values, "--preset/--bits/--observer"))
     return recipe.with_method(method) if method else recipe
+
+
+def _asked(recipe: Recipe) -> dict[str, Any]:
+    """What was asked for, not what is the default."""
+    return recipe.model_dump(exclude_none=True, exclude_unset=True)
 
 
 def _table(title: str, headers: list[str], rows: list[list[str]]) -> Table:
@@ -305,11 +314,11 @@ def lower(
     from intvit.floats.preprocessing import resolve
     from intvit.floats.recording import Recording
     from intvit.graph.store import save
-    from intvit.lowering.calibrate import at_trained_widths, calibrate, trained
+    from intvit.lowering.calibrate import calibrate, trained
     from intvit.lowering.context import lower as run
 
     graph, applied = float_graph(load_model(model)), None
-    chosen = at_trained_widths(graph, _recipe(recipe, mapping, method, preset, bits, observer))
+    chosen = _recipe(graph, recipe, mapping, method, preset, bits, observer)
     options = {"mean": mean or None, "std": std or None, "resize": resize}
     if recording is not None:
         if images is not None:
@@ -480,10 +489,10 @@ def map_command(
     from intvit.floats.live import LiveActivations
     from intvit.floats.model import FloatModel
     from intvit.floats.recording import Recording
-    from intvit.lowering.calibrate import at_trained_widths, calibrate
+    from intvit.lowering.calibrate import calibrate
 
     graph = float_graph(load_model(model))
-    chosen = at_trained_widths(graph, _recipe(recipe, None, None, preset, bits, observer))
+    chosen = _recipe(graph, recipe, None, None, preset, bits, observer)
     options = {"mean": mean, "std": std, "resize": resize}
     with ExitStack() as stack:
         recorded = stack.enter_context(Recording(recording)) if recording is not None else None

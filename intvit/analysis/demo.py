@@ -79,13 +79,15 @@ def run_demo(
     mapping = None
     with Recording(recording_path) as recording:
         for bits in (8, 6):
-            recipe = build_recipe({"bits": bits})
+            recipe = build_recipe({"preset": "accurate", "bits": bits})
             calibration = calibrate(graph, recording, recipe)
             with progress(f"map, {bits} bits") as report:
                 found = map_methods(graph, recording, calibration_images, calibration, recipe, PUBLISHED,
                                     threads=threads, progress=report)  # fmt: skip
             found.write(output / f"mapping_{bits}bit.json")
             say(f"map        three uniform {bits}-bit models -> mapping_{bits}bit.json")
+            if found.note:
+                say(f"           {found.note}")
             mapping = mapping or found
             recipes = {name: recipe.with_method(name) for name in PUBLISHED} | {"mixed": found.recipe}
             for name, chosen in recipes.items():

@@ -94,7 +94,7 @@ class Mapping:
         better, worse = self.outputs[self.uniform], self.outputs[MIXED]
         return (
             f"rule {self.rule} chose a model of {worse:.1f} dB at the outputs, worse than uniform {self.uniform} with "
-            f"{better:.1f} dB: the mapping holds uniform {self.uniform}; --no-fallback keeps the rule's"
+            f"{better:.1f} dB: the mapping holds uniform {self.uniform} (map --no-fallback keeps the rule's)"
         )
 
     def by_site(self) -> dict[str, list[SiteScore]]:
