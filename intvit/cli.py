@@ -8,6 +8,7 @@ terminal went away).
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -77,6 +78,17 @@ PresetOpt = Annotated[
     typer.Option(help="accurate (default) or published: the quantizers of the official I-ViT graphs; docs/recipes.md."),
 ]
 ResizeOpt = Annotated[int | None, typer.Option(min=1, help="Resize image files: length of the shorter side.")]
+
+
+EVALUATED = (
+    ("float", "top-1, float", "%.2f %%", 100),
+    ("integer", "top-1, integer", "%.2f %%", 100),
+    ("agreement", "same class", "%.2f %%", 100),
+    ("sqnr", "SQNR", "%.1f dB", 1),
+    ("kl", "KL divergence", "%.4f nats", 1),
+    ("cosine", "cosine", "%.5f", 1),
+)
+"""Key of a summary, what `eval` calls it, how it is written, times what."""
 
 
 @contextmanager
@@ -410,38 +422,44 @@ def _collect(parts: dict[str, list[Any]], total: int, report: Any, write: Any = 
 def eval_command(
     graph: GraphArg,
     images: ImagesArg,
-    model: Annotated[Path | None, typer.Option("--float", help="Float ONNX model to print beside it.")] = None,
+    model: Annotated[Path | None, typer.Option("--float", help="Float ONNX model to compare with.")] = None,
     limit: LimitOpt = None,
     batch: BatchOpt = 8,
     threads: ThreadsOpt = None,
     mean: MeanOpt = None,
     std: StdOpt = None,
     resize: ResizeOpt = None,
+    csv: Annotated[Path | None, typer.Option(help="Write one line per image to this CSV file.")] = None,
     as_json: JsonOpt = False,
 ) -> None:
-    """Top-1 accuracy of an integer graph on labelled images, next to the float model's.
+    """Accuracy of an integer graph on labelled images, and how far its outputs are from the float model's.
+
+    With labels: top-1. With --float: SQNR of the outputs (dB), their cosine, and of classes how often the largest is
+    the same (agreement) and KL divergence (nats). One of the two is needed.
 
     Example: intvit eval vit_ibert.h5 fashion-mnist:test --float vit.onnx
+
+    Example: intvit eval encoder_int8.h5 photographs/ --float encoder.onnx --csv per_image.csv
     """
-    from intvit.engine.accuracy import float_accuracy, integer_accuracy
+    from intvit.analysis.outputs import outcomes, summary, write_csv
     from intvit.floats.model import FloatModel
     from intvit.graph.store import load
 
     integer = load(graph)
     source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
                      resize=resize)  # fmt: skip
+    float_model = None if model is None else FloatModel(model, threads=threads)
     with progress("eval") as report:
-        top1 = integer_accuracy(integer, source, limit=limit, batch=batch, threads=threads, progress=report)
-    result: dict[str, Any] = {"integer": top1, "images": min(limit or len(source), len(source))}
-    if model is not None:
-        with progress("float") as report:
-            result["float"] = float_accuracy(FloatModel(model, threads=threads), source, limit=limit, progress=report)
+        found = outcomes(integer, source, float_model, limit=limit, batch=batch, threads=threads, progress=report)
+    result = summary(found)
+    if csv is not None:
+        _write_whole(csv, lambda path: write_csv(path, found))
     _applied(source.preprocessing)
     if as_json:
-        print(json.dumps(result, sort_keys=True))
+        print(json.dumps({key: value if math.isfinite(value) else None for key, value in result.items()}))
         return
-    rows = [[name, f"{100 * result[name]:.2f} %"] for name in ("float", "integer") if name in result]
-    out.print(_table(f"{graph.name}, {result['images']} images", ["model", "top-1"], rows))
+    rows = [[title, text % (result[key] * factor)] for key, title, text, factor in EVALUATED if key in result]
+    out.print(_table(f"{graph.name}, {result['images']} images", ["outputs", ""], rows))
 
 
 @app.command("map")

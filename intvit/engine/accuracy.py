@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
-def _labels(source: ImageSource, limit: int | None, shape: tuple[int, ...]) -> Array:
+def checked_labels(source: ImageSource, limit: int | None, shape: tuple[int, ...]) -> Array:
     """Labels of the images to evaluate, each a class of a network whose output has this shape."""
     if source.labels is None:
         raise IntvitError("images: must carry labels for an accuracy; HDF5 and npz name them `labels`")
@@ -53,7 +53,7 @@ def integer_accuracy(
 ) -> float:
     """Share of images whose largest logit, at the common scale, is the label's. Ties go to the first class."""
     hits, name = 0, graph.outputs[0]
-    labels = _labels(source, limit, graph.tensors[name].shape)
+    labels = checked_labels(source, limit, graph.tensors[name].shape)
     batch = batch_of(graph, batch)
 
     def sink(start: int, tensors: dict[str, Array]) -> None:
@@ -76,7 +76,7 @@ def float_accuracy(
 ) -> float:
     """Share of images whose largest float logit is the label's."""
     (first,) = model.run(source.read(0, 1)).values()
-    labels, hits = _labels(source, limit, first.shape[1:]), 0
+    labels, hits = checked_labels(source, limit, first.shape[1:]), 0
     for start, images in batches(source, len(labels), batch):
         (logits,) = model.run(images).values()
         hits += int((logits.argmax(1) == labels[start : start + len(images)]).sum())
