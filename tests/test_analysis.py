@@ -295,7 +295,7 @@ LIMIT = r"blocks\.2\.attn\.softmax: softmax ibert: input scale must be below 1\.
 
 
 def test_a_candidate_that_is_undefined_at_a_site_is_skipped_there(cli, steep, tmp_path):
-    source = ["--images", "fashion-mnist:calibration", "--limit", "8"]
+    source = ["--images", "fashion-mnist:calibration", "--limit", "8", "--preset", "published"]
     mapping = tmp_path / "m.json"
     status, out, err = cli("map", steep, *source, "-o", mapping)
     assert status == 0, err
@@ -319,7 +319,7 @@ def test_a_candidate_that_is_undefined_at_a_site_is_skipped_there(cli, steep, tm
 
 
 def test_a_site_without_a_candidate_ends_a_map(cli, steep, tmp_path):
-    source = ["--images", "fashion-mnist:calibration", "--limit", "8"]
+    source = ["--images", "fashion-mnist:calibration", "--limit", "8", "--preset", "published"]
     status, out, err = cli("map", steep, *source, "--methods", "ibert", "-o", tmp_path / "m.json")
     assert (status, out) == (2, "")
     assert re.search(r"blocks\.2\.attn\.softmax: no candidate is left here: .*1\.67", err)

@@ -110,7 +110,7 @@ def test_recording_of_another_model(refused, vit, weights, tmp_path, cli):
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (["--method", "magic"], ["blocks.0", "magic", "fqvit, ibert, ivit"]),
+        (["--method", "magic"], ["norm: layernorm method", "magic", "fqvit, ibert, ivit"]),
         (["--bits", "3"], ["bits", "3", "greater than or equal to 4"]),
         (["--bits", "9"], ["bits", "9", "less than or equal to 8"]),
         (["--observer", "guess"], ["observer", "guess"]),

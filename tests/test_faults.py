@@ -140,7 +140,7 @@ def ended(process, number):
 @pytest.mark.parametrize(("number", "status", "said"), ENDS)
 def test_a_signal_leaves_nothing_of_a_trace(mixed_path, tmp_path, number, status, said):
     process = start("run", mixed_path, "fashion-mnist:test", "-o", tmp_path / "l.npz", "--trace", tmp_path / "t.h5",
-                    "--batch", "1", "--threads", "1", "--limit", "500")  # fmt: skip
+                    "--batch", "1", "--threads", "1")  # fmt: skip
     wait_for(tmp_path / "t.h5.partial", process)
     assert (ended(process, number), process.returncode) == (said, status)
     assert list(tmp_path.iterdir()) == []

@@ -207,7 +207,7 @@ def test_floats_are_fed_as_they_are(cli, vit, files, tmp_path):
     assert "images: float32, as they are; not applied to floats: mean 0.286, std 0.353 (from the model)" in err
     with Recording(r) as recording:
         assert np.array_equal(recording.read(vit.graph.inputs[0], 0, 6), np.load(files / "float.npy"))
-    assert cli("lower", vit.onnx_path, "--recording", r, "-o", g)[0] == 0
+    assert cli("lower", vit.onnx_path, "--recording", r, "--preset", "published", "-o", g)[0] == 0
     assert np.array_equal(fed(g, files / "u8.npy"), np.load(files / "float.npy"))
     assert load(g).metadata == lower(vit.graph, vit.calibration, build_recipe({})).metadata
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -9,9 +10,11 @@ from typing import Protocol
 import numpy as np
 
 from intvit.errors import IntvitError
+from intvit.files.memory import fitting
 from intvit.floats.preprocessing import Preprocessing
 from intvit.graph import operators
 from intvit.graph.ir import LAYOUT_OPS, Array, FloatGraph
+from intvit.lowering.bias import Rows, sampled
 from intvit.lowering.equalize import channel_factors, equalized
 from intvit.lowering.observers import build_observer
 from intvit.lowering.recipe import Recipe
@@ -36,6 +39,7 @@ class Calibration:
 
     `variances`: the largest sum of squares of a norm's row (LayerNorm: of deviations), real units squared; it fixes
     I-BERT's shift.
+    `samples`: rows of an operator, for bias correction.
     `factors[tensor]`: one per channel (C,), where the range is that of the tensor divided by them (`equalize`).
     `shifts` and `exp_range_max` override what the lowering would derive, for networks that come with them. `trained`:
     the ranges came with the weights, and so the integer biases that the graph carries belong to them.
@@ -47,6 +51,7 @@ class Calibration:
     shifts: dict[str, int] = field(default_factory=dict)
     exp_range_max: dict[str, float] = field(default_factory=dict)
     factors: dict[str, Array] = field(default_factory=dict)
+    samples: dict[str, Rows] = field(default_factory=dict)
     trained: bool = False
     preprocessing: Preprocessing | None = None
 
@@ -97,9 +102,13 @@ def calibrate(
     evened, factors = equalized(graph, recipe), dict[str, Array]()
     observers = {name: build_observer(recipe.observer, bits) for name, bits in widths.items()}
     variances = {node.name: 0.0 for node in norms}
-    # batch by batch, so that a model that is run on the fly runs once
-    for start in range(0, n_images, recipe.observer.batch):
-        stop = min(start + recipe.observer.batch, n_images)
+    corrected = sampled(graph, frozenset(known)) if recipe.corrects_bias else []
+    samples = {node.name: Rows() for node in corrected}
+    step = recipe.observer.batch
+    if recipe.observer.kind == "minmax" and not recipe.observer.momentum:  # extremes are those of any batches
+        step = fitting(step, 4 * sum(math.prod(tensor.shape) for tensor in graph.tensors.values()))
+    for start in range(0, n_images, step):  # batch by batch, so that a model that is run on the fly runs once
+        stop = min(start + step, n_images)
         for name, observer in observers.items():
             values = _finite(sources[name], recording.read(sources[name], start, stop))
             if name in evened and not start:  # of the first batch, as every observation is of what they divide
@@ -111,10 +120,13 @@ def calibrate(
             rows = recording.read(sources[node.inputs[0]], start, stop).astype(np.float64)
             rows = rows.reshape(-1, graph.tensors[node.inputs[0]].shape[-1])
             variances[node.name] = max(variances[node.name], noted[node.name](rows))
+        for node in corrected:
+            x, y = (_finite(name, recording.read(name, start, stop)) for name in (node.inputs[0], node.output))
+            samples[node.name].add(x, y, n_images)
         if progress:
             progress(stop, n_images)
     ranges = {name: observer.range() for name, observer in observers.items()}
-    return Calibration(ranges, variances, factors=factors, preprocessing=recording.preprocessing)
+    return Calibration(ranges, variances, factors=factors, samples=samples, preprocessing=recording.preprocessing)
 
 
 def trained(graph: FloatGraph) -> Calibration:

@@ -21,7 +21,7 @@ from intvit.graph.ir import LOGITS, Array, FloatGraph, Graph, IntGraph, Node, Te
 from intvit.kernels import registry
 from intvit.kernels.quantize import affine_scale, symmetric_scale
 from intvit.kernels.requantize import dyadic
-from intvit.lowering import widths
+from intvit.lowering import bias, widths
 from intvit.lowering.calibrate import Calibration, at_trained_widths, source_tensor
 from intvit.lowering.recipe import Recipe
 from intvit.spec import SPEC_VERSION
@@ -81,6 +81,7 @@ class Context:
     masks: dict[str, Array] = field(default_factory=dict)
     """Float tensor name -> where its scores are masked."""
     _producers: dict[str, Node] = field(default_factory=dict)
+    _means: dict[str, tuple[Array, Array] | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.widths = widths.quantizer_bits(self.graph, self.recipe)
@@ -155,10 +156,20 @@ class Context:
             raise Infeasible(site, f"input scale must be one of at least {scale:.6g} for all readers, not {asked}")
         return wanted
 
-    def trained_bias(self, node: Node, bias: Array) -> Array:
-        """The bias that came along with a float node, in the place of `bias`; float32 had rounded it."""
-        trained = node.arrays.get("bias_integer", bias)
-        if trained.shape != bias.shape or np.any(np.abs(trained - bias) > 1 + np.abs(bias) * 2.0**-20):
+    def means(self, name: str) -> tuple[Array, Array] | None:
+        """(of the float network, of integers): means of float tensor `name` per channel, which are to be equal."""
+        if not self.recipe.corrects_bias:
+            return None
+        found = self.values[name]
+        if found not in self._means:
+            parts = Graph(self.graph.inputs, (), tuple(self.nodes), self.tensors)
+            self._means[found] = bias.means(parts, found, self.calibration.samples)
+        return self._means[found]
+
+    def trained_bias(self, node: Node, rounded: Array) -> Array:
+        """The bias that came along with a float node, in the place of `rounded`; float32 had rounded it."""
+        trained = node.arrays.get("bias_integer", rounded)
+        if trained.shape != rounded.shape or np.any(np.abs(trained - rounded) > 1 + np.abs(rounded) * 2.0**-20):
             raise IntvitError(f"{node.name}: bias_integer must be the bias at the scale of its accumulator")
         return trained
 

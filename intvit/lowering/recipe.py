@@ -115,6 +115,12 @@ class Recipe(BaseModel):
     quantizers: dict[str, Quantizers] = {}
     """By site or by kind of operator; those of a site go before those of its kind."""
     observer: Observer = Observer()
+    bias_correction: bool | None = None
+    """Whether mean errors before linear operators go into their biases; left out: with the preset `accurate`."""
+
+    @property
+    def corrects_bias(self) -> bool:
+        return self.preset == "accurate" if self.bias_correction is None else self.bias_correction
 
     @model_serializer(mode="wrap")
     def _stated(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -124,6 +130,8 @@ class Recipe(BaseModel):
             found.pop("quantizers", None)
         if self.preset == "published":
             found.pop("preset", None)
+        if self.bias_correction is None:
+            found.pop("bias_correction", None)
         return found
 
     def choice(self, operator: str, site: str) -> Choice:
@@ -141,7 +149,8 @@ class Recipe(BaseModel):
             return Quantizers(zero_point=True)
         if operator not in operators.with_methods():
             return USUAL
-        input_bits = registry.get(operator, self.choice(operator, site).method).accurate.input_bits
+        with placed(site):
+            input_bits = registry.get(operator, self.choice(operator, site).method).accurate.input_bits
         return Quantizers(input_bits=input_bits, equalize=EQUALIZE if operator in operators.norms() else None)
 
     def options(self, operator: str, site: str) -> dict[str, Any]:

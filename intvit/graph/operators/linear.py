@@ -55,10 +55,14 @@ def _lower(context: Context, node: Node) -> None:
 
     x = context.value(node.inputs[0])
     scale = float(np.max(x.scale))
-    weight, weight_scale = _codes(context, node, x.scale / scale)
-    arrays = {"weight": weight.astype(np.int8)}
-    if "bias" in node.arrays:
-        bias = quantize_bias(node.arrays["bias"], scale, weight_scale)[0]
+    factors = x.scale / scale
+    weight, weight_scale = _codes(context, node, factors)
+    arrays, real = {"weight": weight.astype(np.int8)}, node.arrays.get("bias")
+    if (means := context.means(node.inputs[0])) is not None:
+        of_floats, of_integers = node.arrays["weight"] @ means[0], (weight * weight_scale[:, None] / factors) @ means[1]
+        real = of_floats - of_integers + (0.0 if real is None else real)
+    if real is not None:
+        bias = quantize_bias(real, scale, weight_scale)[0]
         arrays["bias"] = context.trained_bias(node, bias) if context.calibration.trained else bias
     if x.zero_point:
         sums = weight.astype(np.int64).sum(axis=1)
