@@ -19,7 +19,7 @@ def test_minmax_of_everything():
     observer = MinMax(0.0)
     for batch in ([-1.0, 2.0], [-3.0, 1.0]):
         observer.update(np.array(batch))
-    assert observer.range() == (-3.0, 2.0)
+    assert observer.range(8) == (-3.0, 2.0)
 
 
 def test_minmax_with_momentum_is_exponential():
@@ -27,24 +27,59 @@ def test_minmax_with_momentum_is_exponential():
     for top in (1.0, 2.0, 3.0):
         observer.update(np.array([-top, top]))
     expected = 0.95 * (0.95 * 1.0 + 0.05 * 2.0) + 0.05 * 3.0
-    assert observer.range() == pytest.approx((-expected, expected))
+    assert observer.range(8) == pytest.approx((-expected, expected))
 
 
 def test_percentile_ignores_the_tail():
     values = np.concatenate([np.linspace(-1, 1, 9990), np.full(10, 50.0)])
     observer = Percentile(99.5)
     observer.update(values)
-    assert observer.range()[1] == pytest.approx(1.0, abs=0.02)
+    assert observer.range(8) == pytest.approx((-1.0, 1.0), abs=0.02)
 
 
 def test_mse_clips_an_outlier_at_few_bits_and_not_at_many():
     values = np.concatenate([np.random.default_rng(0).normal(size=100_000), [12.0]])
-    few, many = MeanSquaredError(4), MeanSquaredError(16)
-    for observer in (few, many):
-        observer.update(values[:50_000])
-        observer.update(values[50_000:])
-    assert few.range()[1] < 4
-    assert many.range()[1] > 11.5
+    observer = MeanSquaredError()
+    observer.update(values[:50_000])
+    observer.update(values[50_000:])
+    assert observer.range(4)[1] < 4
+    assert observer.range(16)[1] > 11.5
+
+
+@pytest.mark.parametrize("observer", [Percentile(99.9), MeanSquaredError()])
+def test_the_smaller_side_of_a_range_ends_where_the_values_do(observer):
+    """A GELU: clipped above, and never below -0.17."""
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.uniform(-0.17, 0, 5000), np.abs(rng.normal(size=5000)), [30.0]])
+    for sign in (1, -1):
+        fresh = type(observer)(99.9) if isinstance(observer, Percentile) else type(observer)()
+        fresh.update(sign * values)
+        near, far = fresh.range(4)[::sign]
+        assert sign * near == pytest.approx(-0.17, abs=0.001)
+        assert 2 < sign * far < 10
+
+
+def test_a_range_of_least_error_is_that_of_the_width_at_a_site(vit):
+    """Another method at a site may read another width; the clip is that width's, whatever was calibrated with."""
+    from intvit.floats.recording import Recording
+    from intvit.lowering.calibrate import calibrate
+    from intvit.lowering.context import lower
+
+    narrow = build_recipe({"observer": {"kind": "mse"}})
+    wide = narrow.model_copy(
+        update={"quantizers": build_recipe({"quantizers": {"gelu": {"input_bits": 12}}}).quantizers}
+    )
+    with Recording(vit.recording_path) as recording:
+        calibrations = [calibrate(vit.graph, recording, recipe) for recipe in (narrow, wide)]
+    found = [lower(vit.graph, calibration, wide).content_hash for calibration in calibrations]
+    assert found[0] == found[1]
+    site = "blocks.0.mlp.act"
+    clips = []
+    for recipe in (narrow, wide):
+        graph = lower(vit.graph, calibrations[0], recipe)
+        tensor = graph.tensors[graph.node(site).inputs[0]]
+        clips.append(float(tensor.scale) * tensor.dtype.max)
+    assert clips[0] < clips[1]
 
 
 def defined(real, quantized):

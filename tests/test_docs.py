@@ -98,3 +98,19 @@ def test_lines_are_no_longer_than_120(path):
     """But for what a command printed, between ``` marks."""
     text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert [line for line in text.splitlines() if len(line) > 120] == []
+
+
+def test_the_recipe_of_the_documents_is_one(vit, tmp_path):
+    """Every key that docs/recipes.md shows, read and lowered."""
+    from intvit.lowering.recipe import Quantizers, Recipe, read_recipe
+
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    (tmp_path / "r.toml").write_text(re.search(r"```toml\n(.*?)```", text, re.DOTALL)[1])
+    recipe = read_recipe(tmp_path / "r.toml")
+    assert recipe.model_fields_set == set(Recipe.model_fields) - {"layernorm"}
+    assert vit.lower(recipe).metadata["recipe"]["quantizers"]["blocks.1.mlp.fc2"] == {
+        "weight_bits": 6,
+        "zero_point": False,
+    }
+    rows = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    assert rows == set(Quantizers.model_fields)

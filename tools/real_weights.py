@@ -116,7 +116,9 @@ def photographs(folder: Path) -> ImageSource:
     return open_images(str(folder), size=(224, 224), channels=3, mean=MEAN, std=STD, resize=256)
 
 
-def encoder_rows(folder: Path, splits: int, bits: tuple[int, ...]) -> Iterator[tuple[str, list[float]]]:
+def encoder_rows(
+    folder: Path, splits: int, bits: tuple[int, ...], presets: list[str]
+) -> Iterator[tuple[str, list[float]]]:
     """(what, SQNR per split in dB) for every way to quantize the encoder."""
     unpacked = fetch(folder)
     path = folder / "encoder.onnx"
@@ -124,17 +126,19 @@ def encoder_rows(folder: Path, splits: int, bits: tuple[int, ...]) -> Iterator[t
         onnx.save(import_model(unpacked / ENCODER, until=UNTIL), str(path))
     rows: dict[str, list[float]] = {}
     for seed in range(1, splits + 1):
-        for name, value in _encoder(path, *split(unpacked, folder, seed), bits):
+        for name, value in _encoder(path, *split(unpacked, folder, seed), bits, presets):
             say(f"split {seed}: {name}: {value:.2f} dB")
             rows.setdefault(name, []).append(value)
     yield from rows.items()
 
 
-def _encoder(path: Path, seen: Path, unseen: Path, bits: tuple[int, ...]) -> Iterator[tuple[str, float]]:
+def _encoder(
+    path: Path, seen: Path, unseen: Path, bits: tuple[int, ...], presets: list[str]
+) -> Iterator[tuple[str, float]]:
     graph, model = float_graph(onnx.load(str(path))), FloatModel(path)
     source, test = photographs(seen), photographs(unseen)
     live = LiveActivations(model, source, len(source))
-    for preset in ("accurate", "published"):
+    for preset in presets:
         calibration = None
         for width in bits:
             recipe = build_recipe({"preset": preset, "bits": width})
@@ -199,7 +203,7 @@ def qdq_sessions(path: Path, source: ImageSource) -> Iterator[tuple[str, Any]]:
 # ----------------------------------------------------------------------------------------- embedded
 
 
-def embedded_rows(folder: Path, bits: tuple[int, ...]) -> Iterator[list[str]]:
+def embedded_rows(folder: Path, bits: tuple[int, ...], presets: list[str]) -> Iterator[list[str]]:
     """Cells of a table: model, bits, preset, method, top-1, against float with its interval, SQNR."""
     data = fetch(folder) / "usr/share/datasets/fashion-mnist"
     with gzip.open(data / "t10k-images-idx3-ubyte.gz") as images, gzip.open(data / "t10k-labels-idx1-ubyte.gz") as t:
@@ -212,7 +216,7 @@ def embedded_rows(folder: Path, bits: tuple[int, ...]) -> Iterator[list[str]]:
         test = open_images(str(folder / "t10k.npz"), **options)
         live = LiveActivations(floats, open_images("fashion-mnist:calibration", **options), 64)
         for width in bits:
-            for preset in ("accurate", "published"):
+            for preset in presets:
                 recipe = build_recipe({"preset": preset, "bits": width})
                 calibration = calibrate(graph, live, recipe)
                 for name in PUBLISHED:
@@ -250,13 +254,14 @@ def main() -> int:
     parser.add_argument("--only", choices=("encoder", "embedded"), help="one table")
     parser.add_argument("--splits", type=int, default=3, help="of the photographs")
     parser.add_argument("--bits", default="8,6")
+    parser.add_argument("--presets", default="accurate,published")
     parser.add_argument("--write", action="store_true", help="into docs/accuracy.md")
     args = parser.parse_args()
-    bits, parts = tuple(int(b) for b in args.bits.split(",")), []
+    bits, presets, parts = tuple(int(b) for b in args.bits.split(",")), args.presets.split(","), []
     if args.only != "embedded":
         rows = [
             [name, *("undefined" if math.isnan(v) else f"{v:.1f}" for v in values)]
-            for name, values in encoder_rows(args.folder, args.splits, bits)
+            for name, values in encoder_rows(args.folder, args.splits, bits, presets)
         ]
         headers = ["SQNR of the outputs, dB", *(f"split {i}" for i in range(1, args.splits + 1))]
         parts.append(f"**DINOv2-small encoder**, {N_CALIBRATION} photographs to calibrate and map on, "
@@ -264,7 +269,7 @@ def main() -> int:
     if args.only != "encoder":
         headers = ["model", "bits", "preset", "method", "top-1 %", "less float, %p (95 %)", "SQNR, dB"]
         parts.append(
-            f"**Embedded models**, 10,000 test images:\n\n{table(headers, list(embedded_rows(args.folder, bits)))}"
+            f"**Embedded models**, 10,000 test images:\n\n{table(headers, list(embedded_rows(args.folder, bits, presets)))}"
         )
     text = f"Measured {datetime.date.today()}.\n\n" + "\n\n".join(parts)
     print(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,10 +13,10 @@ from intvit.errors import IntvitError
 from intvit.files.memory import fitting
 from intvit.floats.preprocessing import Preprocessing
 from intvit.graph import operators
-from intvit.graph.ir import LAYOUT_OPS, Array, FloatGraph
+from intvit.graph.ir import LAYOUT_OPS, Array, FloatGraph, Node
 from intvit.lowering.bias import Rows, sampled
 from intvit.lowering.equalize import channel_factors, equalized
-from intvit.lowering.observers import build_observer
+from intvit.lowering.observers import RangeObserver, build_observer
 from intvit.lowering.recipe import Recipe
 from intvit.lowering.widths import quantizer_bits
 
@@ -37,6 +37,8 @@ class Activations(Protocol):
 class Calibration:
     """`ranges[tensor] = (lo, hi)` in real units; the other fields are keyed by the site of an operator.
 
+    `observers[tensor]`: where the range depends on the width, as another method at a site may want another.
+
     `variances`: the largest sum of squares of a norm's row (LayerNorm: of deviations), real units squared; it fixes
     I-BERT's shift.
     `samples`: rows of an operator, for bias correction.
@@ -48,6 +50,7 @@ class Calibration:
 
     ranges: dict[str, tuple[float, float]]
     variances: dict[str, float] = field(default_factory=dict)
+    observers: dict[str, RangeObserver] = field(default_factory=dict)
     shifts: dict[str, int] = field(default_factory=dict)
     exp_range_max: dict[str, float] = field(default_factory=dict)
     factors: dict[str, Array] = field(default_factory=dict)
@@ -99,22 +102,22 @@ def calibrate(
     noted = {node.name: kind.statistic for node in graph.nodes if (kind := operators.get(node.op)) and kind.statistic}
     norms = [graph.by_name[name] for name in noted]
     sources = {name: source_tensor(graph, name, known) for name in (*widths, *(node.inputs[0] for node in norms))}
-    evened, factors = equalized(graph, recipe), dict[str, Array]()
-    observers = {name: build_observer(recipe.observer, bits) for name, bits in widths.items()}
+    observers = {name: build_observer(recipe.observer) for name in widths}
     variances = {node.name: 0.0 for node in norms}
     corrected = sampled(graph, frozenset(known)) if recipe.corrects_bias else []
     samples = {node.name: Rows() for node in corrected}
     step = recipe.observer.batch
     if recipe.observer.kind == "minmax" and not recipe.observer.momentum:  # extremes are those of any batches
         step = fitting(step, 4 * sum(math.prod(tensor.shape) for tensor in graph.tensors.values()))
-    for start in range(0, n_images, step):  # batch by batch, so that a model that is run on the fly runs once
-        stop = min(start + step, n_images)
+    spans = [(start, min(start + step, n_images)) for start in range(0, n_images, step)]
+
+    def read(name: str, start: int, stop: int) -> Array:
+        return _finite(sources[name], recording.read(sources[name], start, stop))
+
+    factors = _factors(equalized(graph, recipe), read, spans)
+    for start, stop in spans:  # batch by batch, so that a model that is run on the fly runs once
         for name, observer in observers.items():
-            values = _finite(sources[name], recording.read(sources[name], start, stop))
-            if name in evened and not start:  # of the first batch, as every observation is of what they divide
-                strength, readers = evened[name]
-                magnitudes = np.abs(values).max(axis=tuple(range(values.ndim - 1)))
-                factors[name] = channel_factors(magnitudes, [node.arrays["weight"] for node in readers], strength)
+            values = read(name, start, stop)
             observer.update(values / factors[name] if name in factors else values)
         for node in norms:
             rows = recording.read(sources[node.inputs[0]], start, stop).astype(np.float64)
@@ -125,8 +128,27 @@ def calibrate(
             samples[node.name].add(x, y, n_images)
         if progress:
             progress(stop, n_images)
-    ranges = {name: observer.range() for name, observer in observers.items()}
-    return Calibration(ranges, variances, factors=factors, samples=samples, preprocessing=recording.preprocessing)
+    ranges = {name: observer.range(widths[name]) for name, observer in observers.items()}
+    if recipe.observer.kind != "mse":
+        observers = {}
+    return Calibration(
+        ranges, variances, observers=observers, factors=factors, samples=samples, preprocessing=recording.preprocessing
+    )
+
+
+def _factors(
+    evened: Mapping[str, tuple[float, list[Node]]], read: Callable[[str, int, int], Array], spans: list[tuple[int, int]]
+) -> dict[str, Array]:
+    """Factors (C,) of the tensors that are equalized, by the largest magnitudes of all images."""
+    largest: dict[str, Array] = {}
+    for start, stop in spans:
+        for name in evened:
+            values = np.abs(read(name, start, stop))
+            largest[name] = np.maximum(largest.get(name, 0.0), values.max(axis=tuple(range(values.ndim - 1))))
+    return {
+        name: channel_factors(largest[name], [node.arrays["weight"] for node in readers], strength)
+        for name, (strength, readers) in evened.items()
+    }
 
 
 def trained(graph: FloatGraph) -> Calibration:

@@ -115,11 +115,12 @@ class Context:
 
     def range_scale(self, name: str, bits: int) -> float:
         """The scale of `bits` bits for the calibrated range of float tensor `name`, taken as symmetric."""
-        return self._insisted(name, symmetric_scale(*self._range(name), bits))
+        return self._insisted(name, symmetric_scale(*self._range(name, bits), bits))
 
-    def _range(self, name: str) -> tuple[float, float]:
-        ranges = self.calibration.ranges
-        low, high = ranges[source_tensor(self.graph, name, ranges)]
+    def _range(self, name: str, bits: int) -> tuple[float, float]:
+        ranges, observers = self.calibration.ranges, self.calibration.observers
+        source = source_tensor(self.graph, name, ranges)
+        low, high = observers[source].range(bits) if source in observers else ranges[source]
         if not (math.isfinite(low) and math.isfinite(high)) or low > high:
             raise IntvitError(f"{name}: range must be finite and ordered, not {(low, high)}")
         return low, high
@@ -128,7 +129,7 @@ class Context:
         """What rounds float tensor `name`."""
         bits = self.widths[name]
         if widths.has_zero_point(self.graph, self.recipe, name):
-            scale, zero_point = affine_scale(*self._range(name), bits)
+            scale, zero_point = affine_scale(*self._range(name, bits), bits)
         else:
             scale, zero_point = self.range_scale(name, bits), 0
         factors = self.calibration.factors.get(name)

@@ -1,4 +1,8 @@
-"""Observers: a range (lo, hi) from a stream of float batches. One small class each; `update` then `range`."""
+"""Observers: a range (lo, hi) from a stream of float batches. One small class each; `update` then `range`.
+
+A range is for a quantizer of so many bits. Its larger side is what the observer decides; the smaller one ends where the
+values do, so that a zero point finds the room.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from intvit.lowering.recipe import Observer
 class RangeObserver(Protocol):
     def update(self, batch: np.ndarray) -> None: ...
 
-    def range(self) -> tuple[float, float]: ...
+    def range(self, bits: int) -> tuple[float, float]: ...
 
 
 class MinMax:
@@ -33,7 +37,7 @@ class MinMax:
             self.lo = self.momentum * self.lo + (1 - self.momentum) * lo
             self.hi = self.momentum * self.hi + (1 - self.momentum) * hi
 
-    def range(self) -> tuple[float, float]:
+    def range(self, bits: int) -> tuple[float, float]:
         assert self.lo is not None
         return self.lo, self.hi
 
@@ -46,8 +50,10 @@ class _Histogram:
     def __init__(self) -> None:
         self.counts = np.zeros(self.N_BINS, np.int64)
         self.top = 0.0
+        self.extremes = MinMax(0.0)
 
     def update(self, batch: np.ndarray) -> None:
+        self.extremes.update(batch)
         magnitude = np.abs(batch).reshape(-1)
         peak = float(magnitude.max())
         if self.top == 0.0:
@@ -57,46 +63,47 @@ class _Histogram:
             self.top *= 2
         self.counts += np.histogram(magnitude, self.N_BINS, (0.0, self.top))[0]
 
+    def clipped(self, top: float, bits: int) -> tuple[float, float]:
+        """The values between -top and top."""
+        low, high = self.extremes.range(bits)
+        return (max(low, -top), top) if -low < high else (-top, min(high, top))
+
     @property
     def edges(self) -> np.ndarray:
         return np.arange(1, self.N_BINS + 1) * (self.top / self.N_BINS)
 
 
 class Percentile(_Histogram):
-    """The symmetric range that holds the given percentile of |x|, to one part in 4096 of the largest value."""
+    """What holds the given percentile of |x|, to one part in 4096 of the largest value."""
 
     def __init__(self, percentile: float) -> None:
         super().__init__()
         self.percentile = percentile
 
-    def range(self) -> tuple[float, float]:
+    def range(self, bits: int) -> tuple[float, float]:
         share = np.cumsum(self.counts) / self.counts.sum()
-        top = float(self.edges[int(np.searchsorted(share, self.percentile / 100 - 1e-15))])
-        return -top, top
+        return self.clipped(float(self.edges[int(np.searchsorted(share, self.percentile / 100 - 1e-15))]), bits)
 
 
 class MeanSquaredError(_Histogram):
-    """The symmetric clip, of 100 candidates, with the least mean squared error of quantize and dequantize."""
+    """The clip, of 100 candidates, with the least mean squared error of symmetric codes."""
 
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        self.q_max = 2 ** (bits - 1) - 1
-
-    def range(self) -> tuple[float, float]:
+    def range(self, bits: int) -> tuple[float, float]:
+        q_max = 2 ** (bits - 1) - 1
         centres = self.edges - 0.5 * self.top / self.N_BINS
         best, clip = np.inf, self.top
         for candidate in np.linspace(self.top / 100, self.top, 100):
-            scale = candidate / self.q_max
-            error = centres - np.minimum(np.rint(centres / scale), self.q_max) * scale
+            scale = candidate / q_max
+            error = centres - np.minimum(np.rint(centres / scale), q_max) * scale
             total = float(np.sum(self.counts * error**2))
             if total < best:
                 best, clip = total, float(candidate)
-        return -clip, clip
+        return self.clipped(clip, bits)
 
 
-def build_observer(observer: Observer, bits: int) -> RangeObserver:
+def build_observer(observer: Observer) -> RangeObserver:
     if observer.kind == "minmax":
         return MinMax(observer.momentum)
     if observer.kind == "percentile":
         return Percentile(observer.percentile)
-    return MeanSquaredError(bits)
+    return MeanSquaredError()
