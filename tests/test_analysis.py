@@ -206,8 +206,9 @@ def test_fqvit_has_no_gelu_of_its_own():
     assert build_recipe({}).with_method("fqvit").gelu.method == "ivit"
 
 
+@pytest.mark.parametrize("zero_point", [0, -5])
 @pytest.mark.parametrize(("encoding", "scale"), [("linear", 0.5), ("linear", [0.5, 0.25, 2.0]), ("log2", 1.0)])
-def test_power_ratios_are_those_of_the_dequantized_values(encoding, scale):
+def test_power_ratios_are_those_of_the_dequantized_values(encoding, scale, zero_point):
     from intvit.analysis.sqnr import power_ratios
     from intvit.engine.trace import dequantize
     from intvit.graph.inttypes import IntType
@@ -215,7 +216,7 @@ def test_power_ratios_are_those_of_the_dequantized_values(encoding, scale):
 
     rng = np.random.default_rng(0)
     q = rng.integers(-1, 8, (4, 5, 3)).astype(np.int8)
-    tensor = Tensor("t", (5, 3), IntType(8), np.array(scale), encoding)
+    tensor = Tensor("t", (5, 3), IntType(8), np.array(scale), encoding, zero_point=zero_point * (encoding == "linear"))
     real = (dequantize(q, tensor) + rng.normal(0, 0.1, q.shape)).astype(np.float32)
     real[2] = dequantize(q[2], tensor)
     found = power_ratios(real, q, tensor)

@@ -268,9 +268,8 @@ def main() -> int:
                      f"{len(PHOTOGRAPHS) - N_CALIBRATION} unseen:\n\n{table(headers, rows)}")  # fmt: skip
     if args.only != "encoder":
         headers = ["model", "bits", "preset", "method", "top-1 %", "less float, %p (95 %)", "SQNR, dB"]
-        parts.append(
-            f"**Embedded models**, 10,000 test images:\n\n{table(headers, list(embedded_rows(args.folder, bits, presets)))}"
-        )
+        cells = list(embedded_rows(args.folder, bits, presets))
+        parts.append(f"**Embedded models**, 10,000 test images:\n\n{table(headers, cells)}")
     text = f"Measured {datetime.date.today()}.\n\n" + "\n\n".join(parts)
     print(text)
     if args.write:
