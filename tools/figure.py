@@ -59,7 +59,10 @@ def sites(axes: plt.Axes, mapping: dict) -> None:
             axes.plot(*zip(*picked, strict=True), "o", color=COLOURS[method], markersize=11, fillstyle="none")
     axes.set_xticks(range(len(order)), order, rotation=90, fontsize=7)
     axes.set_ylabel("ASQNR of the output, dB")
-    axes.set_title(f"per site; circled: chosen by {mapping['rule']}", fontsize=10)
+    uniform = mapping["fallback"]
+    rule = mapping["rule"]
+    chosen = f"uniform {uniform}, measured better than {rule}'s" if uniform else f"chosen by {rule}"
+    axes.set_title(f"per site; circled: {chosen}", fontsize=10)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8)
 

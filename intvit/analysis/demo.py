@@ -59,7 +59,7 @@ def run_demo(
     start = time.monotonic()
 
     def say(text: str) -> None:
-        out.print(f"[{time.monotonic() - start:5.1f} s] {text}", highlight=False, markup=False)
+        out.print(f"[{time.monotonic() - start:5.1f} s] {text}", highlight=False, markup=False, soft_wrap=True)
 
     model_path, recording_path = output / "vit.onnx", output / "recording.h5"
     onnx.save(import_timm(embedded(WEIGHTS)), str(model_path))

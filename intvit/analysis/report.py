@@ -28,6 +28,8 @@ def mapping_table(mapping: Mapping) -> Table:
     outputs = ", ".join(f"{name} {value:.1f}" for name, value in mapping.outputs.items())
     title = f"ASQNR in > out (difference), dB as in the paper (20 log10); rule {mapping.rule}"
     title += f"\nSQNR of the outputs, dB (10 log10): {outputs}"
+    if mapping.uniform:
+        title += f"; the mapping holds uniform {mapping.uniform}"
     table = Table(title=title, title_justify="left")
     for header in ("site", *methods, "chosen"):
         table.add_column(header, justify="left" if header in ("site", "chosen") else "right")
