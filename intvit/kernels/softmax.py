@@ -357,10 +357,23 @@ def _ivit_table(x0, n, table):
         table[d] = shift_exp(-d, x0, n)
 
 
+@kernel
+def _divide(e, total, mask, g, masked, limit, shift, out, i):
+    """The codes of a row of exponents; `masked` is that of a position which row g of the mask hides."""
+    if mask.shape[0] > 0:
+        total = 0
+        for j in range(out.shape[1]):
+            e[j] = masked if mask[g, j] else e[j]
+            total += e[j]
+    factor = limit // max(min(total, limit), 1)
+    for j in range(out.shape[1]):
+        out[i, j] = (e[j] * factor) >> shift
+
+
 @border(rows="int8 R C", mask="bool * C", table="int64 256", out=f"{SIGNED} R C")
 @kernel
 def _ivit_narrow(rows, mask, table, masked, limit, shift, out):
-    """table[d] is the exponent d below the row's maximum, `masked` that of a hidden position."""
+    """table[d] is the exponent d below the row's maximum."""
     c = rows.shape[1]
     e = np.empty(c, np.int64)
     for i in range(rows.shape[0]):
@@ -370,14 +383,7 @@ def _ivit_narrow(rows, mask, table, masked, limit, shift, out):
         for j in range(c):
             e[j] = table[(top - rows[i, j]) & 255]
             total += e[j]
-        if mask.shape[0] > 0:
-            total = 0
-            for j in range(c):
-                e[j] = masked if mask[g, j] else e[j]
-                total += e[j]
-        factor = limit // max(min(total, limit), 1)
-        for j in range(c):
-            out[i, j] = (e[j] * factor) >> shift
+        _divide(e, total, mask, g, masked, limit, shift, out, i)
 
 
 def _narrow_runner(compiled: Any, *values: Any) -> Any:
@@ -424,14 +430,7 @@ def _ibert_wide(rows, mask, table, masked, shift, out):
         for j in range(c):  # a hidden score may lie above the maximum
             e[j] = table[max(min(top - rows[i, j], last), 0)]
             total += e[j]
-        if mask.shape[0] > 0:
-            total = 0
-            for j in range(c):
-                e[j] = masked if mask[g, j] else e[j]
-                total += e[j]
-        factor = 4294967296 // max(total, 1)
-        for j in range(c):
-            out[i, j] = (e[j] * factor) >> shift
+        _divide(e, total, mask, g, masked, 4294967296, shift, out, i)
 
 
 def _ibert_wide_kernel(p: spec.IbertSoftmax, n_channels: int, masked: bool) -> Any:

@@ -72,6 +72,7 @@ SPECIAL = {
     "row_max_at": (ROWS8, MASK, I64, I64),
     "_ivit_table": (I64, I64, VECTOR),
     "_ivit_narrow": (ROWS8, MASK, VECTOR, I64, I64, I64, OUT16),
+    ("softmax", "_divide"): (VECTOR, I64, MASK, I64, I64, I64, I64, OUT16, I64),
     "_ibert_wide": (OUT16, MASK, types.Array(types.int16, 1, "C"), I64, I64, OUT16),
     "_ibert_table": (I64, I64, I64, I64, I64, I64, VECTOR),
     "_fqvit_table": (I64, I64, I64, I64, I64, VECTOR),
