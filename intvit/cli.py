@@ -377,7 +377,7 @@ def run_command(
 
     from intvit.engine import Engine
     from intvit.engine import trace as tracing
-    from intvit.engine.accuracy import batch_of, batches
+    from intvit.engine.batches import batch_of, batches
     from intvit.graph.store import load
 
     integer = load(graph)

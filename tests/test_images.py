@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from intvit.engine.accuracy import batch_of, integer_accuracy
+from intvit.analysis.outputs import outcomes
+from intvit.engine.batches import batch_of
 from intvit.errors import IntvitError
 from intvit.floats.images import open_images
 
@@ -480,7 +481,7 @@ def test_accuracy_needs_classes(vit, mixed):
         source = open_images("fashion-mnist:test", size=(28, 28), channels=1)
         source.__dict__.update(n_images=2, raw=lambda a, b: images[a:b], labels=np.array(labels))
         with pytest.raises(IntvitError, match=r"labels must lie in 0\.\.9, not"):
-            integer_accuracy(mixed, source)
+            outcomes(mixed, source)
 
 
 def test_a_batch_is_bounded_by_bytes(mixed):

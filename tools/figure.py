@@ -35,7 +35,7 @@ def main() -> None:
 def bars(axes: plt.Axes, demo: dict) -> None:
     names = list(dict.fromkeys(row[0] for row in demo["integer"]))
     for offset, bits in ((-0.2, "8"), (0.2, "6")):
-        values = [float(v) for name in names for n, b, v in demo["integer"] if (n, b) == (name, bits)]
+        values = [float(v) for name in names for n, b, v, _ in demo["integer"] if (n, b) == (name, bits)]
         drawn = axes.bar(
             [i + offset for i in range(len(names))], values, 0.38, color=[COLOURS[n] for n in names],
             alpha=1 if bits == "8" else 0.5, label=f"{bits} bits",

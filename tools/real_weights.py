@@ -170,24 +170,20 @@ def qdq_sessions(path: Path, source: ImageSource) -> Iterator[tuple[str, Any]]:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left = iter(range(len(source)))
+        def __init__(self, name: str) -> None:
+            self.name, self.left = name, iter(range(len(source)))
 
         def get_next(self) -> Mapping[str, Array] | None:  # type: ignore[override]
             i = next(self.left, None)
-            return None if i is None else {"input": source.read(i, i + 1)}
+            return None if i is None else {self.name: source.read(i, i + 1)}
 
     logging.disable(logging.WARNING)
     name = FloatModel(path).input
     for products in (True, False):
         for symmetric in (True, False):
-            reader = Reader()
             target = path.with_name("qdq.onnx")
-            reader.get_next = lambda r=reader, step=Reader.get_next: (  # type: ignore[method-assign,misc]
-                None if (found := step(r)) is None else {name: found["input"]}
-            )
             quantize_static(
-                path, target, reader, quant_format=QuantFormat.QDQ, per_channel=True, weight_type=QuantType.QInt8,
+                path, target, Reader(name), quant_format=QuantFormat.QDQ, per_channel=True, weight_type=QuantType.QInt8,
                 activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
                 op_types_to_quantize=["MatMul", "Conv", "Gemm"] if products else None,
                 extra_options={"ActivationSymmetric": symmetric},
@@ -212,7 +208,7 @@ def embedded_rows(folder: Path, bits: tuple[int, ...], presets: list[str]) -> It
     for title, weights in (("ViT", WEIGHTS), ("Swin", SWIN_WEIGHTS)):
         model = import_timm(embedded(weights))
         graph, floats = float_graph(model), FloatModel(model)
-        options = {"size": graph.tensors[graph.inputs[0]].shape[1:], "channels": 1, "metadata": graph.metadata}
+        options: dict[str, Any] = {"size": graph.tensors[graph.inputs[0]].shape[1:], "channels": 1, "metadata": graph.metadata}
         test = open_images(str(folder / "t10k.npz"), **options)
         live = LiveActivations(floats, open_images("fashion-mnist:calibration", **options), 64)
         for width in bits:

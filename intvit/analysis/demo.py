@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from intvit.analysis.mapping import PUBLISHED, map_methods
+from intvit.analysis.outputs import outcomes, summary
 from intvit.analysis.report import accuracy_table, mapping_table
-from intvit.engine.accuracy import float_accuracy, integer_accuracy
 from intvit.errors import IntvitError
 from intvit.files import writing
-from intvit.floats.images import ImageSource, open_images
+from intvit.floats.images import open_images
 from intvit.floats.importers.onnx import float_graph
 from intvit.floats.importers.timm import import_timm
 from intvit.floats.model import FloatModel
 from intvit.floats.recording import Recording, record
-from intvit.graph.ir import IntGraph
 from intvit.graph.store import load, save
 from intvit.lowering.calibrate import calibrate
 from intvit.lowering.context import lower
@@ -93,10 +92,11 @@ def run_demo(
             for name, chosen in recipes.items():
                 path = output / f"vit_{name}_{bits}bit.h5"
                 save(lower(graph, calibration, chosen), path)
-                rows.append([name, str(bits), *_accuracy(load(path), test, n_test, threads, progress, name)])
+                with progress(f"eval {name}") as report:
+                    result = summary(outcomes(load(path), test, model, limit=n_test, threads=threads, progress=report))
+                top1 = result["float"]
+                rows.append([name, str(bits), f"{100 * result['integer']:.1f}", f"{result['sqnr']:.1f}"])
             say(f"lower+eval {len(recipes)} {bits}-bit models on {n_test} test images")
-    with progress("float") as report:
-        top1 = float_accuracy(model, test, limit=n_test, progress=report)
     integer = load(output / "vit_mixed_8bit.h5")
     with progress("golden export") as report:
         export(integer, test.read(0, 1), output / "vectors", sites=VECTOR_SITES, progress=report)
@@ -112,11 +112,3 @@ def run_demo(
         json.dumps({"float": top1, "integer": rows, "seconds": round(time.monotonic() - start, 1)}) + "\n"
     )
     say(f"done; golden vectors in {output / 'vectors'}")
-
-
-def _accuracy(
-    graph: IntGraph, test: ImageSource, n_test: int, threads: int | None, progress: Progress, name: str
-) -> list[str]:
-    with progress(f"eval {name}") as report:
-        top1 = integer_accuracy(graph, test, limit=n_test, threads=threads, progress=report)
-    return [f"{100 * top1:.1f}"]

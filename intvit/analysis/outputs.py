@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from intvit.engine import DEFAULT_BATCH, Engine
-from intvit.engine.accuracy import batch_of, batches, checked_labels
+from intvit.engine.batches import batch_of, batches
 from intvit.errors import IntvitError
 from intvit.graph.ir import Array, IntGraph
 
@@ -67,7 +67,7 @@ def outcomes(
         )
     n_images = min(limit or len(source), len(source))
     labelled = source.labels is not None and (model is None or len(tensor.shape) == 1)
-    labels = checked_labels(source, n_images, tensor.shape) if labelled else None
+    labels = _labels(source, n_images, tensor.shape) if labelled else None
     floats: dict[int, Array] = {}
     found: list[Outcome] = []
 
@@ -86,6 +86,17 @@ def outcomes(
 
     Engine(graph).stream(inputs(), [name], sink, threads=threads)
     return found
+
+
+def _labels(source: ImageSource, n_images: int, shape: tuple[int, ...]) -> Array:
+    """Labels of the images to evaluate, each a class of a network whose output has this shape."""
+    if len(shape) != 1:
+        raise IntvitError(f"graph: must give one value per class for an accuracy, not an output of shape {shape}")
+    assert source.labels is not None
+    labels = source.labels[:n_images]
+    if not 0 <= labels.min() <= labels.max() < shape[0]:
+        raise IntvitError(f"images: labels must lie in 0..{shape[0] - 1}, not {labels.min()}..{labels.max()}")
+    return labels
 
 
 def _outcome(image: int, y: Array, real: Array | None, label: int | None) -> Outcome:

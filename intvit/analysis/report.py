@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def accuracy_table(top1: float, rows: list[list[str]], n_test: int) -> Table:
-    """`rows` are (model, bits, top-1 in %)."""
+    """`rows` are (model, bits, top-1 in %, SQNR of the logits in dB)."""
     table = Table(title=f"Top-1 on {n_test} test images", title_justify="left")
-    for header in ("model", "bits", "top-1 %", "against float, %p"):
+    for header in ("model", "bits", "top-1 %", "against float, %p", "SQNR, dB"):
         table.add_column(header, justify="left" if header == "model" else "right")
-    table.add_row("float", "32", f"{100 * top1:.1f}", "")
-    for name, bits, value in rows:
+    table.add_row("float", "32", f"{100 * top1:.1f}", "", "")
+    for name, bits, value, sqnr in rows:
         label = f"{name} (GELU of ivit)" if name == "fqvit" else name
-        table.add_row(label, bits, value, f"{float(value) - 100 * top1:+.1f}")
+        table.add_row(label, bits, value, f"{float(value) - 100 * top1:+.1f}", sqnr)
     return table
 
 
