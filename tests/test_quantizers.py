@@ -98,7 +98,10 @@ def test_a_recipe_without_quantizers_is_written_as_before():
         ({"sofmax": {"input_bits": 16}}, "sofmax: quantizers must be of a site of the model or of a kind of operator"),
         ({"linear": {"input_bits": 9}}, "linear: input_bits must be at most 8 here, not 9"),
         ({"blocks.0.attn.matmul_qk": {"input_bits": 16}}, "blocks.0.attn.matmul_qk: input_bits must be at most 8"),
-        ({"softmax": {"zero_point": True}}, "softmax: weight_bits and zero_point must be of linear operators"),
+        (
+            {"softmax": {"zero_point": True}},
+            "softmax: weight_bits, weight_clip and zero_point must be of linear operators",
+        ),
         ({"gelu": {"output_bits": 16}}, "mlp.act: output_bits must be at most 8, as blocks.0.mlp.fc2 multiplies"),
         ({"softmax": {"input_bits": 17}}, "quantizers.softmax.input_bits: must be less than or equal to 16, not 17"),
         ({"softmax": {"inputs": 8}}, "quantizers.softmax.inputs: must be a known key"),

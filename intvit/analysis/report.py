@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from intvit.analysis.diagnosis import Diagnosis, Loss
     from intvit.analysis.mapping import Mapping
 
 
@@ -45,3 +47,46 @@ def mapping_table(mapping: Mapping) -> Table:
             cells.append(f"[bold]{text}[/bold]" if method == chosen else text)
         table.add_row(site, *cells, chosen)
     return table
+
+
+WHAT = {"rounding": "rounding for", "weights": "weights of", "operator": "method of"}
+
+
+def loss_table(title: str, losses: list[Loss], *, sites: bool) -> Table:
+    """What parts cost: of single `sites`, or of all parts of a kind together."""
+    headers = ("site" if sites else "parts", "what", "of", "left float, dB", "alone, dB")
+    table = _measures(title, headers)
+    for loss in losses:
+        name = loss.site if sites else str(loss.n_parts)
+        gain = "-" if math.isnan(loss.gain) else f"{loss.gain:+.2f} ± {loss.error:.2f}"
+        table.add_row(name, f"{WHAT[loss.what]} {loss.kind}", loss.detail, gain, f"{loss.alone:.1f}")
+    return table
+
+
+def _measures(title: str, headers: tuple[str, ...]) -> Table:
+    """A table whose columns of decibels stand to the right, and whose long names are never cut."""
+    table = Table(title=title, title_justify="left")
+    for header in headers:
+        table.add_column(header, justify="right" if header.endswith("dB") else "left", overflow="fold")
+    return table
+
+
+def diagnosis_tables(found: Diagnosis, rows: int) -> list[Table]:
+    """The tables of `doctor`, long lists cut after `rows`."""
+    title = "Parts of a kind. Left float: what the outputs gain then. Alone: SQNR if nothing else is quantized"
+    tables = [
+        loss_table(title, found.kinds, sites=False),
+        loss_table("Single parts, the worst first", found.parts[:rows], sites=True),
+    ]
+    if found.findings:
+        table = _measures("Rules that are broken", ("site", "rule", "found", "line"))
+        for each in found.findings[:rows]:
+            table.add_row(each.site, each.rule, each.found, each.line or "")
+        tables.append(table)
+    measured = [remedy for remedy in found.remedies if remedy.gain is not None]
+    if measured:
+        table = _measures("Lines of a recipe, each tried alone", ("line", "SQNR, dB", "gain, dB"))
+        for remedy in measured[:rows]:
+            table.add_row(remedy.line, f"{remedy.sqnr:.1f}", f"{remedy.gain:+.2f}")
+        tables.append(table)
+    return tables

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class FloatModel:
         self.input, self.output = graph.inputs[0], graph.outputs[0]
         self.input_shape = graph.tensors[self.input].shape
         self._sessions: dict[tuple[str, ...], Any] = {}
+        self._functions: dict[tuple[str, ...], Any] = {}
 
     def sites(self) -> dict[str, onnx.NodeProto]:
         """Every tensor that a compute node reads or writes, with the node that makes it, in graph order."""
@@ -54,19 +56,57 @@ class FloatModel:
             found = dict(zip(wanted, session.run(wanted, {self.input: images.astype(np.float32)}), strict=True))
         return {name: images if name == self.input else found[name] for name in names}
 
+    def between(self, inputs: Sequence[str], output: str) -> Callable[[Sequence[Array]], Array]:
+        """The nodes between tensors as a function: values (B, ...) float32 of `inputs` to those of `output`."""
+        key = (*inputs, output)
+        if key not in self._functions:
+            proto = self.proto.graph
+            nodes = [proto.node[i] for i in sorted(self._ancestors(output, frozenset(inputs)))]
+            read = {name for node in nodes for name in node.input}
+            constants = [t for t in proto.initializer if t.name in read]
+            free = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in key]
+            graph = onnx.helper.make_graph(nodes, "between", free[:-1], free[-1:], constants)
+            part = onnx.helper.make_model(graph, functions=self.proto.functions, opset_imports=self.proto.opset_import)
+            part.ir_version = self.proto.ir_version
+            self._functions[key] = self._loaded(part)
+        session = self._functions[key]
+
+        def run(values: Sequence[Array]) -> Array:
+            found = session.run([output], dict(zip(inputs, values, strict=True)))[0]
+            return np.asarray(found)
+
+        return run
+
+    def _ancestors(self, name: str, known: frozenset[str]) -> set[int]:
+        """Numbers of the nodes that make a tensor of those that are known."""
+        found: set[int] = set()
+        open_ = [name]
+        while open_:
+            name = open_.pop()
+            at = self._makers.get(name)
+            if at is not None and at not in found and name not in known:
+                found.add(at)
+                open_ += self.proto.graph.node[at].input
+        return found
+
+    @cached_property
+    def _makers(self) -> dict[str, int]:
+        return {name: i for i, node in enumerate(self.proto.graph.node) for name in node.output}
+
     def _session(self, names: tuple[str, ...]) -> Any:
         if names not in self._sessions:
-            import onnxruntime as ort
-
             proto = onnx.ModelProto()
             proto.CopyFrom(self.proto)
             known = {output.name for output in proto.graph.output} | {self.input}
             proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-            options = ort.SessionOptions()
-            options.intra_op_num_threads = self.threads
-            options.log_severity_level = 3
-            with reading(self.where, "a model that onnxruntime loads"):
-                self._sessions[names] = ort.InferenceSession(
-                    proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-                )
+            self._sessions[names] = self._loaded(proto)
         return self._sessions[names]
+
+    def _loaded(self, proto: onnx.ModelProto) -> Any:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3
+        with reading(self.where, "a model that onnxruntime loads"):
+            return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

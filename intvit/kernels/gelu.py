@@ -13,7 +13,7 @@ from intvit.errors import IntvitError
 from intvit.kernels.arith import kernel, row_runner, truncated_div, wrap32
 from intvit.kernels.border import border, integer, reals
 from intvit.kernels.method import Accurate, GeluForms, Method, Options
-from intvit.kernels.softmax import X0_MAX, check_power_scale, check_rows, shift_exp, shift_exp_tvm, tvm_x0
+from intvit.kernels.softmax import X0_MAX, check_power_scale, check_rows, clamps, shift_exp, shift_exp_tvm, tvm_x0
 from intvit.spec import gelu as spec
 
 IVIT_N, IVIT_BITS, SIGMOID = 23, 8, 1.702
@@ -167,7 +167,7 @@ def _ivit_tvm_kernel(p: spec.IvitTvmGelu) -> Any:
 IVIT = Method(
     "gelu", "ivit", 1, spec.IvitGelu, partial(ivit_lower, "gelu ivit", SIGMOID), spec.ivit, ivit_kernel,
     "ShiftGELU: x * sigmoid(1.702 x), channels share a row maximum", "arXiv 2207.01405", bound=ivit_bound,
-    fast=GeluForms("row_max"),
+    fast=GeluForms("row_max"), outside=clamps,
 )  # fmt: skip
 IBERT = Method(
     "gelu", "ibert", 1, spec.IbertGelu, _ibert_lower, spec.ibert, _ibert_kernel,

@@ -421,15 +421,42 @@ def _ivit_tvm_kernel(p: spec.IvitTvmLayerNorm) -> Any:
     return row_runner(partial(check_rows, "layernorm ivit_tvm"), _ivit_tvm, np.array(p.bias, np.int64))
 
 
+NEWTON_ERROR = 2**-7
+"""Of the root, relative: more than an 8-bit output shows."""
+LEAST_STATISTIC = 2**14
+"""Of I-BERT's shifted rows: its root has seven bits."""
+STATISTICS = ("variance", "square_sum")
+"""Intermediates of which a norm takes the root."""
+
+
+def unconverged(params: Any, taps: Any) -> str | None:
+    """Of I-LayerNorm: the root of a small or huge sum of squares is not reached from 2**16 in ten steps."""
+    (total,) = next(taps[name] for name in STATISTICS if name in taps)
+    true, root = math.isqrt(total), taps["root"][0]
+    if abs(root - true) <= NEWTON_ERROR * true + 1:
+        return None
+    return "ten Newton steps must reach the root of the sum of squares, from 2**15 to 2**44, and do not"
+
+
+def unscaled(params: Any, taps: Any) -> str | None:
+    """Of I-BERT's norms: the calibrated shift leaves nothing of a row, or too much of it."""
+    (total,) = next(taps[name] for name in STATISTICS if name in taps)
+    if total >= 2**32:
+        return "the sum of squares must be below 2**32 after the calibrated shift, and is not"
+    if params.shift and total < LEAST_STATISTIC:
+        return "a row must keep a root of 7 bits after the calibrated shift, and does not"
+    return None
+
+
 IVIT = Method(
     "layernorm", "ivit", 1, spec.IvitLayerNorm, _bias_lower(spec.IvitLayerNorm), spec.ivit, _ivit_kernel,
     "I-LayerNorm: ten Newton steps", "arXiv 2207.01405", bound=_bias_bound,
-    fast=LayerNormForms(any_rows=True), accurate=Accurate(input_bits=16),
+    fast=LayerNormForms(any_rows=True), accurate=Accurate(input_bits=16), outside=unconverged,
 )  # fmt: skip
 IBERT = Method(
     "layernorm", "ibert", 1, spec.IbertLayerNorm, _ibert_lower, spec.ibert, _ibert_kernel,
     "exact integer square root, calibrated shift", "arXiv 2101.01321", bound=_ibert_bound,
-    fast=LayerNormForms(any_rows=True), accurate=Accurate(input_bits=16),
+    fast=LayerNormForms(any_rows=True), accurate=Accurate(input_bits=16), outside=unscaled,
 )  # fmt: skip
 FQVIT = Method(
     "layernorm", "fqvit", 1, spec.FqvitLayerNorm, _fqvit_lower, spec.fqvit, _fqvit_kernel,

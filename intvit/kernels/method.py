@@ -8,7 +8,7 @@ a method.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,6 +101,9 @@ class Method:
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     """Operator -> the method that stands in for it in a uniform model, where a method of this name is missing."""
     fast: SoftmaxForms | GeluForms | LayerNormForms | None = None
+    outside: Callable[[Any, Mapping[str, Sequence[int | None]]], str | None] | None = None
+    """(params, the intermediates of a row, by the names of its specification) -> the rule that the row breaks, if it is
+    one for which the method was not made: its result is defined, and bad."""
     informative: bool = False
     """True for a variant that documents a deployment and is not a normative published semantics."""
 

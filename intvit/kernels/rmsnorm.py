@@ -14,7 +14,7 @@ import numpy as np
 from intvit.errors import IntvitError
 from intvit.kernels.arith import isqrt, kernel, row_runner
 from intvit.kernels.border import SIGNED, border, integer, reals
-from intvit.kernels.layernorm import LEAST_GAMMA, UNIT, VARIANCE_MAX
+from intvit.kernels.layernorm import LEAST_GAMMA, UNIT, VARIANCE_MAX, unconverged, unscaled
 from intvit.kernels.method import LayerNormForms, Method
 from intvit.kernels.softmax import check_rows, check_scale
 from intvit.spec import rmsnorm as spec
@@ -100,9 +100,10 @@ def _ibert_bound(p: spec.IbertRmsNorm, x_max: int, n_channels: int) -> int | Non
 IVIT = Method(
     "rmsnorm", "ivit", 1, spec.IvitRmsNorm, _ivit_lower, spec.ivit, _ivit_kernel,
     "I-LayerNorm's ten Newton steps, no mean", "arXiv 2207.01405", bound=_bound, fast=LayerNormForms(any_rows=True),
+    outside=unconverged,
 )  # fmt: skip
 IBERT = Method(
     "rmsnorm", "ibert", 1, spec.IbertRmsNorm, _ibert_lower, spec.ibert, _ibert_kernel,
     "exact integer square root, calibrated shift, no mean", "arXiv 2101.01321", bound=_ibert_bound,
-    fast=LayerNormForms(any_rows=True),
+    fast=LayerNormForms(any_rows=True), outside=unscaled,
 )  # fmt: skip

@@ -11,7 +11,7 @@ from intvit.kernels.arith import kernel, rhe_product, row_runner, saturate
 from intvit.kernels.border import border
 from intvit.kernels.gelu import ivit_bound, ivit_kernel, ivit_lower, one_scale
 from intvit.kernels.method import GeluForms, Method
-from intvit.kernels.softmax import check_rows, ibert_lower, polynomial, quotient
+from intvit.kernels.softmax import check_rows, clamps, ibert_lower, polynomial, quotient
 from intvit.spec import gelu as shift
 from intvit.spec import silu as spec
 from intvit.spec.softmax import IbertSoftmax
@@ -57,7 +57,7 @@ def gated(operator: str, factor: float, formula: str) -> tuple[Method, Method]:
         Method(
             operator, "ivit", 1, shift.IvitGelu, partial(ivit_lower, f"{operator} ivit", factor), shift.ivit,
             ivit_kernel, f"ShiftGELU's sigmoid: {formula}, channels share a row maximum", "arXiv 2207.01405",
-            bound=ivit_bound, fast=GeluForms("row_max"),
+            bound=ivit_bound, fast=GeluForms("row_max"), outside=clamps,
         ),
         Method(
             operator, "ibert", 1, IbertSoftmax, partial(_ibert_lower, f"{operator} ibert", factor), spec.ibert,

@@ -515,15 +515,25 @@ def _fqvit_narrow_kernel(p: spec.FqvitSoftmax, n_channels: int, masked: bool, *,
     return _narrow_runner(_fqvit_narrow, table, hidden_value, 1 << p.bits, weigh)
 
 
+def clamps(params: Any, taps: Any) -> str | None:
+    """Of Shiftmax and ShiftGELU: the reciprocal is of the clamped sum, and the parts no longer add up to 1."""
+    return "the sum of exponentials must be below 2**31, and is clamped" if max(taps["sum"]) > spec.SUM_MAX else None
+
+
+def _vanishes(params: Any, taps: Any) -> str | None:
+    return None if any(taps["exp16"]) else "one exponent of a row must be above 0 in 16 bits, and none is"
+
+
 IVIT = Method(
     "softmax", "ivit", 1, spec.IvitSoftmax, _ivit_lower, spec.ivit, _ivit_kernel,
     "Shiftmax: base-2 exponent by shifts", "arXiv 2207.01405", bound=_ivit_bound,
-    fast=SoftmaxForms(_ivit_narrow_kernel),
+    fast=SoftmaxForms(_ivit_narrow_kernel), outside=clamps,
 )  # fmt: skip
 IBERT = Method(
     "softmax", "ibert", 1, spec.IbertSoftmax, ibert_lower, spec.ibert, _ibert_kernel,
     "second-order polynomial, 16-bit exponents", "arXiv 2101.01321", bound=_ibert_bound,
     fast=SoftmaxForms(_ibert_narrow_kernel, wide=_ibert_wide_kernel), accurate=Accurate(input_bits=16),
+    outside=_vanishes,
 )  # fmt: skip
 FQVIT = Method(
     "softmax", "fqvit", 1, spec.FqvitSoftmax, _fqvit_lower, spec.fqvit, _fqvit_kernel,

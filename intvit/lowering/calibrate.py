@@ -16,9 +16,9 @@ from intvit.graph import operators
 from intvit.graph.ir import LAYOUT_OPS, Array, FloatGraph, Node
 from intvit.lowering.bias import Rows, sampled
 from intvit.lowering.equalize import channel_factors, equalized
-from intvit.lowering.observers import RangeObserver, build_observer
-from intvit.lowering.recipe import Recipe
-from intvit.lowering.widths import quantizer_bits
+from intvit.lowering.observers import SEARCHED, RangeObserver, build_observer
+from intvit.lowering.recipe import Observer, Recipe
+from intvit.lowering.widths import quantizer_bits, readers
 
 
 class Activations(Protocol):
@@ -102,14 +102,12 @@ def calibrate(
     noted = {node.name: kind.statistic for node in graph.nodes if (kind := operators.get(node.op)) and kind.statistic}
     norms = [graph.by_name[name] for name in noted]
     sources = {name: source_tensor(graph, name, known) for name in (*widths, *(node.inputs[0] for node in norms))}
-    observers = {name: build_observer(recipe.observer) for name in widths}
+    kinds = {name: _observer(graph, recipe, name) for name in widths}
+    observers = {name: build_observer(found) for name, found in kinds.items()}
     variances = {node.name: 0.0 for node in norms}
     corrected = sampled(graph, frozenset(known)) if recipe.corrects_bias else []
     samples = {node.name: Rows() for node in corrected}
-    step = recipe.observer.batch
-    if recipe.observer.kind == "minmax" and not recipe.observer.momentum:  # extremes are those of any batches
-        step = fitting(step, 4 * sum(math.prod(tensor.shape) for tensor in graph.tensors.values()))
-    spans = [(start, min(start + step, n_images)) for start in range(0, n_images, step)]
+    spans = _spans(graph, recipe, n_images)
 
     def read(name: str, start: int, stop: int) -> Array:
         return _finite(sources[name], recording.read(sources[name], start, stop))
@@ -129,11 +127,30 @@ def calibrate(
         if progress:
             progress(stop, n_images)
     ranges = {name: observer.range(widths[name]) for name, observer in observers.items()}
-    if recipe.observer.kind != "mse":
-        observers = {}
+    observers = {name: observer for name, observer in observers.items() if kinds[name].kind in SEARCHED}
     return Calibration(
         ranges, variances, observers=observers, factors=factors, samples=samples, preprocessing=recording.preprocessing
     )
+
+
+def _spans(graph: FloatGraph, recipe: Recipe, n_images: int) -> list[tuple[int, int]]:
+    """(first, behind the last) of every batch of images."""
+    step = recipe.observer.batch
+    if recipe.observer.kind == "minmax" and not recipe.observer.momentum:  # extremes are those of any batches
+        step = fitting(step, 4 * sum(math.prod(tensor.shape) for tensor in graph.tensors.values()))
+    return [(start, min(start + step, n_images)) for start in range(0, n_images, step)]
+
+
+def _observer(graph: FloatGraph, recipe: Recipe, name: str) -> Observer:
+    """What takes the range of a tensor: what those that read it ask for, or the recipe."""
+    asked = {recipe.quantizer(node.op, node.name).observer: node.name for node in readers(graph, name)}
+    asked.pop(None, None)
+    if len(asked) > 1:
+        raise IntvitError(f"{name}: observer must be one for all that read it, not {asked}")
+    kind = next(iter(asked), recipe.observer.kind)
+    if kind == "auto":
+        raise IntvitError(f"{name}: observer auto must be resolved before a calibration (analysis.observers.resolved)")
+    return recipe.observer.model_copy(update={"kind": kind})
 
 
 def _factors(

@@ -58,10 +58,12 @@ class Observer(_Strict):
 
     minmax: per batch of `batch` images, smoothed as in I-ViT, `range = momentum*range + (1-momentum)*batch range`;
     momentum 0 takes the extremes of everything. percentile: the symmetric `percentile` of |x|. mse: the clip with the
-    least mean squared quantization error.
+    least mean squared quantization error. kl: the clip with the least KL divergence of |x| from its codes. auto: the
+    best of these for each quantizer of 8 bits or less, by the outputs (`analysis.observers`), which writes them down as
+    `Quantizers.observer`.
     """
 
-    kind: Literal["minmax", "percentile", "mse"] = "minmax"
+    kind: Literal["minmax", "percentile", "mse", "kl", "auto"] = "minmax"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     batch: Annotated[int, Field(ge=1)] = 16
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
@@ -76,6 +78,8 @@ class Quantizers(_Strict):
     input_bits: of its inputs; operands of products have 8 at most. output_bits: behind it, for a softmax of its own
     output. weight_bits: of its weights. zero_point: its input's range need not be symmetric; for linear operators.
     equalize: how far the quantizer behind a norm evens out the channels that linear operators read, 0 not at all.
+    observer: of its inputs. weight_clip: whether the range of each row of weights is the one with the least mean
+    squared rounding error, instead of that of its largest weight.
     """
 
     input_bits: Annotated[int, Field(ge=4, le=16)] | None = None
@@ -83,6 +87,8 @@ class Quantizers(_Strict):
     weight_bits: Bits | None = None
     zero_point: bool | None = None
     equalize: Annotated[float, Field(ge=0, le=1)] | None = None
+    observer: Literal["minmax", "percentile", "mse", "kl"] | None = None
+    weight_clip: bool | None = None
 
 
 USUAL = Quantizers()

@@ -127,8 +127,9 @@ def check_quantizers(graph: FloatGraph, recipe: Recipe) -> None:
         if not nodes and operators.get(name) is None:
             raise IntvitError(f"{name}: quantizers must be of a site of the model or of a kind of operator")
         for node in nodes:
-            if node.op != "linear" and (stated.weight_bits or stated.zero_point):
-                raise IntvitError(f"{name}: weight_bits and zero_point must be of linear operators, not of {node.op}")
+            if node.op != "linear" and (stated.weight_bits or stated.zero_point or stated.weight_clip):
+                rule = "weight_bits, weight_clip and zero_point must be of linear operators"
+                raise IntvitError(f"{name}: {rule}, not of {node.op}")
             if node.op not in operators.norms() and stated.equalize is not None:
                 raise IntvitError(f"{name}: equalize must be of norms, not of {node.op}")
             if node.op in products and (stated.input_bits or 0) > WIDEST_OPERAND:

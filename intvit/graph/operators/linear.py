@@ -79,8 +79,9 @@ def _codes(context: Context, node: Node, factors: Array) -> tuple[Array, Array]:
     """(codes, scale) of the weights times the `factors` of the input's channels: the trained ones, or rounded here."""
     from intvit.kernels.quantize import quantize_weight
 
-    bits = context.recipe.quantizer(node.op, node.name).weight_bits or context.recipe.bits
-    codes, scale = quantize_weight(node.arrays["weight"] * factors, bits)
+    asked = context.recipe.quantizer(node.op, node.name)
+    bits = asked.weight_bits or context.recipe.bits
+    codes, scale = quantize_weight(node.arrays["weight"] * factors, bits, clip=bool(asked.weight_clip))
     trained = node.arrays.get("weight_integer", codes)
     if trained.shape != codes.shape or np.abs(trained.astype(np.int64) - codes).max() > 1:
         raise IntvitError(f"{node.name}: weight_integer must be the weight rounded to {bits} bits")

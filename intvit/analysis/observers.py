@@ -1,0 +1,145 @@
+"""Observer `auto`: for every quantizer the observer with which the outputs lose least, measured one by one.
+
+A quantizer is judged with everything else float (`emulation`); then the integer model of all choices is measured beside
+those of one observer everywhere, and the best of these is taken.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from intvit.analysis.emulation import ROUNDING, Emulation, flipped
+from intvit.engine import Engine
+from intvit.floats.model import FloatModel
+from intvit.graph.ir import Array, FloatGraph, IntGraph
+from intvit.lowering import widths
+from intvit.lowering.calibrate import Activations, calibrate
+from intvit.lowering.context import Infeasible, lower
+from intvit.lowering.recipe import Quantizers, Recipe
+
+KINDS = ("minmax", "percentile", "mse", "kl")
+AUTO = "auto"
+N_VALUES, FEWEST, MOST = 1000, 2, 32
+"""Of the outputs, on which something is judged; images that they come from."""
+
+
+def judging(graph: FloatGraph, n_images: int) -> int:
+    """How many images are enough to judge outputs by."""
+    n_values = int(np.prod(graph.tensors[graph.outputs[0]].shape))
+    return min(max(N_VALUES // n_values, FEWEST), MOST, n_images)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe without `auto`, and what was measured: SQNR of the outputs on `n_images` images, dB."""
+
+    recipe: Recipe
+    sqnr: dict[str, float]
+    chosen: dict[str, int]
+    """Observer -> quantizers that it is chosen for."""
+    n_images: int
+
+    @property
+    def note(self) -> str:
+        measured = ", ".join(f"{kind} {value:.1f}" for kind, value in self.sqnr.items())
+        chosen = ", ".join(f"{kind} {count}" for kind, count in self.chosen.items())
+        best = max(self.sqnr, key=self.sqnr.__getitem__)
+        return f"observer auto: {measured} dB on {self.n_images} images; taken {best} (quantizers: {chosen})"
+
+
+def resolved(
+    graph: FloatGraph,
+    model: FloatModel,
+    activations: Activations,
+    recipe: Recipe,
+    *,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Resolved:
+    """Choose the observer of every quantizer of at most 8 bits; wider ones keep minmax.
+
+    `activations`: what is calibrated on; the first images of it judge. Raises IntvitError if the model cannot be
+    lowered with any observer.
+    """
+    recipes = {kind: _with(recipe, kind) for kind in KINDS}
+    lowered: dict[str, IntGraph] = {}
+    refused: list[Infeasible] = []
+    for kind in KINDS:
+        try:
+            lowered[kind] = lower(graph, calibrate(graph, activations, recipes[kind], limit=limit), recipes[kind])
+        except Infeasible as error:
+            refused.append(error)
+    if not lowered:
+        raise refused[0]
+    n_images = judging(graph, min(limit or activations.n_images, activations.n_images))
+    images = activations.read(graph.inputs[0], 0, n_images)
+    real = model.run(images)[graph.outputs[0]].astype(np.float64)
+    noise = _noises(graph, model, lowered, images, progress)
+    quantizers = dict(recipe.quantizers)
+    counts: Counter[str] = Counter()
+    for sites, tensors in _groups(graph, list(noise)):
+        total = {kind: sum(noise[name][kind] for name in tensors) for kind in lowered}
+        best = min(total, key=total.__getitem__)
+        counts[best] += len(tensors)
+        for site in sites if best != "minmax" else ():
+            quantizers[site] = quantizers.get(site, Quantizers()).model_copy(update={"observer": best})
+    recipes[AUTO] = _with(recipe, "minmax").model_copy(update={"quantizers": quantizers})
+    lowered[AUTO] = lower(graph, calibrate(graph, activations, recipes[AUTO], limit=limit), recipes[AUTO])
+    sqnr = {kind: _sqnr(integer, images, real) for kind, integer in lowered.items()}
+    best = max(sqnr, key=sqnr.__getitem__)
+    chosen = dict(counts) if best == AUTO else {best: counts.total()}
+    return Resolved(recipes[best], sqnr, chosen, n_images)
+
+
+def _with(recipe: Recipe, kind: str) -> Recipe:
+    return recipe.model_copy(update={"observer": recipe.observer.model_copy(update={"kind": kind})})
+
+
+def _noises(
+    graph: FloatGraph,
+    model: FloatModel,
+    lowered: dict[str, IntGraph],
+    images: Array,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, dict[str, float]]:
+    """Rounded float tensor -> observer -> squared error of the outputs if nothing else is quantized."""
+    found: dict[str, dict[str, float]] = {}
+    off = flipped(False, ())
+    emulations = {kind: Emulation(graph, g, model, images, frozenset()) for kind, g in lowered.items()}
+    first = next(iter(emulations.values()))
+    real = first.outputs(images, off)
+    n_nodes = len(first.integer.nodes)
+    for at, node, state in first.walk(images, off):
+        (part,) = first.parts.get(node.name, (None,))
+        narrow = first.integer.tensors[node.output].dtype.bits <= widths.WIDEST_OPERAND
+        if part is not None and part.what == ROUNDING and narrow:
+            for kind, emulation in emulations.items():
+                error = emulation.finish(state, at, flipped(False, (part,))) - real
+                found.setdefault(part.site, {})[kind] = float(np.sum(error.astype(np.float64) ** 2))
+        if progress:
+            progress(at + 1, n_nodes)
+    return found
+
+
+def _groups(graph: FloatGraph, names: list[str]) -> list[tuple[list[str], list[str]]]:
+    """(sites that read, tensors) of tensors that share a reader, whose inputs have one observer."""
+    groups: list[tuple[list[str], list[str]]] = []
+    for name in names:
+        sites, tensors = [node.name for node in widths.readers(graph, name)], [name]
+        for group in [group for group in groups if not set(group[0]).isdisjoint(sites)]:
+            groups.remove(group)
+            sites, tensors = [*group[0], *sites], [*group[1], *tensors]
+        groups.append((list(dict.fromkeys(sites)), tensors))
+    return groups
+
+
+def _sqnr(integer: IntGraph, images: Array, real: Array) -> float:
+    """Of the outputs, dB."""
+    name = integer.outputs[0]
+    error = Engine(integer).run(images)[name] * integer.tensors[name].scale - real
+    noise = float(np.sum(error**2))
+    return 10 * float(np.log10(np.sum(real**2) / noise)) if noise else float("inf")

@@ -1,0 +1,156 @@
+"""Observers by what they are for: searched clips, one for each quantizer, and `auto`."""
+
+import numpy as np
+import pytest
+
+from intvit.analysis.demo import WEIGHTS, embedded
+from intvit.analysis.observers import KINDS, resolved
+from intvit.errors import IntvitError
+from intvit.floats.images import open_images
+from intvit.floats.importers.onnx import float_graph
+from intvit.floats.importers.timm import import_timm
+from intvit.floats.live import LiveActivations
+from intvit.floats.model import FloatModel
+from intvit.graph.store import load
+from intvit.kernels.quantize import quantize_weight
+from intvit.lowering.calibrate import calibrate
+from intvit.lowering.context import lower
+from intvit.lowering.observers import KullbackLeibler, MeanSquaredError, build_observer
+from intvit.lowering.recipe import Observer, build_recipe
+
+RNG = np.random.default_rng(4)
+
+
+def kl_by_hand(x, clip, bits, n_bins=4096):
+    """The divergence level by level, in plain loops over the same bins."""
+    top = np.abs(x).max()
+    counts = np.histogram(np.abs(x), n_bins, (0.0, top))[0].tolist()
+    kept = max(1, round(clip / top * n_bins))
+    q_max = 2 ** (bits - 1) - 1
+    levels = [min(round((i + 0.5) / kept * q_max), q_max) for i in range(kept)]
+    p, q = [float(c) for c in counts[:kept]], [0.0] * kept
+    for level in set(levels):
+        inside = [i for i in range(kept) if levels[i] == level and p[i] > 0]
+        for i in inside:
+            q[i] = sum(p[j] for j in inside) / len(inside)
+    p[-1] += sum(counts[kept:])
+    if p[-1] and not q[-1]:
+        return np.inf
+    total_p, total_q = sum(p), sum(q)
+    return sum(a / total_p * np.log(a / total_p / (b / total_q)) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_kl_is_the_divergence_of_rounded_levels(bits):
+    x = RNG.laplace(size=20000)
+    observer = KullbackLeibler()
+    observer.update(x)
+    clips = [observer.top * share for share in (0.1, 0.35, 0.6, 1.0)]
+    found = [observer.loss(clip, bits) for clip in clips]
+    assert found == pytest.approx([kl_by_hand(x, clip, bits) for clip in clips])
+    low, high = observer.range(bits)
+    assert observer.loss(max(-low, high), bits) == min(
+        observer.loss(float(c), bits) for c in np.linspace(observer.top / 100, observer.top, 100)
+    )
+
+
+@pytest.mark.parametrize("kind", ["kl", "mse"])
+@pytest.mark.parametrize("x", [np.zeros(9), np.ones(5), np.array([3.0]), np.array([-1e-20, 1e20])])
+def test_degenerate_values_have_a_range(kind, x):
+    observer = build_observer(Observer(kind=kind))
+    observer.update(x)
+    for bits in (4, 8, 16):
+        low, high = observer.range(bits)
+        assert -np.inf < low <= high < np.inf
+
+
+def test_wide_codes_are_not_clipped():
+    for observer in (KullbackLeibler(), MeanSquaredError()):
+        observer.update(np.linspace(0, 1, 5000))
+        assert observer.range(16)[1] == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_a_clipped_weight_has_less_error_and_never_more(bits):
+    w = RNG.standard_t(3, size=(16, 300))
+    errors = []
+    for clip in (False, True):
+        codes, scale = quantize_weight(w, bits, clip=clip)
+        assert -(2 ** (bits - 1)) <= codes.min() <= codes.max() <= 2 ** (bits - 1) - 1
+        errors.append(((codes * scale[:, None] - w) ** 2).sum(axis=1))
+    assert np.all(errors[1] <= errors[0])
+    assert errors[1].sum() < errors[0].sum()
+
+
+@pytest.fixture(scope="module")
+def live():
+    model = FloatModel(import_timm(embedded(WEIGHTS)))
+    graph = float_graph(model.proto)
+    images = open_images("fashion-mnist:calibration", size=(28, 28), channels=1, metadata=graph.metadata)
+    return graph, model, LiveActivations(model, images, 16)
+
+
+def test_one_observer_for_one_quantizer(live):
+    graph, _, activations = live
+    asked = {"quantizers": {"blocks.1.mlp.fc2": {"observer": "percentile"}, "gelu": {"observer": "mse"}}}
+    found = calibrate(graph, activations, build_recipe({"observer": {"percentile": 90.0}, **asked}))
+    plain = calibrate(graph, activations, build_recipe({}))
+    changed = {name for name in plain.ranges if found.ranges[name] != plain.ranges[name]}
+    fc1 = {f"blocks.{i}.mlp.fc1" for i in range(6)}
+    assert changed <= {"blocks.1.mlp.act", *fc1}
+    assert "blocks.1.mlp.act" in changed
+    assert set(found.observers) == fc1  # whose ranges a width decides
+
+
+def test_readers_that_disagree_are_refused(live):
+    graph, _, activations = live
+    asked = {"blocks.0.norm1": {"observer": "mse"}, "blocks.0.add1": {"observer": "kl"}}
+    with pytest.raises(IntvitError, match="observer must be one for all that read it, not"):
+        calibrate(graph, activations, build_recipe({"quantizers": asked}))
+
+
+def test_auto_is_resolved_into_lines_of_a_recipe(live):
+    """What it takes is at least as good as one observer everywhere, and says so itself."""
+    graph, model, activations = live
+    recipe = build_recipe({"preset": "accurate", "bits": 6, "observer": {"kind": "auto"}}).with_method("ibert")
+    with pytest.raises(IntvitError, match="auto must be resolved"):
+        calibrate(graph, activations, recipe)
+    found = resolved(graph, model, activations, recipe)
+    assert set(found.sqnr) == {*KINDS, "auto"}
+    best = max(found.sqnr, key=found.sqnr.__getitem__)
+    assert found.sqnr[best] >= found.sqnr["minmax"]
+    assert f"taken {best}" in found.note
+    assert found.recipe.observer.kind != "auto"
+    stated = {each.observer for each in found.recipe.quantizers.values()} - {None}
+    assert (best == "auto") == bool(stated)
+    integer = lower(graph, calibrate(graph, activations, found.recipe), found.recipe)
+    again = build_recipe(integer.metadata["recipe"])
+    assert lower(graph, calibrate(graph, activations, again), again).content_hash == integer.content_hash
+
+
+def test_auto_on_the_command_line(cli, vit, tmp_path):
+    path = tmp_path / "g.h5"
+    arguments = ["lower", vit.onnx_path, "--recording", vit.recording_path, "--observer", "auto", "--limit", "4"]
+    status, _, err = cli(*arguments, "-o", path)
+    assert status == 0
+    assert "observer auto: minmax" in err
+    assert load(path).metadata["recipe"]["observer"]["kind"] != "auto"
+
+
+@pytest.mark.parametrize(
+    ("quantizers", "rule"),
+    [
+        ({"gelu": {"weight_clip": True}}, "weight_clip and zero_point must be of linear operators, not of gelu"),
+        ({"linear": {"observer": "auto"}}, "observer: must be 'minmax', 'percentile', 'mse' or 'kl', not 'auto'"),
+        ({"linear": {"observer": "best"}}, "observer: must be"),
+    ],
+)
+def test_what_a_quantizer_cannot_have(live, quantizers, rule):
+    graph, _, activations = live
+
+    def lowered():
+        recipe = build_recipe({"quantizers": quantizers})
+        return lower(graph, calibrate(graph, activations, recipe), recipe)
+
+    with pytest.raises(IntvitError, match=rule):
+        lowered()
