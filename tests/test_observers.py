@@ -112,7 +112,9 @@ def test_readers_that_disagree_are_refused(live):
 def test_auto_is_resolved_into_lines_of_a_recipe(live):
     """What it takes is at least as good as one observer everywhere, and says so itself."""
     graph, model, activations = live
-    recipe = build_recipe({"preset": "accurate", "bits": 6, "observer": {"kind": "auto"}}).with_method("ibert")
+    asked = {"blocks.3.mlp.fc1": {"observer": "kl"}, "blocks.2.attn.qkv": {"weight_bits": 8}}
+    values = {"preset": "accurate", "bits": 6, "observer": {"kind": "auto"}, "quantizers": asked}
+    recipe = build_recipe(values).with_method("ibert")
     with pytest.raises(IntvitError, match="auto must be resolved"):
         calibrate(graph, activations, recipe)
     found = resolved(graph, model, activations, recipe)
@@ -121,8 +123,10 @@ def test_auto_is_resolved_into_lines_of_a_recipe(live):
     assert found.sqnr[best] >= found.sqnr["minmax"]
     assert f"taken {best}" in found.note
     assert found.recipe.observer.kind != "auto"
-    stated = {each.observer for each in found.recipe.quantizers.values()} - {None}
-    assert (best == "auto") == bool(stated)
+    stated = found.recipe.quantizers
+    assert stated["blocks.3.mlp.fc1"].observer == "kl"  # what was asked for stays
+    assert stated["blocks.2.attn.qkv"].weight_bits == 8
+    assert (best == "auto") == (len(stated) > len(asked))
     integer = lower(graph, calibrate(graph, activations, found.recipe), found.recipe)
     again = build_recipe(integer.metadata["recipe"])
     assert lower(graph, calibrate(graph, activations, again), again).content_hash == integer.content_hash

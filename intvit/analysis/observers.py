@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,8 +17,9 @@ from intvit.engine import Engine
 from intvit.floats.model import FloatModel
 from intvit.graph.ir import Array, FloatGraph, IntGraph
 from intvit.lowering import widths
-from intvit.lowering.calibrate import Activations, calibrate
+from intvit.lowering.calibrate import Activations, Calibration, calibrate, stated_observer
 from intvit.lowering.context import Infeasible, lower
+from intvit.lowering.observers import RangeObserver, seen_as
 from intvit.lowering.recipe import Quantizers, Recipe
 
 KINDS = ("minmax", "percentile", "mse", "kl")
@@ -66,11 +67,12 @@ def resolved(
     lowered with any observer.
     """
     recipes = {kind: _with(recipe, kind) for kind in KINDS}
+    counted = calibrate(graph, activations, recipes["kl"], limit=limit)
     lowered: dict[str, IntGraph] = {}
     refused: list[Infeasible] = []
     for kind in KINDS:
         try:
-            lowered[kind] = lower(graph, calibrate(graph, activations, recipes[kind], limit=limit), recipes[kind])
+            lowered[kind] = lower(graph, _seen_as(graph, counted, recipes[kind]), recipes[kind])
         except Infeasible as error:
             refused.append(error)
     if not lowered:
@@ -78,7 +80,11 @@ def resolved(
     n_images = judging(graph, min(limit or activations.n_images, activations.n_images))
     images = activations.read(graph.inputs[0], 0, n_images)
     real = model.run(images)[graph.outputs[0]].astype(np.float64)
-    noise = _noises(graph, model, lowered, images, progress)
+    noise = {
+        name: errors
+        for name, errors in _noises(graph, model, lowered, images, progress).items()
+        if stated_observer(graph, recipe, name) is None
+    }
     quantizers = dict(recipe.quantizers)
     counts: Counter[str] = Counter()
     for sites, tensors in _groups(graph, list(noise)):
@@ -93,6 +99,15 @@ def resolved(
     best = max(sqnr, key=sqnr.__getitem__)
     chosen = dict(counts) if best == AUTO else {best: counts.total()}
     return Resolved(recipes[best], sqnr, chosen, n_images)
+
+
+def _seen_as(graph: FloatGraph, counted: Calibration, recipe: Recipe) -> Calibration:
+    """A calibration by histograms, as another observer would have made it; sites that state theirs keep it."""
+    observers: dict[str, RangeObserver] = {
+        name: each if stated_observer(graph, recipe, name) else seen_as(each, recipe.observer)
+        for name, each in counted.observers.items()
+    }
+    return replace(counted, observers=observers)
 
 
 def _with(recipe: Recipe, kind: str) -> Recipe:

@@ -68,7 +68,7 @@ class FloatModel:
             graph = onnx.helper.make_graph(nodes, "between", free[:-1], free[-1:], constants)
             part = onnx.helper.make_model(graph, functions=self.proto.functions, opset_imports=self.proto.opset_import)
             part.ir_version = self.proto.ir_version
-            self._functions[key] = self._loaded(part)
+            self._functions[key] = self._loaded(part, spinning=False)
         session = self._functions[key]
 
         def run(values: Sequence[Array]) -> Array:
@@ -102,11 +102,14 @@ class FloatModel:
             self._sessions[names] = self._loaded(proto)
         return self._sessions[names]
 
-    def _loaded(self, proto: onnx.ModelProto) -> Any:
+    def _loaded(self, proto: onnx.ModelProto, *, spinning: bool = True) -> Any:
+        """`spinning`: idle threads wait in a loop, beside which NumPy's matrix products take 50 times as long."""
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
+        if not spinning:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with reading(self.where, "a model that onnxruntime loads"):
             return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -141,13 +141,18 @@ def _spans(graph: FloatGraph, recipe: Recipe, n_images: int) -> list[tuple[int, 
     return [(start, min(start + step, n_images)) for start in range(0, n_images, step)]
 
 
-def _observer(graph: FloatGraph, recipe: Recipe, name: str) -> Observer:
-    """What takes the range of a tensor: what those that read it ask for, or the recipe."""
+def stated_observer(graph: FloatGraph, recipe: Recipe, name: str) -> str | None:
+    """The observer that those which read tensor `name` ask for, if any does. IntvitError if they disagree."""
     asked = {recipe.quantizer(node.op, node.name).observer: node.name for node in readers(graph, name)}
     asked.pop(None, None)
     if len(asked) > 1:
         raise IntvitError(f"{name}: observer must be one for all that read it, not {asked}")
-    kind = next(iter(asked), recipe.observer.kind)
+    return next(iter(asked), None)
+
+
+def _observer(graph: FloatGraph, recipe: Recipe, name: str) -> Observer:
+    """What takes the range of a tensor: what those that read it ask for, or the recipe."""
+    kind = stated_observer(graph, recipe, name) or recipe.observer.kind
     if kind == "auto":
         raise IntvitError(f"{name}: observer auto must be resolved before a calibration (analysis.observers.resolved)")
     return recipe.observer.model_copy(update={"kind": kind})

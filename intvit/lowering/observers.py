@@ -132,6 +132,17 @@ class KullbackLeibler(_Searched):
         return float(np.sum(p * np.log(p / q)))
 
 
+def seen_as(observed: RangeObserver, observer: Observer) -> RangeObserver:
+    """Another observer of the values that a histogram has counted; minmax: their extremes, whatever its momentum."""
+    assert isinstance(observed, _Histogram)
+    if observer.kind == "minmax":
+        return observed.extremes
+    found = build_observer(observer)
+    assert isinstance(found, _Histogram)
+    found.counts, found.top, found.extremes = observed.counts, observed.top, observed.extremes
+    return found
+
+
 def build_observer(observer: Observer) -> RangeObserver:
     if observer.kind == "minmax":
         return MinMax(observer.momentum)
