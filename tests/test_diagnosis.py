@@ -15,6 +15,7 @@ from intvit.analysis.emulation import OPERATOR, ROUNDING, Emulation, dequantized
 from intvit.engine import Engine, quantize_images
 from intvit.errors import IntvitError
 from intvit.floats.images import open_images
+from intvit.floats.importers.kinds import import_model
 from intvit.floats.importers.onnx import float_graph
 from intvit.floats.importers.timm import import_timm
 from intvit.floats.live import LiveActivations
@@ -277,7 +278,31 @@ def test_a_method_that_is_undefined_is_a_finding(vit):
     assert all("1.67" in remedy.refused for remedy in refused)
 
 
-def test_a_network_of_another_kind(tmp_path):
-    """No line of a recipe is of an operator that the network has not."""
+def test_lines_of_unknown_keys_are_refused():
     with pytest.raises(IntvitError, match="must be a known key"):
         with_line(build_recipe({}), "foo = 1")
+
+
+def test_trained_quantizers_are_left_alone(tmp_path, cli):
+    """Of a network that was trained in integers only methods are tried, and no line names its quantizers."""
+    from safetensors.numpy import save_file
+
+    from tests.test_import_ivit import checkpoint, published
+
+    meta, arrays = published("swin")
+    save_file(checkpoint(arrays), tmp_path / "c.safetensors")
+    options = {key: meta["config"][key] for key in ("num_heads", "img_size")}
+    proto = import_model(tmp_path / "c.safetensors", **options)
+    onnx.save(proto, str(tmp_path / "m.onnx"))
+    shape = float_graph(proto).tensors["input"].shape
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32))
+    arguments = ["doctor", tmp_path / "m.onnx", "--images", tmp_path / "x.npy", "--sample", "1", "--json"]
+    status, out, _ = cli(*arguments)
+    answer = json.loads(out)
+    assert status == 0
+    assert {f["line"] for f in answer["findings"]} == {None}
+    assert any("ten Newton steps" in f["rule"] for f in answer["findings"])
+    assert {remedy["line"].split(" ")[0] for remedy in answer["remedies"]} == {"softmax", "gelu", "layernorm"}
+    status, _, err = cli(*arguments, "--observer", "auto")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "must not be auto" in err

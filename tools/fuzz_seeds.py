@@ -33,6 +33,7 @@ bits = 8
 residual_bits = 16
 softmax_bits = 16
 log2_bits = 4
+bias_correction = true
 softmax = {method = "ibert"}
 layernorm = {method = "fqvit"}
 
@@ -49,6 +50,11 @@ input_bits = 16
 [quantizers."blocks.0.mlp.fc2"]
 weight_bits = 6
 zero_point = true
+weight_clip = true
+observer = "mse"
+
+[quantizers.layernorm]
+equalize = 0.5
 
 [observer]
 kind = "percentile"

@@ -20,7 +20,7 @@ STRINGS = (
     "s0", "s-1", "s64", "s65", "s99999999999", "f32", "int8", "linear", "log2", "ivit", "ibert", "fqvit", "softmax",
     "gelu", "layernorm", "matmul", "log2_matmul", "requantize", "mean", "reshape", "transpose", "take", "slice",
     "concat",
-    "relu", "silu", "quick_gelu", "gelu_new", "minmax", "mse", "percentile", "sqnr_diff",
+    "relu", "silu", "quick_gelu", "gelu_new", "minmax", "mse", "percentile", "kl", "auto", "sqnr_diff",
 )  # fmt: skip
 """Names that mean something to a file system, a terminal, a formatter, or to the package."""
 NUMBERS = (

@@ -208,7 +208,8 @@ def embedded_rows(folder: Path, bits: tuple[int, ...], presets: list[str]) -> It
     for title, weights in (("ViT", WEIGHTS), ("Swin", SWIN_WEIGHTS)):
         model = import_timm(embedded(weights))
         graph, floats = float_graph(model), FloatModel(model)
-        options: dict[str, Any] = {"size": graph.tensors[graph.inputs[0]].shape[1:], "channels": 1, "metadata": graph.metadata}
+        size = graph.tensors[graph.inputs[0]].shape[1:]
+        options: dict[str, Any] = {"size": size, "channels": 1, "metadata": graph.metadata}
         test = open_images(str(folder / "t10k.npz"), **options)
         live = LiveActivations(floats, open_images("fashion-mnist:calibration", **options), 64)
         for width in bits:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -139,12 +139,12 @@ def diagnose(
     n_images = live.n_images
     n_sampled = min(sample or judging(graph, n_images), n_images)
 
-    known: dict[Any, Calibration] = {}
+    fixed, known = bool(graph.metadata.get("trained")), dict[Any, Calibration]()
 
     def calibrated(recipe: Recipe) -> Calibration:
         key = _calibrated_by(graph, recipe)
         if key not in known:
-            known[key] = trained(graph) if graph.metadata.get("trained") else calibrate(graph, live, recipe)
+            known[key] = trained(graph) if fixed else calibrate(graph, live, recipe)
         return known[key]
 
     def sqnr(integer: IntGraph) -> float:
@@ -163,10 +163,12 @@ def diagnose(
     with progress("losses") as report:
         emulated, losses = measured_losses(emulation, sampled, report)
     findings += broken_rules(emulation, sampled, feasible)
+    if fixed:
+        findings = [replace(finding, line=None) for finding in findings]
     base = sqnr(integer)
     remedies: list[Remedy] = []
     if attempts:
-        lines = list(dict.fromkeys(_lines(graph, recipe, losses, bool(graph.metadata.get("trained")))))
+        lines = list(dict.fromkeys(_lines(graph, recipe, losses, fixed)))
         with progress("recipes") as report:
             for i, line in enumerate(lines):
                 try:

@@ -14,6 +14,7 @@ import numpy as np
 
 from intvit.analysis.emulation import ROUNDING, Emulation, flipped
 from intvit.engine import Engine
+from intvit.errors import IntvitError
 from intvit.floats.model import FloatModel
 from intvit.graph.ir import Array, FloatGraph, IntGraph
 from intvit.lowering import widths
@@ -66,6 +67,8 @@ def resolved(
     `activations`: what is calibrated on; the first images of it judge. Raises IntvitError if the model cannot be
     lowered with any observer.
     """
+    if graph.metadata.get("trained"):
+        raise IntvitError("observer: must not be auto, as the weights were trained with the ranges that they came with")
     recipes = {kind: _with(recipe, kind) for kind in KINDS}
     counted = calibrate(graph, activations, recipes["kl"], limit=limit)
     lowered: dict[str, IntGraph] = {}

@@ -58,7 +58,8 @@ def loss_table(title: str, losses: list[Loss], *, sites: bool) -> Table:
     table = _measures(title, headers)
     for loss in losses:
         name = loss.site if sites else str(loss.n_parts)
-        gain = "-" if math.isnan(loss.gain) else f"{loss.gain:+.2f} ± {loss.error:.2f}"
+        error = "" if math.isnan(loss.error) else f" ± {loss.error:.2f}"
+        gain = "-" if math.isnan(loss.gain) else f"{loss.gain:+.2f}{error}"
         table.add_row(name, f"{WHAT[loss.what]} {loss.kind}", loss.detail, gain, f"{loss.alone:.1f}")
     return table
 
