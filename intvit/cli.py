@@ -271,7 +271,7 @@ def doctor(
     if model is None:
         raise IntvitError("--images: must come with a float model")
     from intvit.analysis.diagnosis import diagnose
-    from intvit.analysis.report import diagnosis_tables
+    from intvit.analysis.report import diagnosis_tables, widths_line
     from intvit.floats.importers.onnx import float_graph, load_model
     from intvit.floats.live import LiveActivations
     from intvit.floats.model import FloatModel
@@ -289,6 +289,7 @@ def doctor(
     if as_json:
         print(json.dumps(found.as_json(), indent=1))
         return
+    out.print(widths_line(chosen.model_dump()), highlight=False, markup=False)
     if found.sqnr is None:
         out.print("The model cannot be made as asked: below, ivit stands in where a method is not defined")
     else:
@@ -525,6 +526,7 @@ def eval_command(
     Example: intvit eval encoder_int8.h5 photographs/ --float encoder.onnx --csv per_image.csv
     """
     from intvit.analysis.outputs import outcomes, summary, write_csv
+    from intvit.analysis.report import widths_line
     from intvit.floats.model import FloatModel
     from intvit.graph.store import load
 
@@ -541,6 +543,7 @@ def eval_command(
     if as_json:
         print(json.dumps({key: value if math.isfinite(value) else None for key, value in result.items()}))
         return
+    out.print(widths_line(integer.metadata.get("recipe")), highlight=False, markup=False)
     rows = [[title, text % (result[key] * factor)] for key, title, text, factor in EVALUATED if key in result]
     out.print(_table(f"{graph.name}, {result['images']} images", ["outputs", ""], rows))
 

@@ -107,7 +107,7 @@ def run_demo(
     say(f"golden     {checked.n_cases} cases exported, recomputed by spec and kernel: every bit equal")
     assert mapping is not None
     out.print(mapping_table(mapping))
-    out.print(accuracy_table(top1, rows, n_test))
+    out.print(accuracy_table(top1, rows, n_test, f"preset {mapping.recipe.preset}"))
     marker.write_text(
         json.dumps({"float": top1, "integer": rows, "seconds": round(time.monotonic() - start, 1)}) + "\n"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from intvit.analysis.mapping import Mapping
 
 
-def accuracy_table(top1: float, rows: list[list[str]], n_test: int) -> Table:
+def accuracy_table(top1: float, rows: list[list[str]], n_test: int, preset: str) -> Table:
     """`rows` are (model, bits, top-1 in %, SQNR of the logits in dB)."""
-    table = Table(title=f"Top-1 on {n_test} test images", title_justify="left")
+    title = f"Top-1 on {n_test} test images; bits of the operands of products, {preset}"
+    table = Table(title=title, title_justify="left")
     for header in ("model", "bits", "top-1 %", "against float, %p", "SQNR, dB"):
         table.add_column(header, justify="left" if header == "model" else "right")
     table.add_row("float", "32", f"{100 * top1:.1f}", "", "")
@@ -24,11 +25,26 @@ def accuracy_table(top1: float, rows: list[list[str]], n_test: int) -> Table:
     return table
 
 
+def widths_line(recipe: Any) -> str:
+    """What W8A8 means here: products of 8 bits, and what is wider between them. `recipe`: as JSON, as graphs state it.
+
+    >>> widths_line({"preset": "accurate", "bits": 6, "residual_bits": 16})
+    'Products of 6-bit integers, sums of 16 bits between blocks, other inputs by the preset accurate (docs/recipes.md)'
+    """
+    stated = recipe if isinstance(recipe, dict) else {}
+    bits, between, preset = (stated.get(key, usual) for key, usual in WIDTHS.items())
+    return (
+        f"Products of {bits}-bit integers, sums of {between} bits between blocks, other inputs by the preset {preset} "
+        "(docs/recipes.md)"
+    )
+
+
 def mapping_table(mapping: Mapping) -> Table:
     """Per site: ASQNR in > out and SQNR diff of each method, and the choice."""
     methods = list(dict.fromkeys(s.choice.method for s in mapping.scores))
     outputs = ", ".join(f"{name} {value:.1f}" for name, value in mapping.outputs.items())
-    title = f"ASQNR in > out (difference), dB as in the paper (20 log10); rule {mapping.rule}"
+    title = widths_line(mapping.recipe.model_dump())
+    title += f"\nASQNR in > out (difference), dB as in the paper (20 log10); rule {mapping.rule}"
     title += f"\nSQNR of the outputs, dB (10 log10): {outputs}"
     if mapping.uniform:
         title += f"; the mapping holds uniform {mapping.uniform}"
@@ -49,6 +65,8 @@ def mapping_table(mapping: Mapping) -> Table:
     return table
 
 
+WIDTHS = {"bits": 8, "residual_bits": 16, "preset": "published"}
+"""Keys of a recipe, and what they are where it does not say."""
 WHAT = {"rounding": "rounding for", "weights": "weights of", "operator": "method of"}
 
 
