@@ -176,4 +176,4 @@ def test_doctor_says_what_runs_and_why_not_something_faster(cli, monkeypatch):
     assert found["  vnni"] == "this LLVM lacks an intrinsic"
     assert found["numpy"] == np.__version__
     status, _, err = cli("doctor", "--bits", 8)
-    assert (status, err) == (2, "intvit: --bits: must come with a checkpoint, which it is about\n")
+    assert (status, err) == (2, "intvit: --bits: must come with a checkpoint, or with a float model and --images\n")

@@ -99,7 +99,7 @@ def _finite(name: str, x: Any) -> Array:
     return array
 
 
-CLIPS = np.linspace(1, 0.4, 61)
+CLIPS = tuple(1 - i / 100 for i in range(61))
 """Shares of a row's largest weight that are tried as its range."""
 
 
