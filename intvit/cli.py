@@ -220,12 +220,13 @@ def doctor(
         typer.Argument(help="Float model, ONNX, with --images; or an I-ViT checkpoint: .safetensors, .npz, PyTorch."),
     ] = None,
     images: Annotated[str | None, typer.Option(help="Images to calibrate and to judge on: why does it lose?")] = None,
-    method: Annotated[str | None, typer.Option(help="As for `lower`: one method everywhere.")] = None,
+    method: Annotated[str | None, typer.Option(help="As for `lower`: one method everywhere. [default: ivit]")] = None,
     mapping: Annotated[Path | None, typer.Option(help="As for `lower`: methods per site.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="As for `lower`: recipe, TOML.")] = None,
     preset: PresetOpt = None,
     bits: Annotated[
-        int | None, typer.Option(help="With --images as for `lower`; of a checkpoint the width that it must have.")
+        int | None,
+        typer.Option(help="With --images as for `lower` [default: 8]; of a checkpoint the width that it must have."),
     ] = None,
     observer: Annotated[str | None, typer.Option(help="As for `lower`.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Images to calibrate and to judge on. [default: 32]")] = None,
@@ -293,7 +294,8 @@ def doctor(
     if found.sqnr is None:
         out.print("The model cannot be made as asked: below, ivit stands in where a method is not defined")
     else:
-        out.print(f"SQNR of the outputs: {found.sqnr:.1f} dB, {found.n_images} images", highlight=False)
+        out.print(f"SQNR of the outputs: {found.sqnr:.1f} dB, on the {found.n_images} images that it was calibrated on",
+                  highlight=False)  # fmt: skip
     for table in diagnosis_tables(found, rows):
         out.print(table)
 
@@ -383,13 +385,15 @@ def lower(
     images: Annotated[
         str | None, typer.Option(help="Instead of a recording: images to calibrate on, nothing stored.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="One method everywhere: see `intvit methods`.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="One method everywhere: see `intvit methods`. [default: ivit]")
+    ] = None,
     mapping: Annotated[Path | None, typer.Option(help="Methods per site, from `intvit map`.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe, TOML: docs/recipes.md.")] = None,
     preset: PresetOpt = None,
-    bits: Annotated[int | None, typer.Option(help="Width of weights and activations, 4 to 8.")] = None,
+    bits: Annotated[int | None, typer.Option(help="Width of weights and activations, 4 to 8. [default: 8]")] = None,
     observer: Annotated[
-        str | None, typer.Option(help="minmax, percentile, mse, kl, or auto: the best for each.")
+        str | None, typer.Option(help="minmax (default), percentile, mse, kl, or auto: the best for each.")
     ] = None,
     limit: LimitOpt = None,
     mean: MeanOpt = None,
@@ -566,9 +570,9 @@ def map_command(
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe, TOML: docs/recipes.md.")] = None,
     preset: PresetOpt = None,
-    bits: Annotated[int | None, typer.Option(help="Width of weights and activations, 4 to 8.")] = None,
+    bits: Annotated[int | None, typer.Option(help="Width of weights and activations, 4 to 8. [default: 8]")] = None,
     observer: Annotated[
-        str | None, typer.Option(help="minmax, percentile, mse, kl, or auto: the best for each.")
+        str | None, typer.Option(help="minmax (default), percentile, mse, kl, or auto: the best for each.")
     ] = None,
     limit: LimitOpt = None,
     batch: BatchOpt = 32,

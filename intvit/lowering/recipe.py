@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import tomllib
 from collections.abc import Collection
@@ -213,7 +214,9 @@ def build_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
     """
     known = {*Recipe.model_fields, *operators.with_methods()}
     for name in sorted(values.keys() - known) if isinstance(values, dict) else ():
-        raise IntvitError(f"{where}: {name}: must be a known key, not {shortened(values[name])}")
+        near = difflib.get_close_matches(str(name), sorted(known), 1)
+        known_key = f"a known key ({near[0]}?)" if near else "a known key"
+        raise IntvitError(f"{where}: {name}: must be {known_key}, and is given {shortened(values[name])}")
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
