@@ -77,7 +77,7 @@ def test_with_everything_off_it_is_the_float_network(weights):
 def test_what_is_switched_is_what_changes():
     """One part on: the tensors before it are the float network's, those behind it are not."""
     emulation, images = emulation_of(WEIGHTS, "ivit")
-    (part,) = emulation.parts["blocks.3.attn.softmax"]
+    part = emulation.parts["blocks.3.attn.softmax"]
     assert (part.what, part.detail) == (OPERATOR, "ivit")
     states = [
         {node.name: state[node.inputs[0]] for _, node, state in emulation.walk(images, on)}

@@ -208,7 +208,7 @@ def _feasible(graph: FloatGraph, calibration: Calibration, recipe: Recipe) -> tu
 
 def measured_losses(emulation: Emulation, images: Array, report: Progress) -> tuple[float, list[Loss]]:
     """(SQNR with everything on, losses of kinds and then of parts, each with the largest gain first)."""
-    every = list(dict.fromkeys(part for parts in emulation.parts.values() for part in parts))
+    every = list(dict.fromkeys(emulation.parts.values()))
     groups: dict[tuple[str, str], list[Part]] = {}
     for part in every:
         groups.setdefault((part.what, part.kind), []).append(part)
@@ -227,10 +227,11 @@ def measured_losses(emulation: Emulation, images: Array, report: Progress) -> tu
         noted((on, None), emulation.outputs(images, flipped(on, ())))
         for name, parts in groups.items():
             noted((on, name), emulation.outputs(images, flipped(on, frozenset(parts))))
-        (first,) = emulation.parts[emulation.integer.inputs[0]]
+        first = emulation.parts[emulation.integer.inputs[0]]
         noted((on, first), emulation.outputs(images, flipped(on, (first,))))
         for at, node, state in emulation.walk(images, flipped(on, ())):
-            for part in emulation.parts.get(node.name, ()):
+            if node.name in emulation.parts:
+                part = emulation.parts[node.name]
                 noted((on, part), emulation.finish(state, at, flipped(on, (part,))))
     computing = {part.kind for part in every if part.what == OPERATOR}
     signal = np.sum(real**2, axis=tuple(range(1, real.ndim)))
@@ -276,7 +277,7 @@ def broken_rules(emulation: Emulation, images: Array, recipe: Recipe) -> list[Fi
     """Quantizers that do not fit the float values, operators that meet integers for which they were not made."""
     found: list[Finding] = []
     for _, node, state in emulation.walk(images, lambda part: False):
-        (part,) = emulation.parts.get(node.name, (None,))
+        part = emulation.parts.get(node.name)
         tensor = emulation.integer.tensors[node.output]
         alone = len(node.inputs) == 1 and ("residual" not in node.arrays or tensor.zero_point)
         if part and part.what == ROUNDING and alone:

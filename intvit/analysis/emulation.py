@@ -16,12 +16,14 @@ from functools import cached_property
 import numpy as np
 
 from intvit.engine import Engine
+from intvit.engine.trace import dequantize
 from intvit.floats.model import FloatModel
 from intvit.graph import layout, operators
 from intvit.graph.inttypes import storage
 from intvit.graph.ir import LAYOUT_OPS, Array, FloatGraph, Graph, IntGraph, Node, Tensor
 from intvit.kernels.border import border
 from intvit.kernels.cache import compiled
+from intvit.lowering.bias import corrected_by
 
 ROUNDING, WEIGHTS, OPERATOR = "rounding", "weights", "operator"
 HIDDEN = -1e9
@@ -48,9 +50,7 @@ State = dict[str, Array]
 
 def dequantized(q: Array, tensor: Tensor) -> Array:
     """What integers (B, ...) stand for, float32."""
-    if tensor.encoding == "log2":
-        return np.where(q < 0, 0.0, np.exp2(-np.maximum(q, 0).astype(np.float32))).astype(np.float32)
-    return ((q.astype(np.float64) - tensor.zero_point) * tensor.scale).astype(np.float32)
+    return dequantize(q, tensor).astype(np.float32)
 
 
 @border(x="float32 R C", scale="float64 L=C|1", out="float32|float64 R C")
@@ -97,18 +97,16 @@ class Emulation:
     _weights: dict[tuple[str, bool], Array] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
-    def parts(self) -> dict[str, tuple[Part, ...]]:
-        """Integer node -> its parts; the graph's input tensor -> its rounding. In order of execution."""
-        found: dict[str, tuple[Part, ...]] = {}
-        for name in self.integer.inputs:
-            found[name] = (self._rounding(name),)
+    def parts(self) -> dict[str, Part]:
+        """Integer node -> its part; the graph's input tensor -> its rounding. In order of execution."""
+        found = {name: self._rounding(name) for name in self.integer.inputs}
         for node in self.integer.nodes:
             if node.op == "requantize" and node.output not in self.integer.outputs:
-                found[node.name] = (self._rounding(node.output),)
+                found[node.name] = self._rounding(node.output)
             elif node.op == "linear":
-                found[node.name] = (Part(WEIGHTS, node.name, node.op, f"{_weight_bits(node)} bits"),)
+                found[node.name] = Part(WEIGHTS, node.name, node.op, f"{_weight_bits(node)} bits")
             elif node.op not in (*LAYOUT_OPS, "requantize", "matmul", "log2_matmul"):
-                found[node.name] = (Part(OPERATOR, node.name, node.op, str(node.attrs.get("method", "integers"))),)
+                found[node.name] = Part(OPERATOR, node.name, node.op, str(node.attrs.get("method", "integers")))
         return found
 
     def _rounding(self, name: str) -> Part:
@@ -132,7 +130,7 @@ class Emulation:
     def start(self, images: Array, on: On) -> State:
         (name,) = self.integer.inputs
         x = images.astype(np.float32)
-        return {name: _rounded(x, self.integer.tensors[name]) if on(self.parts[name][0]) else x}
+        return {name: _rounded(x, self.integer.tensors[name]) if on(self.parts[name]) else x}
 
     def finish(self, state: State, at: int, on: On) -> Array:
         """The outputs, from the state before node number `at` on; the state is left as it is."""
@@ -151,7 +149,7 @@ class Emulation:
                 del state[name]
 
     def walk(self, images: Array, on: On) -> Iterator[tuple[int, Node, State]]:
-        """(number, node, the state before it) of every node, from images on; then the last state, with node None."""
+        """(number, node, the state before it) of every node, from images on."""
         state = self.start(images, on)
         for i, node in enumerate(self.integer.nodes):
             yield i, node, state
@@ -167,7 +165,7 @@ class Emulation:
             return _times(layout.apply(replace(node, arrays=arrays), values), factor)
         if node.op == "linear":
             return self._linear(node, values[0], factor, on)
-        if node.name in self.parts and on(self.parts[node.name][0]):
+        if node.name in self.parts and on(self.parts[node.name]):
             return self._operated(node, values)
         mate = self.graph.node(node.name)
         if "mask" in node.arrays:
@@ -191,7 +189,7 @@ class Emulation:
     def _requantize(self, node: Node, values: list[Array], on: On) -> Array:
         """Each term is rounded on its own, as the integers are."""
         tensor, total = self.integer.tensors[node.output], values[0]
-        rounds = node.name in self.parts and on(self.parts[node.name][0])
+        rounds = node.name in self.parts and on(self.parts[node.name])
         if len(values) == 2:
             second = values[1]
         elif "residual" in node.arrays and not tensor.zero_point:
@@ -209,7 +207,7 @@ class Emulation:
         return dequantized(node.arrays[key], self.integer.tensors[node.output])
 
     def _linear(self, node: Node, x: Array, factor: float, on: On) -> Array:
-        weight = self._weight(node, factor, on=on(self.parts[node.name][0]))
+        weight = self._weight(node, factor, on=on(self.parts[node.name]))
         bias = np.multiply(self.graph.node(node.name).arrays.get("bias", 0.0), factor)
         if node.name in self.corrections:
             bias = bias + self._correction(node, factor, bias, on)
@@ -233,7 +231,7 @@ class Emulation:
         What the integers hold, and the change of the mean error from all on to what is on.
         """
         chain, means = self.corrections[node.name]
-        state, weights = tuple(on(part) for part in chain), on(self.parts[node.name][0])
+        state, weights = tuple(on(part) for part in chain), on(self.parts[node.name])
         if not any(state) and not weights:
             return np.zeros(len(node.arrays["weight"]))
         of, scale = self.integer.tensors[node.inputs[0]], self.integer.tensors[node.output].scale
@@ -251,13 +249,18 @@ class Emulation:
         Every operator is fed the float network's input, as in `lowering.bias`; none where nothing is corrected.
         """
         found: dict[str, tuple[tuple[Part, Part], dict[tuple[bool, ...], Array]]] = {}
-        chains = {node.name: chain for node in self.integer.nodes if (chain := self._chain(node))}
-        if not self.corrected or not chains:
+        chains = {
+            node.name: chain
+            for node in self.integer.nodes
+            if node.op == "linear" and "bias" in node.arrays
+            and (chain := corrected_by(self.integer, node.inputs[0], self.corrected))
+        }  # fmt: skip
+        if not chains:
             return found
-        heads = {chain[0].name: self.graph.node(chain[0].name).inputs[0] for chain in chains.values()}
+        heads = {head.name: self.graph.node(head.name).inputs[0] for head, _ in chains.values()}
         floats = self.model.run(self.probe, list(dict.fromkeys(heads.values())))
         for name, chain in chains.items():
-            parts = self.parts[chain[0].name][0], self.parts[chain[1].name][0]
+            parts = self.parts[chain[0].name], self.parts[chain[1].name]
             means: dict[tuple[bool, ...], Array] = {}
             for state in itertools.product((True, False), repeat=2):
                 on = dict(zip(parts, state, strict=True)).__getitem__
@@ -267,19 +270,6 @@ class Emulation:
                 means[state] = values.reshape(-1, values.shape[-1]).mean(axis=0, dtype=np.float64)
             found[name] = parts, means
         return found
-
-    def _chain(self, node: Node) -> tuple[Node, ...]:
-        """The sampled operator, the requantization and the moves before a linear node; () if its bias is its own."""
-        if node.op != "linear" or "bias" not in node.arrays:
-            return ()
-        chain: list[Node] = []
-        before = self.integer.by_output.get(node.inputs[0])
-        while before is not None and (before.op in LAYOUT_OPS or (before.op == "requantize" and not chain)):
-            if len(before.inputs) > 1 or before.op not in ("requantize", "reshape", "transpose"):
-                return ()
-            chain += [before] if before.op == "requantize" else []
-            before = self.integer.by_output.get(before.inputs[0])
-        return (before, *chain) if before is not None and chain and before.name in self.corrected else ()
 
     def _factor(self, name: str) -> float:
         """Of constant factors between the operator that makes an integer tensor and the float tensor that it is."""

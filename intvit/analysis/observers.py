@@ -132,11 +132,13 @@ def _noises(
     real = first.outputs(images, off)
     n_nodes = len(first.integer.nodes)
     for at, node, state in first.walk(images, off):
-        (part,) = first.parts.get(node.name, (None,))
+        part = first.parts.get(node.name)
         narrow = first.integer.tensors[node.output].dtype.bits <= widths.WIDEST_OPERAND
         if part is not None and part.what == ROUNDING and narrow:
+            values = [state[name] for name in node.inputs]
             for kind, emulation in emulations.items():
-                error = emulation.finish(state, at, flipped(False, (part,))) - real
+                rounded = emulation.evaluate(emulation.integer.node(node.name), values, flipped(False, (part,)))
+                error = first.finish({**state, node.output: rounded}, at + 1, off) - real
                 found.setdefault(part.site, {})[kind] = float(np.sum(error.astype(np.float64) ** 2))
         if progress:
             progress(at + 1, n_nodes)

@@ -9,7 +9,7 @@ rounded weights. Source: Nagel et al., "Data-Free Quantization Through Weight Eq
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,30 +51,40 @@ def sampled(graph: FloatGraph, known: frozenset[str]) -> list[Node]:
     ]
 
 
-def means(parts: IntGraph, name: str, samples: Mapping[str, Rows]) -> tuple[Array, Array] | None:
-    """(of the float network, of integers): means (C,), real units, of what the integer tensor `name` stands for.
+def corrected_by(parts: IntGraph, name: str, sites: Container[str]) -> tuple[Node, Node] | None:
+    """The operator of `sites` and the requantization that make integer tensor `name`, whose mean error is corrected.
 
-    None unless it is a sampled operator, requantized; reshapes and transposes in between keep every row.
+    None if something else makes it; reshapes and transposes in between keep every row.
     """
-    chain: list[Node] = []
+    rounding: Node | None = None
     node = parts.by_output.get(name)
-    while node is not None and (node.op in ("reshape", "transpose") or (node.op == "requantize" and not chain)):
-        chain += [node] if node.op == "requantize" else []
+    while node is not None and (node.op in ("reshape", "transpose") or (node.op == "requantize" and rounding is None)):
+        rounding = node if node.op == "requantize" else rounding
         if len(node.inputs) > 1 or parts.tensors[node.inputs[0]].shape[-1] != parts.tensors[name].shape[-1]:
             return None
         node = parts.by_output.get(node.inputs[0])
-    if node is None or not chain or node.name not in samples:
+    return (node, rounding) if node is not None and rounding is not None and node.name in sites else None
+
+
+def means(parts: IntGraph, name: str, samples: Mapping[str, Rows]) -> tuple[Array, Array] | None:
+    """(of the float network, of integers): means (C,), real units, of what the integer tensor `name` stands for.
+
+    None unless it is a sampled operator, requantized.
+    """
+    chain = corrected_by(parts, name, samples)
+    if chain is None:
         return None
+    node, rounding = chain
     x = parts.tensors[node.inputs[0]]
     rows = samples[node.name]
     values = np.concatenate(rows.inputs).astype(np.float64) / x.scale + x.zero_point
     q = np.clip(np.rint(values), x.dtype.min, x.dtype.max).astype(np.int64)[None]
-    for step in (node, *chain):
+    for step in chain:
         kind = operators.get(step.op)
         assert kind is not None
         assert kind.kernel is not None
         with placed(step.name):
             q = kind.kernel(step, [parts.tensors[step.inputs[0]]], parts.tensors[step.output])([q])
-    last = parts.tensors[chain[0].output]
+    last = parts.tensors[rounding.output]
     integers = (q[0].astype(np.float64) - last.zero_point) * last.scale
     return np.concatenate(rows.outputs).mean(axis=0, dtype=np.float64), integers.mean(axis=0)
