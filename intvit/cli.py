@@ -27,6 +27,7 @@ from intvit.files import whole_file
 
 if TYPE_CHECKING:
     from intvit.floats.images import ImageSource
+    from intvit.floats.model import FloatModel
     from intvit.floats.preprocessing import Preprocessing
     from intvit.graph.ir import FloatGraph
     from intvit.lowering.recipe import Recipe
@@ -142,7 +143,7 @@ def _recipe(graph: FloatGraph, path: Path | None, mapping: Path | None, method: 
 
 
 def _observed(
-    graph: FloatGraph, model: Path, activations: Any, recipe: Recipe, limit: int | None, report: Any
+    graph: FloatGraph, model: Path | FloatModel, activations: Any, recipe: Recipe, limit: int | None, report: Any
 ) -> Recipe:
     """The recipe with an observer for each quantizer, where it asks for `auto`."""
     if recipe.observer.kind != "auto":
@@ -150,7 +151,8 @@ def _observed(
     from intvit.analysis.observers import resolved
     from intvit.floats.model import FloatModel
 
-    found = resolved(graph, FloatModel(model), activations, recipe, limit=limit, progress=report)
+    model = FloatModel(model) if isinstance(model, Path) else model
+    found = resolved(graph, model, activations, recipe, limit=limit, progress=report)
     _notice(found.note)
     return found.recipe
 
@@ -271,7 +273,7 @@ def doctor(
         return
     if model is None:
         raise IntvitError("--images: must come with a float model")
-    from intvit.analysis.diagnosis import diagnose
+    from intvit.analysis.diagnosis import N_IMAGES, diagnose
     from intvit.analysis.report import diagnosis_tables, widths_line
     from intvit.floats.importers.onnx import float_graph, load_model
     from intvit.floats.live import LiveActivations
@@ -280,12 +282,10 @@ def doctor(
     graph = float_graph(load_model(model))
     chosen = _recipe(graph, recipe, mapping, method, preset, bits, observer)
     source = _images(images, _input_shape(graph), graph.metadata, mean=mean, std=std, resize=resize)
-    float_model = FloatModel(model, threads=threads)
-    if chosen.observer.kind == "auto":
-        with progress("observers") as report:
-            chosen = _observed(graph, model, LiveActivations(float_model, source, limit or 32), chosen, None, report)
-    found = diagnose(graph, float_model, source, chosen, limit=limit, sample=sample,
-                     attempts=attempts, threads=threads, progress=progress)  # fmt: skip
+    live = LiveActivations(FloatModel(model, threads=threads), source, limit or N_IMAGES)
+    with progress("observers") as report:
+        chosen = _observed(graph, live.model, live, chosen, None, report)
+    found = diagnose(graph, live, chosen, sample=sample, attempts=attempts, threads=threads, progress=progress)
     _applied(source.preprocessing)
     if as_json:
         print(json.dumps(found.as_json(), indent=1))
@@ -430,7 +430,7 @@ def lower(
         source = _images(images, _input_shape(graph), graph.metadata, **options)
         with progress("calibrate") as report:
             live, applied = LiveActivations(FloatModel(model), source, limit), source.preprocessing
-            chosen = _observed(graph, model, live, chosen, limit, report)
+            chosen = _observed(graph, live.model, live, chosen, limit, report)
             calibration = calibrate(graph, live, chosen, limit=limit, progress=report)
     else:
         if any(options.values()):
@@ -608,10 +608,11 @@ def map_command(
         recorded = stack.enter_context(Recording(recording)) if recording is not None else None
         source = _images(images, _input_shape(graph), graph.metadata, **options,
                          recorded=recorded and recorded.preprocessing)  # fmt: skip
-        activations: Any = recorded or LiveActivations(FloatModel(model), source, limit)
+        float_model = FloatModel(model)
+        activations: Any = recorded or LiveActivations(float_model, source, limit)
         report = stack.enter_context(progress("map"))
-        chosen = _observed(graph, model, activations, chosen, limit, report)
-        calibration = calibrate(graph, activations, chosen)
+        chosen = _observed(graph, float_model, activations, chosen, limit, report)
+        calibration = calibrate(graph, activations, chosen, limit=limit)
         mapping = map_methods(
             graph,
             activations,

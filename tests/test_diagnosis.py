@@ -108,7 +108,9 @@ def test_a_bias_is_corrected_for_what_is_on():
 @pytest.fixture(scope="module")
 def found(vit):
     recipe = build_recipe({"preset": "published", "bits": 6}).with_method("ibert")
-    return diagnose(vit.graph, FloatModel(vit.onnx_path), vit.recorded, recipe, limit=4, sample=4, progress=silent)
+    return diagnose(
+        vit.graph, LiveActivations(FloatModel(vit.onnx_path), vit.recorded, 4), recipe, sample=4, progress=silent
+    )
 
 
 def test_the_worst_is_named_and_mended(found):
@@ -267,7 +269,7 @@ def test_a_method_that_is_undefined_is_a_finding(vit):
             scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * 300, scale.name))
     model, graph = FloatModel(proto), float_graph(proto)
     recipe = build_recipe({"preset": "published"}).with_method("ibert")
-    found = diagnose(graph, model, vit.recorded, recipe, limit=2, sample=1, progress=silent)
+    found = diagnose(graph, LiveActivations(model, vit.recorded, 2), recipe, sample=1, progress=silent)
     assert found.sqnr is None
     (finding,) = [f for f in found.findings if "defined" in f.rule]
     assert finding.site == "blocks.1.attn.softmax"

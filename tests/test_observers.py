@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from intvit.analysis.demo import WEIGHTS, embedded
-from intvit.analysis.observers import KINDS, resolved
+from intvit.analysis.observers import resolved
 from intvit.errors import IntvitError
 from intvit.floats.images import open_images
 from intvit.floats.importers.onnx import float_graph
@@ -16,7 +16,7 @@ from intvit.kernels.quantize import quantize_weight
 from intvit.lowering.calibrate import calibrate
 from intvit.lowering.context import lower
 from intvit.lowering.observers import KullbackLeibler, MeanSquaredError, build_observer
-from intvit.lowering.recipe import Observer, build_recipe
+from intvit.lowering.recipe import OBSERVERS, Observer, build_recipe
 
 RNG = np.random.default_rng(4)
 
@@ -118,7 +118,7 @@ def test_auto_is_resolved_into_lines_of_a_recipe(live):
     with pytest.raises(IntvitError, match="auto must be resolved"):
         calibrate(graph, activations, recipe)
     found = resolved(graph, model, activations, recipe)
-    assert set(found.sqnr) == {*KINDS, "auto"}
+    assert set(found.sqnr) == {*OBSERVERS, "auto"}
     best = max(found.sqnr, key=found.sqnr.__getitem__)
     assert found.sqnr[best] >= found.sqnr["minmax"]
     assert f"taken {best}" in found.note

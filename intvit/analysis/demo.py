@@ -75,7 +75,7 @@ def run_demo(
     megabytes = recording_path.stat().st_size / 1e6
     say(f"record     {n_calibration} images -> {recording_path.name}, {megabytes:.0f} MB")
     rows: list[list[str]] = []
-    mapping = None
+    mapping, floats = None, dict[int, Any]()
     with Recording(recording_path) as recording:
         for bits in (8, 6):
             recipe = build_recipe({"preset": "accurate", "bits": bits})
@@ -93,7 +93,9 @@ def run_demo(
                 path = output / f"vit_{name}_{bits}bit.h5"
                 save(lower(graph, calibration, chosen), path)
                 with progress(f"eval {name}") as report:
-                    result = summary(outcomes(load(path), test, model, limit=n_test, threads=threads, progress=report))
+                    evaluated = outcomes(load(path), test, model, limit=n_test, threads=threads, floats=floats,
+                                      progress=report)  # fmt: skip
+                result = summary(evaluated)
                 top1 = result["float"]
                 rows.append([name, str(bits), f"{100 * result['integer']:.1f}", f"{result['sqnr']:.1f}"])
             say(f"lower+eval {len(recipes)} {bits}-bit models on {n_test} test images")

@@ -15,20 +15,19 @@ from typing import Any
 import numpy as np
 
 from intvit.analysis.emulation import OPERATOR, ROUNDING, WEIGHTS, Emulation, Part, flipped, quantized
-from intvit.analysis.observers import KINDS, judging
+from intvit.analysis.observers import judging
 from intvit.analysis.outputs import outcomes, summary
+from intvit.analysis.sqnr import decibel
 from intvit.errors import Infeasible, IntvitError
-from intvit.floats.images import ImageSource
 from intvit.floats.live import LiveActivations
-from intvit.floats.model import FloatModel
 from intvit.graph import operators
 from intvit.graph.ir import Array, FloatGraph, IntGraph, Node
 from intvit.graph.parameters import method_params, node_method
 from intvit.kernels import registry
 from intvit.lowering import widths
-from intvit.lowering.calibrate import Calibration, calibrate, trained
+from intvit.lowering.calibrate import Calibration, calibrate, stated_observer, trained
 from intvit.lowering.context import lower
-from intvit.lowering.recipe import EQUALIZE, STAND_IN, Choice, Recipe, build_recipe
+from intvit.lowering.recipe import EQUALIZE, OBSERVERS, STAND_IN, Choice, Recipe, build_recipe
 from intvit.spec.taps import listening
 
 Progress = Callable[[int, int], None]
@@ -120,26 +119,23 @@ class Diagnosis:
 
 def diagnose(
     graph: FloatGraph,
-    model: FloatModel,
-    images: ImageSource,
+    live: LiveActivations,
     recipe: Recipe,
     *,
-    limit: int | None = None,
     sample: int | None = None,
     attempts: bool = True,
     threads: int | None = None,
     progress: Callable[[str], Any],
 ) -> Diagnosis:
-    """Diagnose the model that `lower` makes of a recipe, calibrated on the first `limit` images; those judge it too.
+    """Diagnose the model that `lower` makes of a recipe, calibrated on the images of `live`; those judge it too.
 
     Parts are switched on the first `sample` of them (left out: enough for 1,000 output values, 2 to 32). `attempts`:
     try lines of recipes. progress(title): a context that gives a function of (done, all).
     """
-    live = LiveActivations(model, images, limit or N_IMAGES)
     n_images = live.n_images
     n_sampled = min(sample or judging(graph, n_images), n_images)
-
     fixed, known = bool(graph.metadata.get("trained")), dict[Any, Calibration]()
+    floats: dict[int, Array] = {}
 
     def calibrated(recipe: Recipe) -> Calibration:
         key = _calibrated_by(graph, recipe)
@@ -148,18 +144,17 @@ def diagnose(
         return known[key]
 
     def sqnr(integer: IntGraph) -> float:
-        found = summary(outcomes(integer, images, model, limit=n_images, threads=threads))
-        return float(found.get("sqnr", math.nan))
+        found = outcomes(integer, live.images, live.model, limit=n_images, threads=threads, floats=floats)
+        return float(summary(found).get("sqnr", math.nan))
 
     calibration, findings = calibrated(recipe), []
-    feasible, refused = _feasible(graph, calibration, recipe)
+    feasible, integer, refused = _feasible(graph, calibration, recipe)
     for error in refused:
         line = f"quantizers.{graph.node(error.site).op}.input_bits = 16"
         findings.append(Finding(error.site, "the method must be defined here", error.why, line))
-    integer = lower(graph, calibration, feasible)
-    sampled = images.read(0, n_sampled)
+    sampled = live.images.read(0, n_sampled)
     corrected = frozenset(calibration.samples if feasible.corrects_bias else ())
-    emulation = Emulation(graph, integer, model, sampled, corrected)
+    emulation = Emulation(graph, integer, live.model, sampled, corrected)
     with progress("losses") as report:
         emulated, losses = measured_losses(emulation, sampled, report)
     findings += broken_rules(emulation, sampled, feasible)
@@ -185,17 +180,16 @@ def diagnose(
 def _calibrated_by(graph: FloatGraph, recipe: Recipe) -> Any:
     """What of a recipe a calibration depends on."""
     equalized = [recipe.quantizer(node.op, node.name).equalize for node in graph.nodes if node.op in operators.norms()]
-    tensors = frozenset(widths.quantizer_bits(graph, recipe))
-    return recipe.observer, recipe.corrects_bias, tuple(equalized), tensors
+    tensors = {name: stated_observer(graph, recipe, name) for name in widths.quantizer_bits(graph, recipe)}
+    return recipe.observer, recipe.corrects_bias, tuple(equalized), tuple(tensors.items())
 
 
-def _feasible(graph: FloatGraph, calibration: Calibration, recipe: Recipe) -> tuple[Recipe, list[Infeasible]]:
-    """The recipe with a method that is defined wherever the asked one is not, and what was refused."""
+def _feasible(graph: FloatGraph, calibration: Calibration, recipe: Recipe) -> tuple[Recipe, IntGraph, list[Infeasible]]:
+    """The recipe with a method that is defined wherever the asked one is not, its graph, and what was refused."""
     refused: list[Infeasible] = []
     while True:
         try:
-            lower(graph, calibration, recipe)
-            return recipe, refused
+            return recipe, lower(graph, calibration, recipe), refused
         except Infeasible as error:
             if error.site in {e.site for e in refused} or graph.node(error.site).op not in operators.with_methods():
                 raise
@@ -213,8 +207,9 @@ def measured_losses(emulation: Emulation, images: Array, report: Progress) -> tu
     for part in every:
         groups.setdefault((part.what, part.kind), []).append(part)
         groups.setdefault((part.what, "all"), []).append(part)
+    flips = {frozenset(parts): parts for parts in groups.values()}  # all parts of a sort may be of one kind
     real = emulation.outputs(images, lambda part: False).astype(np.float64)
-    total, done = 2 * (1 + len(every) + len(groups)), 0
+    total, done = 2 * (1 + len(every) + len([flip for flip in flips if len(flip) > 1])), 0
     noise: dict[tuple[bool, Any], Array] = {}
 
     def noted(key: Any, found: Array) -> None:
@@ -225,25 +220,27 @@ def measured_losses(emulation: Emulation, images: Array, report: Progress) -> tu
 
     for on in (False, True):
         noted((on, None), emulation.outputs(images, flipped(on, ())))
-        for name, parts in groups.items():
-            noted((on, name), emulation.outputs(images, flipped(on, frozenset(parts))))
+        for flip in flips:
+            if len(flip) > 1:
+                noted((on, flip), emulation.outputs(images, flipped(on, flip)))
         first = emulation.parts[emulation.integer.inputs[0]]
-        noted((on, first), emulation.outputs(images, flipped(on, (first,))))
+        noted((on, frozenset([first])), emulation.outputs(images, flipped(on, (first,))))
         for at, node, state in emulation.walk(images, flipped(on, ())):
             if node.name in emulation.parts:
                 part = emulation.parts[node.name]
-                noted((on, part), emulation.finish(state, at, flipped(on, (part,))))
+                noted((on, frozenset([part])), emulation.finish(state, at, flipped(on, (part,))))
     computing = {part.kind for part in every if part.what == OPERATOR}
     signal = np.sum(real**2, axis=tuple(range(1, real.ndim)))
 
-    def loss(key: Any, what: str, site: str, kind: str, detail: str, n_parts: int) -> Loss:
-        powers, alone = (noise[True, None], noise[True, key]), _decibel(signal, noise[False, key])
+    def loss(parts: Collection[Part], site: str, kind: str, detail: str) -> Loss:
+        flip, what = frozenset(parts), next(iter(parts)).what
+        powers, alone = (noise[True, None], noise[True, flip]), _decibel(signal, noise[False, flip])
         operated = what == ROUNDING and set(kind.split("+")) <= computing
         gain, error = (math.nan, math.nan) if operated else (_decibel(*powers), _error(*powers))
-        return Loss(what, site, kind, detail, n_parts, alone, gain, error)
+        return Loss(what, site, kind, detail, len(flip), alone, gain, error)
 
-    kinds = [loss((w, k), w, "", k, _common(parts), len(parts)) for (w, k), parts in groups.items()]
-    singles = [loss(part, part.what, part.site, part.kind, part.detail, 1) for part in every]
+    kinds = [loss(parts, "", kind, _common(parts)) for (_, kind), parts in groups.items()]
+    singles = [loss([part], part.site, part.kind, part.detail) for part in every]
     order = [sorted(found, key=lambda each: -math.inf if math.isnan(each.gain) else each.gain, reverse=True)
              for found in (kinds, singles)]  # fmt: skip
     return _decibel(signal, noise[True, None]), order[0] + order[1]
@@ -251,10 +248,7 @@ def measured_losses(emulation: Emulation, images: Array, report: Progress) -> tu
 
 def _decibel(over: Array, under: Array) -> float:
     """10 log10 of the ratio of the sums of two powers per image, dB."""
-    a, b = float(np.sum(over)), float(np.sum(under))
-    if not b:
-        return math.inf if a else 0.0
-    return 10 * math.log10(a / b) if a else -math.inf
+    return decibel(float(np.sum(over)), float(np.sum(under)))
 
 
 def _error(over: Array, under: Array) -> float:
@@ -399,7 +393,7 @@ def _lines(graph: FloatGraph, recipe: Recipe, losses: list[Loss], fixed: bool) -
     for key, most in (("bits", 8), ("residual_bits", 16), ("softmax_bits", 16), ("log2_bits", 4)):
         if getattr(recipe, key) < most:
             yield f"{key} = {most}"
-    for observer in KINDS:
+    for observer in OBSERVERS:
         if observer != recipe.observer.kind:
             yield f'observer.kind = "{observer}"'
     yield from _single_lines(graph, recipe, [loss for loss in losses if loss.site])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from intvit.analysis.emulation import ROUNDING, Emulation, flipped
+from intvit.analysis.sqnr import decibel
 from intvit.engine import Engine
 from intvit.errors import IntvitError
 from intvit.floats.model import FloatModel
@@ -21,9 +22,8 @@ from intvit.lowering import widths
 from intvit.lowering.calibrate import Activations, Calibration, calibrate, stated_observer
 from intvit.lowering.context import Infeasible, lower
 from intvit.lowering.observers import RangeObserver, seen_as
-from intvit.lowering.recipe import Quantizers, Recipe
+from intvit.lowering.recipe import OBSERVERS, Quantizers, Recipe
 
-KINDS = ("minmax", "percentile", "mse", "kl")
 AUTO = "auto"
 N_VALUES, FEWEST, MOST = 1000, 2, 32
 """Of the outputs, on which something is judged; images that they come from."""
@@ -69,11 +69,11 @@ def resolved(
     """
     if graph.metadata.get("trained"):
         raise IntvitError("observer: must not be auto, as the weights were trained with the ranges that they came with")
-    recipes = {kind: _with(recipe, kind) for kind in KINDS}
+    recipes = {kind: _with(recipe, kind) for kind in OBSERVERS}
     counted = calibrate(graph, activations, recipes["kl"], limit=limit)
     lowered: dict[str, IntGraph] = {}
     refused: list[Infeasible] = []
-    for kind in KINDS:
+    for kind in OBSERVERS:
         try:
             lowered[kind] = lower(graph, _seen_as(graph, counted, recipes[kind]), recipes[kind])
         except Infeasible as error:
@@ -161,5 +161,4 @@ def _sqnr(integer: IntGraph, images: Array, real: Array) -> float:
     """Of the outputs, dB."""
     name = integer.outputs[0]
     error = Engine(integer).run(images)[name] * integer.tensors[name].scale - real
-    noise = float(np.sum(error**2))
-    return 10 * float(np.log10(np.sum(real**2) / noise)) if noise else float("inf")
+    return decibel(float(np.sum(real**2)), float(np.sum(error**2)))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from intvit.analysis.sqnr import decibel
 from intvit.engine import DEFAULT_BATCH, Engine
 from intvit.engine.batches import batch_of, batches
 from intvit.errors import IntvitError
@@ -50,9 +51,12 @@ def outcomes(
     limit: int | None = None,
     batch: int = DEFAULT_BATCH,
     threads: int | None = None,
+    floats: dict[int, Array] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
     """Run the graph, and the float model beside it if there is one. Labels are used if the source has them.
+
+    `floats`: the float model's outputs by image, which are kept there for the next graph of the same model.
 
     Raises IntvitError where there is neither a label nor a model, and for a model that the graph is not of.
     """
@@ -68,19 +72,20 @@ def outcomes(
     n_images = min(limit or len(source), len(source))
     labelled = source.labels is not None and (model is None or len(tensor.shape) == 1)
     labels = _labels(source, n_images, tensor.shape) if labelled else None
-    floats: dict[int, Array] = {}
+    known: dict[int, Array] = {} if floats is None else floats
     found: list[Outcome] = []
 
     def inputs() -> Iterator[tuple[int, Array]]:
         for start, images in batches(source, n_images, batch_of(graph, batch)):
-            if model is not None:
+            if model is not None and not all(i in known for i in range(start, start + len(images))):
                 (real,) = model.run(images).values()
-                floats.update(enumerate(real, start))
+                known.update(enumerate(real, start))
             yield start, images
 
     def sink(start: int, tensors: dict[str, Array]) -> None:
         for i, q in enumerate(tensors[name], start):
-            found.append(_outcome(i, q * tensor.scale, floats.pop(i, None), None if labels is None else int(labels[i])))
+            real = known.pop(i, None) if floats is None else known.get(i)
+            found.append(_outcome(i, q * tensor.scale, real, None if labels is None else int(labels[i])))
         if progress:
             progress(len(found), n_images)
 
@@ -148,7 +153,7 @@ def summary(found: list[Outcome]) -> dict[str, float | int]:
             result[key] = math.fsum(values) / len(values)
     signal, noise = (math.fsum(getattr(o, key) or 0.0 for o in found) for key in ("signal", "noise"))
     if found[0].signal is not None and signal > 0:
-        result["sqnr"] = 10 * math.log10(signal / noise) if noise else math.inf
+        result["sqnr"] = decibel(signal, noise)
     return result
 
 

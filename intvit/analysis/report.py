@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from intvit.lowering.recipe import Recipe
+
 if TYPE_CHECKING:
     from intvit.analysis.diagnosis import Diagnosis, Loss
     from intvit.analysis.mapping import Mapping
@@ -32,7 +34,8 @@ def widths_line(recipe: Any) -> str:
     'Products of 6-bit integers, sums of 16 bits between blocks, other inputs by the preset accurate (docs/recipes.md)'
     """
     stated = recipe if isinstance(recipe, dict) else {}
-    bits, between, preset = (stated.get(key, usual) for key, usual in WIDTHS.items())
+    keys = ("bits", "residual_bits", "preset")
+    bits, between, preset = (stated.get(key, Recipe.model_fields[key].default) for key in keys)
     return (
         f"Products of {bits}-bit integers, sums of {between} bits between blocks, other inputs by the preset {preset} "
         "(docs/recipes.md)"
@@ -65,8 +68,6 @@ def mapping_table(mapping: Mapping) -> Table:
     return table
 
 
-WIDTHS = {"bits": 8, "residual_bits": 16, "preset": "published"}
-"""Keys of a recipe, and what they are where it does not say."""
 WHAT = {"rounding": "rounding for", "weights": "weights of", "operator": "method of"}
 
 

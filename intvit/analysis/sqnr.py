@@ -20,6 +20,17 @@ from intvit.kernels.cache import compiled
 PAPER_FACTOR = 20.0
 
 
+def decibel(signal: float, noise: float) -> float:
+    """10 log10 of the ratio of two powers, dB; that of two powers of 0 is 0.
+
+    >>> decibel(1000.0, 1.0), decibel(1.0, 0.0), decibel(0.0, 0.0)
+    (30.0, inf, 0.0)
+    """
+    if not noise:
+        return math.inf if signal else 0.0
+    return 10 * math.log10(signal / noise) if signal else -math.inf
+
+
 @dataclass
 class Sqnr:
     """Power ratios of one tensor, an entry per image, kept by image so that batches cannot reorder the sum."""

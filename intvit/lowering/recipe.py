@@ -7,7 +7,7 @@ import json
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -54,6 +54,10 @@ class Choice(BaseModel):
         registry.get(operator, self.method).checked(self.options)
 
 
+RangeKind = Literal["minmax", "percentile", "mse", "kl"]
+OBSERVERS: tuple[str, ...] = get_args(RangeKind)
+
+
 class Observer(_Strict):
     """How a range is taken from a recording.
 
@@ -64,7 +68,7 @@ class Observer(_Strict):
     `Quantizers.observer`.
     """
 
-    kind: Literal["minmax", "percentile", "mse", "kl", "auto"] = "minmax"
+    kind: RangeKind | Literal["auto"] = "minmax"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     batch: Annotated[int, Field(ge=1)] = 16
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
@@ -88,7 +92,7 @@ class Quantizers(_Strict):
     weight_bits: Bits | None = None
     zero_point: bool | None = None
     equalize: Annotated[float, Field(ge=0, le=1)] | None = None
-    observer: Literal["minmax", "percentile", "mse", "kl"] | None = None
+    observer: RangeKind | None = None
     weight_clip: bool | None = None
 
 
