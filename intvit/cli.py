@@ -593,13 +593,14 @@ def map_command(
 
     Example: intvit map vit.onnx --images images.h5 --limit 1000 -o mapping.json
     """
-    from intvit.analysis.mapping import default_candidates, map_methods
     from intvit.analysis.report import mapping_table
     from intvit.floats.importers.onnx import float_graph, load_model
     from intvit.floats.live import LiveActivations
     from intvit.floats.model import FloatModel
     from intvit.floats.recording import Recording
     from intvit.lowering.calibrate import calibrate
+    from intvit.mapping.candidates import default_candidates
+    from intvit.mapping.mapping import map_methods
 
     graph = float_graph(load_model(model))
     chosen = _recipe(graph, recipe, None, None, preset, bits, observer)

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from intvit.analysis.mapping import RULES, SiteScore, choose
-from intvit.analysis.sqnr import Sqnr, mean_decibel
+from intvit.analysis.sqnr import ERRORS, errors, mean_decibel
 from intvit.errors import IntvitError
 from intvit.lowering.observers import MeanSquaredError, MinMax, Percentile
-from intvit.lowering.recipe import Choice, build_recipe, read_recipe
+from intvit.lowering.recipe import build_recipe, read_recipe
+from intvit.mapping.rules import RULES, decide, rule_of
+from intvit.mapping.scores import ROW, Key
+from intvit.mapping.tables import Table
 
 
 def test_minmax_of_everything():
@@ -90,36 +92,35 @@ def defined(real, quantized):
 
 
 def test_asqnr_known_values():
-    stats = Sqnr()
-    stats.merge(0, defined(np.array([[3.0, 4.0], [3.0, 4.0]]), np.array([[3.0, 4.5], [3.5, 4.0]])))
-    assert stats.decibel() == pytest.approx(20 * math.log10(100.0))
-    assert stats.decibel(10.0) == pytest.approx(20.0)
+    ratios = defined(np.array([[3.0, 4.0], [3.0, 4.0]]), np.array([[3.0, 4.5], [3.5, 4.0]]))
+    assert mean_decibel(ratios) == pytest.approx(20 * math.log10(100.0))
+    assert mean_decibel(ratios, 10.0) == pytest.approx(20.0)
     assert mean_decibel([math.inf, 10.0], 10.0) == pytest.approx(10.0)
 
 
-def test_asqnr_does_not_depend_on_batches():
-    rng = np.random.default_rng(1)
-    ratios = rng.uniform(1, 1000, 9).tolist()
-    whole, parts = Sqnr(), Sqnr()
-    whole.merge(0, ratios)
-    for start in (6, 0, 3):
-        parts.merge(start, ratios[start : start + 3])
-    assert whole.decibel() == parts.decibel()
+def table_of(site, methods, n_images=1):
+    """Rows of methods at a site, (ASQNR in, out) in dB or arrays of them by image."""
+    found = {}
+    for method, values in methods.items():
+        rows = np.zeros(n_images, ROW)
+        rows["image"] = np.arange(n_images)
+        for side, decibel in zip(("in", "out"), values, strict=True):
+            rows[f"ratio_{side}"] = 10 ** (np.asarray(decibel) / 20)
+        found[Key("m", "r", "uniform", site, "softmax", method)] = rows
+    return Table(found)
 
 
-SCORES = tuple(
-    SiteScore("s", "softmax", Choice(method=m), a, b) for m, a, b in (("a", 50, 20), ("b", 40, 38), ("c", 60, 65))
-)
+SCORES = table_of("s", {"a": (50, 20), "b": (40, 38), "c": (60, 65)})
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("sqnr_diff", "b"), ("sqnr_diff_signed", "a"), ("sqnr_output", "c")])
 def test_rules(rule, expected):
-    assert choose(SCORES, rule)["s"].method == expected
+    assert decide(SCORES, rule_of(rule), "abc")["s"].method == expected
 
 
 def test_unknown_rule_lists_the_known_ones():
     with pytest.raises(IntvitError, match=", ".join(RULES)):
-        choose(SCORES, "best")
+        rule_of("best")
 
 
 def test_map_and_lower_with_its_mapping(cli, vit, tmp_path):
@@ -158,7 +159,8 @@ def test_a_mixed_model_that_is_worse_is_not_handed_out(cli, vit, tmp_path):
     status, _, err = cli(*common, "--no-fallback")
     report = json.loads((tmp_path / "m.json").read_text())
     assert status == 0
-    assert "note" not in err
+    assert "note: rule sqnr_diff_signed chose a model of" in err
+    assert "map --no-fallback" not in err
     assert report["fallback"] is None
     assert report["outputs_sqnr"] == outputs
     assert read_recipe(tmp_path / "m.json").sites != uniform.sites
@@ -166,11 +168,11 @@ def test_a_mixed_model_that_is_worse_is_not_handed_out(cli, vit, tmp_path):
 
 def test_the_measured_models_are_those_that_the_recipe_lowers_to(vit):
     """`outputs` of the mixed model is what its graph gives: noise over signal, averaged over images."""
-    from intvit.analysis.mapping import map_methods
     from intvit.engine import Engine
     from intvit.floats.model import FloatModel
     from intvit.floats.recording import Recording
     from intvit.lowering.context import lower
+    from intvit.mapping.mapping import map_methods
 
     recipe = build_recipe({})
     with Recording(vit.recording_path) as recording:
@@ -208,8 +210,7 @@ def test_fqvit_has_no_gelu_of_its_own():
 
 @pytest.mark.parametrize("zero_point", [0, -5])
 @pytest.mark.parametrize(("encoding", "scale"), [("linear", 0.5), ("linear", [0.5, 0.25, 2.0]), ("log2", 1.0)])
-def test_power_ratios_are_those_of_the_dequantized_values(encoding, scale, zero_point):
-    from intvit.analysis.sqnr import power_ratios
+def test_errors_are_those_of_the_dequantized_values(encoding, scale, zero_point):
     from intvit.engine.trace import dequantize
     from intvit.graph.inttypes import IntType
     from intvit.graph.ir import Tensor
@@ -219,9 +220,15 @@ def test_power_ratios_are_those_of_the_dequantized_values(encoding, scale, zero_
     tensor = Tensor("t", (5, 3), IntType(8), np.array(scale), encoding, zero_point=zero_point * (encoding == "linear"))
     real = (dequantize(q, tensor) + rng.normal(0, 0.1, q.shape)).astype(np.float32)
     real[2] = dequantize(q[2], tensor)
-    found = power_ratios(real, q, tensor)
-    assert np.allclose(found, defined(real, dequantize(q, tensor)), rtol=1e-12)
-    assert found[2] == np.inf
+    found = errors(real, q, tensor)
+    assert found.dtype == ERRORS
+    assert np.allclose(found["ratio"], defined(real, dequantize(q, tensor)), rtol=1e-12)
+    assert found["ratio"][2] == np.inf
+    off = (dequantize(q, tensor).astype(np.float64) - real).reshape(4, -1)
+    assert np.allclose(found["mean"], off.mean(axis=1), rtol=0, atol=1e-7)
+    assert np.allclose(found["max"], np.abs(off).max(axis=1), rtol=1e-6)
+    assert found["saturated"].tolist() == [0, 0, 0, 0]
+    assert errors(real, np.full_like(q, 127), tensor)["saturated"].tolist() == [1, 1, 1, 1]
 
 
 # ----------------------------------------------------------------- values behind layout moves
@@ -249,7 +256,7 @@ def layout_graph():
 
 
 def test_values_behind_layout_moves_are_moved_values():
-    from intvit.analysis.mapping import float_values
+    from intvit.mapping.values import float_values
 
     rng = np.random.default_rng(0)
     recorded = {"a": rng.normal(size=(3, 4, 6)), "b": rng.normal(size=(3, 6, 2)), "after": rng.normal(size=(3, 12))}
@@ -275,7 +282,6 @@ def test_values_behind_layout_moves_are_moved_values():
 @pytest.mark.parametrize("until", ["view_11", "view_10", "layer_norm_4"])
 def test_the_error_of_an_output_behind_layout_moves_is_that_of_its_values(cli, tmp_path, until):
     """The ranges of a slice are its source's, its values are not: a map once read beyond them and printed -6.86."""
-    from intvit.analysis.mapping import map_methods
     from intvit.engine import Engine
     from intvit.floats.images import open_images
     from intvit.floats.importers.onnx import float_graph, load_model
@@ -283,6 +289,7 @@ def test_the_error_of_an_output_behind_layout_moves_is_that_of_its_values(cli, t
     from intvit.floats.model import FloatModel
     from intvit.lowering.calibrate import calibrate
     from intvit.lowering.context import lower
+    from intvit.mapping.mapping import map_methods
 
     foreign = Path(__file__).resolve().parent.parent / "golden" / "foreign" / "dense_new20.onnx"
     assert cli("import", foreign, "--until", until, "-o", tmp_path / "m.onnx")[0] == 0
@@ -368,8 +375,8 @@ def test_a_site_without_a_candidate_ends_a_map(cli, steep, tmp_path):
 
 
 def test_a_candidate_that_is_undefined_everywhere_is_refused(vit, monkeypatch):
-    from intvit.analysis import mapping
     from intvit.lowering.context import Infeasible
+    from intvit.mapping import candidates
 
     sites = {node.name: node.op for node in vit.graph.nodes if node.op in ("softmax", "gelu", "layernorm")}
 
@@ -379,12 +386,12 @@ def test_a_candidate_that_is_undefined_everywhere_is_refused(vit, monkeypatch):
                 raise Infeasible(site, "not here")
         return graph
 
-    monkeypatch.setattr(mapping, "lower", lower)
+    monkeypatch.setattr(candidates, "lower", lower)
     recipe = build_recipe({})
     with pytest.raises(
         IntvitError, match=r"ibert: must be defined at one site of the model at least, and is at none: .*not"
     ):
-        mapping.uniform_model(vit.graph, vit.calibration, recipe, "ibert", ("ibert", "ivit"))
-    found = mapping.uniform_model(vit.graph, vit.calibration, recipe, "fqvit", ("ibert", "fqvit", "ivit"))
+        candidates.uniform_model(vit.graph, vit.calibration, recipe, "ibert", ("ibert", "ivit"))
+    found = candidates.uniform_model(vit.graph, vit.calibration, recipe, "fqvit", ("ibert", "fqvit", "ivit"))
     assert found.skipped == ()
     assert found.recipe == recipe.with_method("fqvit")

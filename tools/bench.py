@@ -483,15 +483,17 @@ def growth(args: argparse.Namespace) -> dict[str, Any]:
 def mapping(args: argparse.Namespace) -> dict[str, Any]:
     """Images per second of the mapping analysis: float run, three integer runs, statistics, nothing stored."""
     from intvit.analysis.demo import WEIGHTS, embedded
-    from intvit.analysis.mapping import PUBLISHED, SqnrRun, float_values, map_methods
     from intvit.floats.images import open_images
     from intvit.floats.importers.onnx import float_graph
     from intvit.floats.importers.timm import import_timm
     from intvit.floats.live import LiveActivations
     from intvit.floats.model import FloatModel
     from intvit.lowering.calibrate import calibrate
-    from intvit.lowering.context import lower
     from intvit.lowering.recipe import build_recipe
+    from intvit.mapping.candidates import PUBLISHED, uniform_model
+    from intvit.mapping.mapping import map_methods
+    from intvit.mapping.scores import UNIFORM, Run, Task, Variant
+    from intvit.mapping.values import float_values
 
     recipe = build_recipe({})
     if args.model is None:
@@ -515,15 +517,14 @@ def mapping(args: argparse.Namespace) -> dict[str, Any]:
         map_methods(graph, live, images, calibration, recipe, PUBLISHED, threads=args.threads)
         times.append(time.perf_counter() - start)
     n = min(n_images, 32)
-    run = SqnrRun.of(graph, lower(graph, calibration, recipe.with_method("ivit")))
+    ivit = uniform_model(graph, calibration, recipe, "ivit", PUBLISHED)
+    variant = Variant("ivit", ivit.recipe, ivit.sites)
+    run = Run.of(Task(graph, calibration, UNIFORM, (variant,)), variant)
     x = images.read(0, n)
-    floats = {
-        name: float_values(graph, name, live.names, lambda known: live.read(known, 0, n))
-        for name, _ in run.pairs.values()
-    }
+    floats = {name: float_values(graph, name, live.names, lambda known: live.read(known, 0, n)) for name in run.floats}
     plain = interleaved(
         {
-            "plain": lambda: run.engine.run(x, batch=n, threads=args.threads),
+            "plain": lambda: run.parts[0].engine.run(x, batch=n, threads=args.threads),
             "statistics": lambda: run.add(0, x, floats, args.threads),
         },
         args.rounds,

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from intvit.analysis.mapping import PUBLISHED, map_methods
 from intvit.analysis.outputs import outcomes, summary
 from intvit.analysis.report import accuracy_table, mapping_table
 from intvit.errors import IntvitError
@@ -28,6 +27,8 @@ from intvit.graph.store import load, save
 from intvit.lowering.calibrate import calibrate
 from intvit.lowering.context import lower
 from intvit.lowering.recipe import build_recipe
+from intvit.mapping.candidates import PUBLISHED
+from intvit.mapping.mapping import map_methods
 from intvit.vectors.check import check
 from intvit.vectors.export import export
 

@@ -11,7 +11,7 @@ from intvit.lowering.recipe import Recipe
 
 if TYPE_CHECKING:
     from intvit.analysis.diagnosis import Diagnosis, Loss
-    from intvit.analysis.mapping import Mapping
+    from intvit.mapping.mapping import Mapping
 
 
 def accuracy_table(top1: float, rows: list[list[str]], n_test: int, preset: str) -> Table:
@@ -44,27 +44,30 @@ def widths_line(recipe: Any) -> str:
 
 def mapping_table(mapping: Mapping) -> Table:
     """Per site: ASQNR in > out and SQNR diff of each method, and the choice."""
-    methods = list(dict.fromkeys(s.choice.method for s in mapping.scores))
     outputs = ", ".join(f"{name} {value:.1f}" for name, value in mapping.outputs.items())
     title = widths_line(mapping.recipe.model_dump())
-    title += f"\nASQNR in > out (difference), dB as in the paper (20 log10); rule {mapping.rule}"
+    title += (
+        f"\nASQNR in > out (difference), dB as in the paper (20 log10); rule {mapping.rule}, scores {mapping.basis}"
+    )
+    title += "\n~: not surely worse than what the rule chose (95 % of resamples of the images)"
     title += f"\nSQNR of the outputs, dB (10 log10): {outputs}"
     if mapping.uniform:
         title += f"; the mapping holds uniform {mapping.uniform}"
     table = Table(title=title, title_justify="left")
-    for header in ("site", *methods, "chosen"):
+    for header in ("site", *mapping.methods, "chosen"):
         table.add_column(header, justify="left" if header in ("site", "chosen") else "right")
     skipped = {(s.site, s.method) for s in mapping.skipped}
     for site, scores in mapping.by_site().items():
         chosen = mapping.recipe.sites[site].method
-        found = {s.choice.method: s for s in scores}
+        found = {s.method: s for s in scores}
         cells = []
-        for method in methods:
+        for method in mapping.methods:
             s = found.get(method)
             missing = "undefined here" if (site, method) in skipped else "-"
             text = missing if s is None else f"{s.asqnr_in:.1f} > {s.asqnr_out:.1f} ({s.sqnr_diff:+.1f})"
             cells.append(f"[bold]{text}[/bold]" if method == chosen else text)
-        table.add_row(site, *cells, chosen)
+        ties = mapping.decisions[site].ties
+        table.add_row(site, *cells, chosen if not ties else f"{chosen} ~ {', '.join(ties)}")
     return table
 
 

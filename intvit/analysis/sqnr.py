@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,51 +30,47 @@ def decibel(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
-@dataclass
-class Sqnr:
-    """Power ratios of one tensor, an entry per image, kept by image so that batches cannot reorder the sum."""
+def mean_noise(ratios: Sequence[float] | np.ndarray) -> float:
+    """`-10 log10(mean over images of noise power / signal power)`, dB: every image counts by what it loses.
 
-    ratios: dict[int, float] = field(default_factory=dict)
-
-    def merge(self, start: int, ratios: Sequence[float]) -> None:
-        """Add the ratios of images `start...`, from `power_ratios`."""
-        self.ratios.update(enumerate(ratios, start))
-
-    def decibel(self, factor: float = PAPER_FACTOR) -> float:
-        """`factor * log10(mean ratio)`; images without any error count as the largest finite ratio met."""
-        return mean_decibel([self.ratios[i] for i in sorted(self.ratios)], factor)
-
-    def mean_noise(self) -> float:
-        """`-10 log10(mean over images of noise power / signal power)`, dB: every image counts by what it loses.
-
-        >>> round(Sqnr({0: 100.0, 1: 1e9}).mean_noise(), 2), Sqnr({0: math.inf}).mean_noise()
-        (23.01, inf)
-        """
-        noise = math.fsum(1 / ratio if ratio else math.inf for ratio in self.ratios.values()) / len(self.ratios)
-        return -10 * math.log10(noise) if noise else math.inf
+    >>> round(mean_noise([100.0, 1e9]), 2), mean_noise([math.inf])
+    (23.01, inf)
+    """
+    noise = math.fsum(1 / ratio if ratio else math.inf for ratio in ratios) / len(ratios)
+    return -10 * math.log10(noise) if noise else math.inf
 
 
+ERRORS = np.dtype([("ratio", "<f8"), ("mean", "<f8"), ("max", "<f8"), ("saturated", "<f8")])
+"""Of one image: signal over noise power, inf without noise; mean of `q - x` and largest |q - x|, real units; share of
+codes at an end of their type."""
 LANES = 256
 """Partial sums of a tensor with one scale: the order of the additions is the same on every machine."""
 
 
 @border(
-    real="float32 B N", q=f"{SIGNED}|float32 B N", scale="float64 L", signal="float64 B", noise="float64 B"
+    real="float32 B N", q=f"{SIGNED}|float32 B N", scale="float64 L", signal="float64 B", noise="float64 B",
+    mean="float64 B", largest="float64 B",
 )  # fmt: skip
 @compiled
-def _powers(real, q, scale, signal, noise):
-    """Per image sums of x**2 and of (x - scale*q)**2 over (B, N); one partial sum per entry of `scale`, in turn."""
+def _powers(real, q, scale, signal, noise, mean, largest):
+    """Per image sums of x**2, of d**2 and of d over (B, N), and the largest |d|, for d = scale*q - x.
+
+    One partial sum per entry of `scale`, in turn.
+    """
     lanes = len(scale)
     for b in range(real.shape[0]):
-        s, n = np.zeros(lanes), np.zeros(lanes)
+        s, n, m = np.zeros(lanes), np.zeros(lanes), np.zeros(lanes)
+        top = np.zeros(lanes)
         for start in range(0, real.shape[1], lanes):
             xs, qs = real[b, start : start + lanes], q[b, start : start + lanes]
             for j in range(len(xs)):
                 x = np.float64(xs[j])
-                d = x - np.float64(qs[j]) * scale[j]
+                d = np.float64(qs[j]) * scale[j] - x
                 s[j] += x * x
                 n[j] += d * d
-        signal[b], noise[b] = s.sum(), n.sum()
+                m[j] += d
+                top[j] = max(top[j], abs(d))
+        signal[b], noise[b], mean[b], largest[b] = s.sum(), n.sum(), m.sum(), top.max()
 
 
 @border(codes="int8 B N", out="float32 B N")
@@ -90,15 +85,19 @@ def _fractions(codes, out):
             out[b, j] = table[codes[b, j] & 255]
 
 
-def power_ratios(real: np.ndarray, q: np.ndarray, tensor: Tensor) -> list[float]:
-    """Signal to noise of integers `q` (B, ...) of `tensor` against float values `real` (B, ...), per image."""
+def errors(real: np.ndarray, q: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """ERRORS (B,) of integers `q` (B, ...) of `tensor` against float values `real` (B, ...), an entry per image."""
     if real.shape != q.shape:
         raise IntvitError(
             f"{tensor.name}: float values must have the shape {q.shape} of the integers, not {real.shape}"
         )
+    found = np.zeros(len(q), ERRORS)
+    found["ratio"] = math.inf
     if not q.size:
-        return [math.inf] * len(q)
+        return found
     flat = np.ascontiguousarray(q).reshape(len(q), -1)
+    ends = (flat == tensor.dtype.min) | (flat == tensor.dtype.max)
+    found["saturated"] = np.count_nonzero(ends, axis=1) / flat.shape[1]
     if tensor.encoding == "log2":
         scale, codes = np.ones(LANES), flat
         flat = np.empty(codes.shape, np.float32)
@@ -110,12 +109,14 @@ def power_ratios(real: np.ndarray, q: np.ndarray, tensor: Tensor) -> list[float]
         if scale.shape not in ((1,), q.shape[-1:]):
             raise IntvitError(f"{tensor.name}: scale must be one or {q.shape[-1:]}, not {scale.shape}")
         scale = scale.repeat(LANES) if scale.size == 1 else np.ascontiguousarray(scale)
-    signal, noise = np.empty(len(real)), np.empty(len(real))
-    _powers(np.ascontiguousarray(real, np.float32).reshape(len(real), -1), flat, scale, signal, noise)
-    return [float(s / n) if n > 0 else math.inf for s, n in zip(signal, noise, strict=True)]
+    signal, noise, mean, largest = np.empty((4, len(q)))
+    _powers(np.ascontiguousarray(real, np.float32).reshape(len(real), -1), flat, scale, signal, noise, mean, largest)
+    np.divide(signal, noise, out=found["ratio"], where=noise > 0)
+    found["mean"], found["max"] = mean / flat.shape[1], largest
+    return found
 
 
-def mean_decibel(ratios: Sequence[float], factor: float = PAPER_FACTOR) -> float:
+def mean_decibel(ratios: Sequence[float] | np.ndarray, factor: float = PAPER_FACTOR) -> float:
     """ASQNR of per-image power ratios.
 
     >>> mean_decibel([100.0, 100.0]), mean_decibel([100.0, 100.0], factor=10.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar, cast
@@ -108,6 +108,16 @@ class Graph(Generic[AnyTensor]):
         if site not in self.by_name:
             raise IntvitError(f"{site}: no such site in this graph")
         return self.by_name[site]
+
+    def up_to(self, outputs: Sequence[str]) -> Graph[AnyTensor]:
+        """What computes some tensors, and nothing else."""
+        needed, nodes = set(outputs), list[Node]()
+        for node in reversed(self.nodes):
+            if node.output in needed:
+                needed.update(node.inputs)
+                nodes.insert(0, node)
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name in needed}
+        return Graph(self.inputs, tuple(dict.fromkeys(outputs)), tuple(nodes), tensors, self.metadata)
 
     @cached_property
     def content_hash(self) -> str:

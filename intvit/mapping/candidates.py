@@ -1,0 +1,97 @@
+"""Candidates: uniform models, one method everywhere, and what stands in where it is undefined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from intvit.errors import Infeasible, IntvitError
+from intvit.graph import operators
+from intvit.graph.ir import FloatGraph, IntGraph
+from intvit.kernels import registry
+from intvit.lowering.calibrate import Calibration
+from intvit.lowering.context import lower
+from intvit.lowering.recipe import Choice, Recipe
+
+PUBLISHED = ("ibert", "fqvit", "ivit")
+"""The candidates of the paper."""
+
+
+def default_candidates(graph: FloatGraph) -> tuple[str, ...]:
+    """Those of the paper's candidates that have a method for an operator of this model."""
+    kinds = {node.op for node in graph.nodes}
+    return tuple(name for name in PUBLISHED if any(m.name == name and m.operator in kinds for m in registry.methods()))
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A candidate that is undefined at a site, and the method that stands there in its uniform model."""
+
+    site: str
+    operator: str
+    method: str
+    stand_in: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.site}: {self.method} is skipped here, {self.stand_in} stands in for it: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A uniform model and its recipe, in which other methods stand at the sites where its own is undefined.
+
+    `sites`: where it has its own method, and none is borrowed or fixed.
+    """
+
+    graph: IntGraph
+    recipe: Recipe
+    skipped: tuple[Skipped, ...]
+    sites: tuple[str, ...]
+
+
+def uniform_model(
+    graph: FloatGraph,
+    calibration: Calibration,
+    recipe: Recipe,
+    method: str,
+    methods: tuple[str, ...],
+    fixed: Mapping[str, Choice] | None = None,
+) -> Candidate:
+    """Lower the uniform model of `method`; where that is undefined, the first of `methods` that is not stands in.
+
+    `fixed`: the choices of sites that are not its to make.
+    """
+    fixed = dict(fixed or {})
+    uniform = recipe.with_method(method)
+    uniform = uniform.model_copy(update={"sites": {**uniform.sites, **fixed}})
+    tried: dict[str, list[Infeasible]] = {}
+    while True:
+        try:
+            lowered = lower(graph, calibration, uniform)
+            break
+        except Infeasible as error:
+            if error.site in fixed:
+                raise
+            refused = tried.setdefault(error.site, [])
+            refused.append(error)
+            operator = graph.node(error.site).op
+            choices = [recipe.with_method(name).choice(operator, error.site) for name in (method, *methods)]
+            others = list({c.method: c for c in choices}.values())[len(refused) :]
+            if not others:
+                raise IntvitError(
+                    f"{error.site}: no candidate is left here: {'; '.join(e.why for e in refused)}"
+                ) from None
+            uniform = uniform.model_copy(update={"sites": {**uniform.sites, error.site: others[0]}})
+    nodes = [node for node in graph.nodes if node.op in operators.with_methods() and node.name not in fixed]
+    own = tuple(node.name for node in nodes if uniform.choice(node.op, node.name).method == method)
+    if not own:
+        first = next(iter(tried.values()), None)
+        why = first[0] if first else "it has no operator of its own"
+        raise IntvitError(f"{method}: must be defined at one site of the model at least, and is at none: {why}")
+    skipped = (
+        Skipped(node.name, node.op, recipe.with_method(method).choice(node.op, node.name).method,
+                uniform.choice(node.op, node.name).method, tried[node.name][0].why)
+        for node in nodes if node.name in tried
+    )  # fmt: skip
+    return Candidate(lowered, uniform, tuple(skipped), own)

@@ -1,0 +1,199 @@
+"""Rules: a choice for every site from its scores, with intervals that say what a choice is worth.
+
+A rule gives a value to a method at a site; the least is chosen. Values are statistics over images, whose bootstrap says
+how they would scatter over other images of the kind: a method whose value is not surely larger is a tie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from intvit.analysis.sqnr import PAPER_FACTOR, mean_decibel
+from intvit.errors import IntvitError
+from intvit.graph.ir import LOGITS, Array
+from intvit.mapping.scores import Key
+from intvit.mapping.tables import Table
+
+RESAMPLES, CONFIDENCE = 1000, 0.95
+TIE_BREAK = "the least value of the rule; of equal ones the candidate that was named first"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`value(asqnr_in, asqnr_out)`: what is to be least, of ASQNR in dB, elementwise on arrays. `text`: its sense."""
+
+    name: str
+    text: str
+    value: Callable[[Array, Array], Array]
+
+
+RULES: dict[str, Rule] = {}
+"""By name; `add_rule` adds to them."""
+
+
+def add_rule(rule: Rule) -> Rule:
+    """Make a rule known: `intvit map --rule NAME`. IntvitError for a name that is taken.
+
+    >>> def worst_case(before, after):
+    ...     return -np.minimum(before, after)
+    """
+    if rule.name in RULES:
+        raise IntvitError(f"rule: must have a name of its own, and {rule.name} is taken")
+    RULES[rule.name] = rule
+    return rule
+
+
+for _rule in (
+    Rule("sqnr_diff", "least |ASQNR out - ASQNR in|, Eq. 11 of the paper by magnitude", lambda a, b: np.abs(b - a)),
+    Rule("sqnr_diff_signed", "least ASQNR out - ASQNR in, Eq. 11 of the paper with its sign", lambda a, b: b - a),
+    Rule("sqnr_output", "largest ASQNR out", lambda a, b: -b),
+):
+    add_rule(_rule)
+
+
+def rule_of(name: str) -> Rule:
+    if name not in RULES:
+        raise IntvitError(f"rule: must be one of {', '.join(RULES)}, not {name!r}")
+    return RULES[name]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One method at one site over all images, in dB as in the paper (20 log10); `low`..`high`: 95 % interval of the
+    difference `asqnr_out - asqnr_in`. `mean` and `max`: error of the output, real units. `saturated`: share of the
+    codes of its input at an end of their type."""
+
+    site: str
+    operator: str
+    method: str
+    asqnr_in: float
+    asqnr_out: float
+    low: float
+    high: float
+    mean: float
+    max: float
+    saturated: float
+
+    @property
+    def sqnr_diff(self) -> float:
+        """ASQNR(out) - ASQNR(in), Eq. 11."""
+        return self.asqnr_out - self.asqnr_in
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a rule chose for a site, and the methods that are not surely worse."""
+
+    site: str
+    operator: str
+    method: str
+    ties: tuple[str, ...]
+
+
+def resamples(site: str, n_images: int, seed: int = 0) -> Array:
+    """Counts (RESAMPLES, n_images) of how often a resample has each image; the same for all methods of a site."""
+    if n_images < 2:
+        return np.ones((1, n_images))
+    number = int.from_bytes(hashlib.sha256(site.encode()).digest()[:8], "little")
+    rng = np.random.default_rng([seed, number])
+    return rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=RESAMPLES).astype(np.float64)
+
+
+def interval(values: Array) -> tuple[float, float]:
+    """The middle CONFIDENCE of resampled values; infinite and undefined ones as they come."""
+    rest = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [rest, 1 - rest], method="closest_observation")
+    return float(low), float(high)
+
+
+def _decibels(ratios: Array, counts: Array) -> Array:
+    """`mean_decibel` of every resample of `ratios` (n,), dB (RESAMPLES,)."""
+    finite = np.isfinite(ratios)
+    if not finite.any():
+        return np.full(len(counts), math.inf)
+    capped = np.minimum(ratios, ratios[finite].max())
+    mean = (counts * capped).sum(axis=1) / counts.sum(axis=1)
+    with np.errstate(divide="ignore"):
+        return np.asarray(PAPER_FACTOR * np.log10(mean))
+
+
+def by_site(table: Table[Key]) -> dict[str, list[Key]]:
+    """Keys of single sites, in the table's order."""
+    found: dict[str, list[Key]] = {}
+    for key in table.rows:
+        if key.site != LOGITS:
+            found.setdefault(key.site, []).append(key)
+    return found
+
+
+def scores(table: Table[Key], sites: Sequence[str], methods: Sequence[str], seed: int = 0) -> Iterator[Score]:
+    """A score for every site and method, in the order of `sites` and of `methods`."""
+    keys = by_site(table)
+    for site in sites:
+        for key in sorted(keys.get(site, ()), key=lambda key: methods.index(key.method)):
+            rows = table.rows[key]
+            counts = resamples(site, len(rows), seed)
+            low, high = interval(_decibels(rows["ratio_out"], counts) - _decibels(rows["ratio_in"], counts))
+            yield Score(
+                site, key.operator, key.method, mean_decibel(rows["ratio_in"]), mean_decibel(rows["ratio_out"]),
+                low, high, float(np.mean(rows["mean_out"])), float(np.max(rows["max_out"])),
+                float(np.mean(rows["saturated_in"])),
+            )  # fmt: skip
+
+
+def decide(table: Table[Key], rule: Rule, methods: Sequence[str], seed: int = 0) -> dict[str, Decision]:
+    """Site -> the method with the least value under a rule; of equal ones the first of `methods`.
+
+    A method is a tie if its value is not larger than that of the chosen one in 97.5 % of the resamples.
+    """
+    found: dict[str, Decision] = {}
+    for site, keys in by_site(table).items():
+        keys = sorted(keys, key=lambda key: methods.index(key.method))
+        columns = {key: [table.column(key, f"ratio_{side}") for side in ("in", "out")] for key in keys}
+        values = {key: float(rule.value(*(np.array(mean_decibel(ratios)) for ratios in columns[key]))) for key in keys}
+        best = min(keys, key=lambda key: math.inf if math.isnan(values[key]) else values[key])
+        counts = resamples(site, len(columns[best][0]), seed)
+        resampled = {key: rule.value(*(_decibels(ratios, counts) for ratios in columns[key])) for key in keys}
+        ties = [
+            key.method for key in keys
+            if key != best and not np.mean(resampled[key] > resampled[best]) > (1 + CONFIDENCE) / 2
+        ]  # fmt: skip
+        found[site] = Decision(site, best.operator, best.method, tuple(ties))
+    return found
+
+
+def output_noise(table: Table[Key]) -> dict[str, Array]:
+    """Model -> noise over signal of its outputs, an entry per image."""
+    with np.errstate(divide="ignore"):
+        return {key.method: 1 / rows["ratio_out"] for key, rows in table.rows.items() if key.site == LOGITS}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how many dB one model is better than another, and the interval over images."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.2f} dB, {100 * CONFIDENCE:.0f} % interval {self.low:+.2f} to {self.high:+.2f}"
+
+
+def difference(noise: Array, other: Array, seed: int = 0) -> Difference:
+    """Of two models' `output_noise` on the same images: resampled in pairs."""
+    counts = resamples(LOGITS, len(noise), seed)
+    low, high = interval(_decibels_of(other, counts) - _decibels_of(noise, counts))
+    ones = np.ones((1, len(noise)))
+    return Difference(float((_decibels_of(other, ones) - _decibels_of(noise, ones))[0]), low, high)
+
+
+def _decibels_of(noise: Array, counts: Array) -> Array:
+    """10 log10 of the mean of every resample."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(10 * np.log10((counts * noise).sum(axis=1) / counts.sum(axis=1)))

@@ -1,0 +1,211 @@
+"""Scores: how well methods do at sites, a row per image. One pure function makes them; everything else reads them.
+
+Paper: "Mixed Non-linear Quantization for Vision Transformers", Eq. 10 and 11. A method is judged in one of three ways:
+
+- `uniform`, the paper's: in the model that has it everywhere, on the integers that arrive there;
+- `isolated`: alone, on the float network's activation, quantized once; `ratio_in` is of that rounding;
+- `prefix`: in a model whose earlier sites have their final methods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from collections.abc import Mapping as Mapping_
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from intvit.analysis.emulation import quantized
+from intvit.analysis.sqnr import ERRORS, errors
+from intvit.engine import Engine
+from intvit.files.memory import fitting
+from intvit.graph.ir import LOGITS, Array, FloatGraph, Graph, IntGraph, Node
+from intvit.lowering.calibrate import Activations, Calibration
+from intvit.lowering.context import lower
+from intvit.lowering.recipe import Recipe
+from intvit.mapping.tables import Table
+from intvit.mapping.values import float_values
+
+UNIFORM, ISOLATED, PREFIX = "uniform", "isolated", "prefix"
+BASES = (UNIFORM, ISOLATED, PREFIX)
+
+
+class Key(NamedTuple):
+    """What rows are of. `model`: sha256 of the float model; `recipe`: of what is equal for all methods; `site`: LOGITS
+    for the outputs of the whole model."""
+
+    model: str
+    recipe: str
+    basis: str
+    site: str
+    operator: str
+    method: str
+
+
+ROW = np.dtype(
+    [("image", "<i8")]
+    + [(f"{name}_{side}", "<f8") for side in ("in", "out") for name in ERRORS.names or ()]
+)  # fmt: skip
+"""Of the operator's input and output (`sqnr.ERRORS`): power ratio, mean and largest error, share of saturated codes."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model to run: its label, its recipe, the sites to score in it, and whether its outputs are scored."""
+
+    method: str
+    recipe: Recipe
+    sites: tuple[str, ...]
+    outputs: bool = True
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to score, but for the images: values that can be pickled, from which rows follow on any machine."""
+
+    graph: FloatGraph
+    calibration: Calibration
+    basis: str
+    variants: tuple[Variant, ...]
+
+    def key(self, variant: Variant, site: str) -> Key:
+        operator = "" if site == LOGITS else self.graph.node(site).op
+        model = str(self.graph.metadata.get("model_sha256"))
+        return Key(model, digest(variant.recipe), self.basis, site, operator, variant.method)
+
+
+def digest(recipe: Recipe) -> str:
+    """sha256 of what a recipe says beside the methods of single sites."""
+    stated = recipe.model_dump(mode="json", exclude={"sites", "softmax", "gelu", "layernorm"}, exclude_none=True)
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+
+
+class Images(Protocol):
+    """What scoring needs of an image source."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> Array: ...
+
+    def sha256(self, limit: int | None = None) -> str: ...
+
+
+def score(
+    task: Task,
+    activations: Activations,
+    images: Images,
+    span: tuple[int, int],
+    *,
+    batch: int = 32,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Table[Key]:
+    """Rows of the images first..last of `span`; the same ones for any batch, threads, and division into spans.
+
+    `activations`: of these images, float32. progress(n): n more images are scored, by all variants.
+    """
+    graph, known = task.graph, set(activations.names)
+    runs = [Run.of(task, variant) for variant in task.variants]
+    batch = fitting(batch, 4 * sum(math.prod(tensor.shape) for tensor in graph.tensors.values()))
+    for start in range(*span, batch):  # all variants on one batch: the float side is computed or read once
+        stop = min(start + batch, span[1])
+        inputs, floats = images.read(start, stop), dict[str, Array]()
+        read = partial(activations.read, start=start, stop=stop)
+        for run in runs:
+            for name in run.floats:
+                if name not in floats:
+                    floats[name] = float_values(graph, name, known, read)
+            run.add(start, inputs, floats, threads)
+        if progress:
+            progress(stop - start)
+    return Table.merged([run.table() for run in runs])
+
+
+@dataclass(frozen=True)
+class Part:
+    """An integer graph that is run on its own, and what of it is compared: site -> its input and output, as pairs of a
+    float and an integer tensor; None: the input of the outputs."""
+
+    engine: Engine
+    source: str | None
+    """The float tensor that is quantized for it; None: the images."""
+    pairs: dict[str, tuple[tuple[str, str] | None, tuple[str, str]]]
+
+    def run(self, start: int, images: Array, floats: Mapping_[str, Array], threads: int | None) -> dict[str, Array]:
+        """ROW (B,) per site, of images `start...`."""
+        graph = self.engine.graph
+        inputs = images if self.source is None else quantized(floats[self.source], graph.tensors[graph.inputs[0]])
+        rows = {site: np.zeros(len(images), ROW) for site in self.pairs}
+        sides: dict[str, list[tuple[str, str, str]]] = {}
+        for site, pairs in self.pairs.items():
+            rows[site]["image"] = np.arange(start, start + len(images))
+            for side, pair in zip(("in", "out"), pairs, strict=True):
+                if pair is None:
+                    rows[site]["ratio_in"] = math.nan
+                else:
+                    sides.setdefault(pair[1], []).append((site, side, pair[0]))
+
+        def each(at: int, name: str, q: Array) -> None:  # on the thread that made q, which nobody keeps
+            part = slice(at, at + len(q))
+            found: dict[str, Array] = {}
+            for site, side, real in sides[name]:
+                if real not in found:
+                    found[real] = errors(floats[real][part], q, graph.tensors[name])
+                for field in ERRORS.names or ():
+                    rows[site][f"{field}_{side}"][part] = found[real][field]
+
+        self.engine.stream(iter([(0, inputs)]), sorted(sides), lambda at, kept: None, threads=threads, each=each)
+        return rows
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant of a task, ready to run, and the rows that it has so far."""
+
+    task: Task
+    variant: Variant
+    parts: list[Part]
+    rows: dict[str, list[Array]]
+
+    @staticmethod
+    def of(task: Task, variant: Variant) -> Run:
+        integer = lower(task.graph, task.calibration, variant.recipe)
+        parts: list[Part] = []
+        pairs: dict[str, tuple[tuple[str, str] | None, tuple[str, str]]] = {}
+        for site in variant.sites:
+            node, mate = task.graph.node(site), integer.node(site)
+            pair = (node.inputs[0], mate.inputs[0]), (node.output, mate.output)
+            if task.basis == ISOLATED:
+                parts.append(Part(Engine(_alone(integer, mate)), node.inputs[0], {site: pair}))
+            else:
+                pairs[site] = pair
+        if variant.outputs:
+            pairs[LOGITS] = None, (task.graph.outputs[0], integer.outputs[0])
+        if pairs:
+            ends = [integer.outputs[0]] if variant.outputs else [pair[1] for _, pair in pairs.values()]
+            parts.append(Part(Engine(integer.up_to(ends)), None, pairs))
+        return Run(task, variant, parts, {site: [] for part in parts for site in part.pairs})
+
+    @property
+    def floats(self) -> list[str]:
+        """The float tensors that it is compared with."""
+        return [real for part in self.parts for pairs in part.pairs.values() for real, _ in filter(None, pairs)]
+
+    def add(self, start: int, images: Array, floats: Mapping_[str, Array], threads: int | None) -> None:
+        for part in self.parts:
+            for site, rows in part.run(start, images, floats, threads).items():
+                self.rows[site].append(rows)
+
+    def table(self) -> Table[Key]:
+        return Table({self.task.key(self.variant, site): np.concatenate(rows) for site, rows in self.rows.items()})
+
+
+def _alone(integer: IntGraph, node: Node) -> IntGraph:
+    """One node as a graph."""
+    tensors = {name: integer.tensors[name] for name in (*node.inputs, node.output)}
+    return Graph(node.inputs, (node.output,), (node,), tensors)
