@@ -562,6 +562,29 @@ def map_command(
         typer.Option(help="Recording of this model; without it the float model runs along."),
     ] = None,
     rule: Annotated[str, typer.Option(help="sqnr_diff, sqnr_diff_signed or sqnr_output.")] = "sqnr_diff",
+    basis: Annotated[
+        str,
+        typer.Option(help="Score methods in their uniform models, `isolated` on float inputs, or behind the `prefix`."),
+    ] = "uniform",
+    fix: Annotated[
+        list[str] | None, typer.Option(help="SITE=METHOD: no choice there; repeat. SITE alone: as the recipe says.")
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option(help="Measure whole models instead: greedy, pairwise, exact or tpe.")
+    ] = None,
+    objective: Annotated[str, typer.Option(help="Of a search: sqnr of the outputs, kl or top1.")] = "sqnr",
+    at_most: Annotated[int | None, typer.Option(min=1, help="Methods that a kind of operator may have.")] = None,
+    costs: Annotated[
+        Path | None, typer.Option(help="TOML, a table per operator: cost of a site by method, as `ibert = 3.0`.")
+    ] = None,
+    most_cost: Annotated[float | None, typer.Option(help="That all sites together may have.")] = None,
+    budget: Annotated[int | None, typer.Option(min=1, help="Mappings that a search may measure.")] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="SQLite file that keeps what a search measured. [default: OUTPUT.search until it is done]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of intervals, and of searches that draw.")] = 0,
+    rows: Annotated[Path | None, typer.Option(help="Write the scores to this CSV file, a line per image.")] = None,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -588,10 +611,14 @@ def map_command(
     """Run the uniform models against the float model; choose the least-error method per site.
 
     The chosen model is measured on the same images, and never handed out without a word where a uniform one is better.
+    With --search whole models are measured, from the best uniform one on, and the best is handed out; a search that
+    was ended goes on where it was.
 
     Example: intvit map vit.onnx --recording recording.h5 --images fashion-mnist:calibration -o mapping.json
 
     Example: intvit map vit.onnx --images images.h5 --limit 1000 -o mapping.json
+
+    Example: intvit map vit.onnx --images images.h5 --limit 64 --search pairwise --at-most 2 -o mapping.json
     """
     from intvit.analysis.report import mapping_table
     from intvit.floats.importers.onnx import float_graph, load_model
@@ -600,10 +627,17 @@ def map_command(
     from intvit.floats.recording import Recording
     from intvit.lowering.calibrate import calibrate
     from intvit.mapping.candidates import default_candidates
-    from intvit.mapping.mapping import map_methods
+    from intvit.mapping.mapping import Search, map_methods
+    from intvit.mapping.quadratic import read_constraints
+    from intvit.mapping.store import Store
 
+    given = {"--objective": objective != "sqnr", "--at-most": at_most, "--costs": costs, "--most-cost": most_cost,
+             "--budget": budget, "--store": store}  # fmt: skip
+    for option in [name for name, value in given.items() if value and search is None]:
+        raise IntvitError(f"{option}: must go with --search")
     graph = float_graph(load_model(model))
     chosen = _recipe(graph, recipe, None, None, preset, bits, observer)
+    constraints = read_constraints(at_most, costs, most_cost)
     options = {"mean": mean, "std": std, "resize": resize}
     with ExitStack() as stack:
         recorded = stack.enter_context(Recording(recording)) if recording is not None else None
@@ -614,6 +648,11 @@ def map_command(
         report = stack.enter_context(progress("map"))
         chosen = _observed(graph, float_model, activations, chosen, limit, report)
         calibration = calibrate(graph, activations, chosen, limit=limit)
+        wanted, kept = None, store or output.with_name(f"{output.name}.search")
+        if search is not None:
+            opened, searching = stack.enter_context(Store(kept)), stack.enter_context(progress(f"search {search}"))
+            labels = source.labels if objective == "top1" else None
+            wanted = Search(search, objective, constraints, budget, labels, opened, searching)
         mapping = map_methods(
             graph,
             activations,
@@ -622,23 +661,40 @@ def map_command(
             chosen,
             default_candidates(graph) if methods is None else tuple(methods.split(",")),
             rule=rule,
+            basis=basis,
+            fixed=_fixed(graph, chosen, fix or []),
+            seed=seed,
+            search=wanted,
             limit=limit,
             batch=batch,
             threads=threads,
             fallback=fallback,
             progress=report,
         )
+    if rows is not None:
+        _write_whole(rows, mapping.table.write_csv)
     _write_whole(output, mapping.write)
+    if search is not None and store is None:
+        kept.unlink(missing_ok=True)
     _applied(source.preprocessing)
-    for note in mapping.skipped:
+    for note in [*mapping.skipped, *mapping.notes]:
         _notice(f"note: {note}")
-    if mapping.note:
-        _notice(f"note: {mapping.note}")
     if as_json:
         print(json.dumps(mapping.as_json(), sort_keys=True))
         return
     out.print(mapping_table(mapping))
     _notice(f"wrote {output}")
+
+
+def _fixed(graph: FloatGraph, recipe: Recipe, texts: list[str]) -> dict[str, Any]:
+    """Sites that no choice is made for, from SITE=METHOD or SITE."""
+    from intvit.lowering.recipe import Choice
+
+    fixed: dict[str, Any] = {}
+    for text in texts:
+        site, _, method = text.partition("=")
+        fixed[site] = Choice(method=method) if method else recipe.choice(graph.node(site).op, site)
+    return fixed
 
 
 @app.command()

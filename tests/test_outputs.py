@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from intvit.analysis.outputs import Outcome, _cosine, _divergence, outcomes, summary
+from intvit.analysis.outputs import OUTCOME, _cosine, _divergence, outcomes, summary
 from intvit.engine import Engine
 from intvit.errors import IntvitError
 from intvit.floats.images import open_images
@@ -29,10 +29,10 @@ def both(vit, mixed):
 def test_every_number_is_that_of_the_outputs(vit, mixed, both, batch, threads):
     real, y, labels = both
     found = outcomes(mixed, vit.test, FloatModel(vit.onnx_path), limit=N, batch=batch, threads=threads)
-    assert [o.image for o in found] == list(range(N))
-    assert [o.label for o in found] == labels.tolist()
-    assert [o.integer_class for o in found] == y.argmax(1).tolist()
-    assert [o.float_class for o in found] == real.argmax(1).tolist()
+    assert found["image"].tolist() == list(range(N))
+    assert found["label"].tolist() == labels.tolist()
+    assert found["integer_class"].tolist() == y.argmax(1).tolist()
+    assert found["float_class"].tolist() == real.argmax(1).tolist()
     result = summary(found)
     assert result["integer"] == (y.argmax(1) == labels).mean()
     assert result["float"] == (real.argmax(1) == labels).mean()
@@ -45,18 +45,18 @@ def test_every_number_is_that_of_the_outputs(vit, mixed, both, batch, threads):
 
 
 def test_divergence_and_cosine_by_hand():
-    two = np.array([0.0, math.log(3)])  # probabilities 1/4 and 3/4
-    assert _divergence(two, np.zeros(2)) == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5))
+    two = np.array([[0.0, math.log(3)]])  # probabilities 1/4 and 3/4
+    assert _divergence(two, np.zeros((1, 2))) == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5))
     assert _divergence(two, two + 7) == pytest.approx(0, abs=1e-12)
-    assert _divergence(np.array([1e4, 0.0]), np.array([1e4, 5.0])) == pytest.approx(0, abs=1e-12)
-    assert _cosine(np.array([3.0, 4.0]), np.array([4.0, 3.0])) == pytest.approx(24 / 25)
-    features = np.array([[1.0, 0.0], [0.0, 2.0]])
-    assert _cosine(features, np.array([[0.0, 5.0], [0.0, 1.0]])) == pytest.approx(0.5)
-    assert _cosine(features, np.zeros((2, 2))) == 0
+    assert _divergence(np.array([[1e4, 0.0]]), np.array([[1e4, 5.0]])) == pytest.approx(0, abs=1e-12)
+    assert _cosine(np.array([[3.0, 4.0]]), np.array([[4.0, 3.0]])) == pytest.approx(24 / 25)
+    features = np.array([[[1.0, 0.0], [0.0, 2.0]]])
+    assert _cosine(features, np.array([[[0.0, 5.0], [0.0, 1.0]]])) == pytest.approx(0.5)
+    assert _cosine(features, np.zeros((1, 2, 2))) == 0
 
 
 def test_equal_outputs_have_no_noise():
-    found = [Outcome(0, None, 1, 1, 4.0, 0.0, 0.0, 1.0)]
+    found = np.array([(0, -1, 1, 1, 4.0, 0.0, 0.0, 1.0)], OUTCOME)
     assert summary(found) == {"images": 1, "agreement": 1.0, "kl": 0.0, "cosine": 1.0, "sqnr": math.inf}
 
 

@@ -86,8 +86,8 @@ def run_demo(
                                     threads=threads, progress=report)  # fmt: skip
             found.write(output / f"mapping_{bits}bit.json")
             say(f"map        three uniform {bits}-bit models -> mapping_{bits}bit.json")
-            if found.note:
-                say(f"           {found.note}")
+            for note in found.notes:
+                say(f"           {note}")
             mapping = mapping or found
             recipes = {name: recipe.with_method(name) for name in PUBLISHED} | {"mixed": found.recipe}
             for name, chosen in recipes.items():

@@ -1,15 +1,10 @@
-"""Outputs of an integer graph against the float model's, image by image: what a network without classes is judged by.
-
-Per image: power of the float output and of the difference, the classes, Kullback-Leibler divergence, cosine.
-"""
+"""Outputs of an integer graph against the float model's: what a network without classes is judged by."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,21 +21,15 @@ if TYPE_CHECKING:
     from intvit.floats.model import FloatModel
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Of one image. Classes are the largest element, the first of equal ones; None where there is nothing to compare.
-
-    kl: of the float model's softmax from the integer one's, nats. cosine: mean over positions (all axes but the last).
-    """
-
-    image: int
-    label: int | None = None
-    integer_class: int | None = None
-    float_class: int | None = None
-    signal: float | None = None
-    noise: float | None = None
-    kl: float | None = None
-    cosine: float | None = None
+MISSING = -1
+"""A class or a label where there is none; numbers are NaN there."""
+OUTCOME = np.dtype(
+    [("image", "<i8"), ("label", "<i8"), ("integer_class", "<i8"), ("float_class", "<i8")]
+    + [(name, "<f8") for name in ("signal", "noise", "kl", "cosine")]
+)  # fmt: skip
+"""Of one image. Classes are the largest element, the first of equal ones. signal, noise: sums of squares of the float
+output and of the difference. kl: of the float model's softmax from the integer one's, nats. cosine: mean over positions
+(all axes but the last)."""
 
 
 def outcomes(
@@ -53,8 +42,8 @@ def outcomes(
     threads: int | None = None,
     floats: dict[int, Array] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Outcome]:
-    """Run the graph, and the float model beside it if there is one. Labels are used if the source has them.
+) -> Array:
+    """OUTCOME (N,) of the graph, and the float model beside it if there is one; with labels if the source has them.
 
     `floats`: the float model's outputs by image, which are kept there for the next graph of the same model.
 
@@ -73,7 +62,7 @@ def outcomes(
     labelled = source.labels is not None and (model is None or len(tensor.shape) == 1)
     labels = _labels(source, n_images, tensor.shape) if labelled else None
     known: dict[int, Array] = {} if floats is None else floats
-    found: list[Outcome] = []
+    found = np.zeros(n_images, OUTCOME)
 
     def inputs() -> Iterator[tuple[int, Array]]:
         for start, images in batches(source, n_images, batch_of(graph, batch)):
@@ -83,11 +72,16 @@ def outcomes(
             yield start, images
 
     def sink(start: int, tensors: dict[str, Array]) -> None:
-        for i, q in enumerate(tensors[name], start):
-            real = known.pop(i, None) if floats is None else known.get(i)
-            found.append(_outcome(i, q * tensor.scale, real, None if labels is None else int(labels[i])))
+        stop = start + len(tensors[name])
+        real = None if model is None else np.stack([known[i] for i in range(start, stop)])
+        found[start:stop] = compared(
+            start, tensors[name] * tensor.scale, real, None if labels is None else labels[start:stop]
+        )
+        if floats is None:
+            for i in range(start, stop):
+                known.pop(i, None)
         if progress:
-            progress(len(found), n_images)
+            progress(stop, n_images)
 
     Engine(graph).stream(inputs(), [name], sink, threads=threads)
     return found
@@ -104,62 +98,72 @@ def _labels(source: ImageSource, n_images: int, shape: tuple[int, ...]) -> Array
     return labels
 
 
-def _outcome(image: int, y: Array, real: Array | None, label: int | None) -> Outcome:
-    classes = y.ndim == 1
-    integer_class = int(y.argmax()) if classes else None
+def compared(start: int, y: Array, real: Array | None, labels: Array | None) -> Array:
+    """OUTCOME (B,) of outputs `y` (B, ...), real units, of images `start...`, against the float ones."""
+    found, classes = np.zeros(len(y), OUTCOME), y.ndim == 2
+    found["image"] = np.arange(start, start + len(y))
+    found["label"] = MISSING if labels is None else labels
+    found["integer_class"] = y.argmax(axis=1) if classes else MISSING
+    found["float_class"] = MISSING
+    for name in ("signal", "noise", "kl", "cosine"):
+        found[name] = math.nan
     if real is None:
-        return Outcome(image, label, integer_class)
+        return found
     if real.shape != y.shape:
-        raise IntvitError(f"float model: output must have the shape {y.shape} of the graph's, not {real.shape}")
+        raise IntvitError(f"float model: output must have the shape {y.shape[1:]} of the graph's, not {real.shape[1:]}")
     x = real.astype(np.float64)
-    return Outcome(
-        image,
-        label,
-        integer_class,
-        int(x.argmax()) if classes else None,
-        float(np.sum(x**2)),
-        float(np.sum((x - y) ** 2)),
-        _divergence(x, y) if classes else None,
-        _cosine(x, y),
-    )
+    found["signal"], found["noise"] = _power(x), _power(x - y)
+    if classes:
+        found["float_class"], found["kl"] = x.argmax(axis=1), _divergence(x, y)
+    found["cosine"] = _cosine(x, y)
+    return found
 
 
-def _divergence(x: Array, y: Array) -> float:
-    """KL(softmax(x) || softmax(y)), nats; x and y (C,)."""
-    p, q = (v - v.max() - math.log(np.sum(np.exp(v - v.max()))) for v in (x, y))
-    return max(float(np.sum(np.exp(p) * (p - q))), 0.0)
+def _power(x: Array) -> Array:
+    return np.asarray(np.sum((x**2).reshape(len(x), -1), axis=1))
 
 
-def _cosine(x: Array, y: Array) -> float:
-    """Mean over positions of x.y / |x||y| over the last axis; 0 where one of them is 0."""
+def _divergence(x: Array, y: Array) -> Array:
+    """KL(softmax(x) || softmax(y)) of rows, nats (B,); x and y (B, C)."""
+    tops = (v - v.max(axis=1, keepdims=True) for v in (x, y))
+    p, q = (v - np.log(np.sum(np.exp(v), axis=1, keepdims=True)) for v in tops)
+    return np.asarray(np.maximum(np.sum(np.exp(p) * (p - q), axis=1), 0.0))
+
+
+def _cosine(x: Array, y: Array) -> Array:
+    """Mean over positions of x.y / |x||y| over the last axis, (B,) of (B, ..., C); 0 where one of them is 0."""
     length = np.sqrt(np.sum(x * x, -1) * np.sum(y * y, -1))
-    return float(np.mean(np.divide(np.sum(x * y, -1), length, out=np.zeros_like(length), where=length > 0)))
+    cosine = np.divide(np.sum(x * y, -1), length, out=np.zeros_like(length), where=length > 0)
+    return np.asarray(cosine.reshape(len(x), -1).mean(axis=1))
 
 
-def summary(found: list[Outcome]) -> dict[str, float | int]:
-    """What can be said of all images together: shares in 0..1, dB, nats. What cannot be is left out.
+def summary(found: Array) -> dict[str, float | int]:
+    """What can be said of all images of OUTCOME (N,): shares in 0..1, dB, nats. What cannot be is left out.
 
     sqnr: 10 log10 of the total power of the float outputs over that of the differences.
     """
     result: dict[str, float | int] = {"images": len(found)}
-    for key, of in (("integer", "integer_class"), ("float", "float_class")):
-        if found[0].label is not None and getattr(found[0], of) is not None:
-            result[key] = float(np.mean([getattr(o, of) == o.label for o in found]))
-    if found[0].float_class is not None:
-        result["agreement"] = float(np.mean([o.integer_class == o.float_class for o in found]))
+    classes = {key: found[f"{key}_class"] for key in ("integer", "float")}
+    for key, of in classes.items():
+        if found["label"][0] != MISSING and of[0] != MISSING:
+            result[key] = float(np.mean(of == found["label"]))
+    if classes["float"][0] != MISSING:
+        result["agreement"] = float(np.mean(classes["integer"] == classes["float"]))
     for key in ("kl", "cosine"):
-        values = [value for o in found if (value := getattr(o, key)) is not None]
-        if values:
-            result[key] = math.fsum(values) / len(values)
-    signal, noise = (math.fsum(getattr(o, key) or 0.0 for o in found) for key in ("signal", "noise"))
-    if found[0].signal is not None and signal > 0:
+        if not math.isnan(found[key][0]):
+            result[key] = math.fsum(found[key]) / len(found)
+    signal, noise = math.fsum(found["signal"]), math.fsum(found["noise"])
+    if signal > 0:
         result["sqnr"] = decibel(signal, noise)
     return result
 
 
-def write_csv(path: Path, found: list[Outcome]) -> None:
-    """One line per image, under the names of `Outcome`; empty where there is nothing."""
+def write_csv(path: Path, found: Array) -> None:
+    """One line per image, under the names of OUTCOME; empty where there is nothing."""
+    names = OUTCOME.names or ()
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([field.name for field in dataclasses.fields(Outcome)])
-        writer.writerows(dataclasses.astuple(outcome) for outcome in found)
+        writer.writerow(names)
+        for row in found:
+            values = zip(names, row.item(), strict=True)
+            writer.writerow(["" if name != "image" and (v == MISSING or v != v) else v for name, v in values])

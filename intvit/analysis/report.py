@@ -66,8 +66,9 @@ def mapping_table(mapping: Mapping) -> Table:
             missing = "undefined here" if (site, method) in skipped else "-"
             text = missing if s is None else f"{s.asqnr_in:.1f} > {s.asqnr_out:.1f} ({s.sqnr_diff:+.1f})"
             cells.append(f"[bold]{text}[/bold]" if method == chosen else text)
-        ties = mapping.decisions[site].ties
-        table.add_row(site, *cells, chosen if not ties else f"{chosen} ~ {', '.join(ties)}")
+        decision = mapping.decisions[site]
+        ties = decision.ties if decision.method == chosen and not mapping.uniform else ()
+        table.add_row(site, *cells, f"{chosen} ~ {', '.join(ties)}" if ties else chosen)
     return table
 
 

@@ -30,19 +30,9 @@ def decibel(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
-def mean_noise(ratios: Sequence[float] | np.ndarray) -> float:
-    """`-10 log10(mean over images of noise power / signal power)`, dB: every image counts by what it loses.
-
-    >>> round(mean_noise([100.0, 1e9]), 2), mean_noise([math.inf])
-    (23.01, inf)
-    """
-    noise = math.fsum(1 / ratio if ratio else math.inf for ratio in ratios) / len(ratios)
-    return -10 * math.log10(noise) if noise else math.inf
-
-
-ERRORS = np.dtype([("ratio", "<f8"), ("mean", "<f8"), ("max", "<f8"), ("saturated", "<f8")])
-"""Of one image: signal over noise power, inf without noise; mean of `q - x` and largest |q - x|, real units; share of
-codes at an end of their type."""
+ERRORS = np.dtype([(name, "<f8") for name in ("ratio", "signal", "noise", "mean", "max", "saturated")])
+"""Of one image: signal over noise power, inf without noise; both powers, means of x**2 and of (q - x)**2 in real units
+squared; mean of `q - x` and largest |q - x|, real units; share of codes at an end of their type."""
 LANES = 256
 """Partial sums of a tensor with one scale: the order of the additions is the same on every machine."""
 
@@ -112,6 +102,7 @@ def errors(real: np.ndarray, q: np.ndarray, tensor: Tensor) -> np.ndarray:
     signal, noise, mean, largest = np.empty((4, len(q)))
     _powers(np.ascontiguousarray(real, np.float32).reshape(len(real), -1), flat, scale, signal, noise, mean, largest)
     np.divide(signal, noise, out=found["ratio"], where=noise > 0)
+    found["signal"], found["noise"] = signal / flat.shape[1], noise / flat.shape[1]
     found["mean"], found["max"] = mean / flat.shape[1], largest
     return found
 

@@ -63,6 +63,19 @@ class Program:
             dead[i].append(name)
         return Program(steps, dead)
 
+    def run(self, values: dict[str, Array], made: Callable[[str, Array], None]) -> None:
+        """Run the steps on `values`, which is left with what they do not read; each tensor is `made` once.
+
+        What a kernel refuses, because of the values that it meets, is said with the name of its site.
+        """
+        for step, dead in zip(self.steps, self.dead, strict=True):
+            with placed(step.sites):
+                result = step.run([values[name] for name in step.inputs])
+            values[step.output] = result
+            made(step.output, result)
+            for name in dead:
+                del values[name]
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -92,22 +105,16 @@ class Engine:
         return Step(node.inputs, node.output, run, (node,))
 
     def evaluate(self, q_images: Array, wanted: Sequence[str], each: Each | None = None) -> dict[str, Any]:
-        """Run one batch of integer images; the wanted tensors, each (B, *shape), or what `each` makes of them.
-
-        What a kernel refuses, because of the values that it meets, is said with the name of its site.
-        """
+        """Run one batch of integer images; the wanted tensors, each (B, *shape), or what `each` makes of them."""
         keep = each or (lambda name, tensor: tensor)
-        values = {self.graph.inputs[0]: q_images}
-        kept = {name: keep(name, values[name]) for name in wanted if name in values}
-        program = self.program(wanted)
-        for step, dead in zip(program.steps, program.dead, strict=True):
-            with placed(step.sites):
-                result = step.run([values[name] for name in step.inputs])
-            values[step.output] = result
-            if step.output in wanted:
-                kept[step.output] = keep(step.output, result)
-            for name in dead:
-                del values[name]
+        values, kept = {self.graph.inputs[0]: q_images}, dict[str, Any]()
+
+        def made(name: str, tensor: Array) -> None:
+            if name in wanted:
+                kept[name] = keep(name, tensor)
+
+        made(self.graph.inputs[0], q_images)
+        self.program(wanted).run(values, made)
         return kept
 
     def stream(

@@ -41,12 +41,13 @@ class Skipped:
 class Candidate:
     """A uniform model and its recipe, in which other methods stand at the sites where its own is undefined.
 
-    `sites`: where it has its own method, and none is borrowed or fixed.
+    `choices`: at every site but the fixed ones. `sites`: where it has its own method, and none is borrowed.
     """
 
     graph: IntGraph
     recipe: Recipe
     skipped: tuple[Skipped, ...]
+    choices: dict[str, Choice]
     sites: tuple[str, ...]
 
 
@@ -76,22 +77,23 @@ def uniform_model(
             refused = tried.setdefault(error.site, [])
             refused.append(error)
             operator = graph.node(error.site).op
-            choices = [recipe.with_method(name).choice(operator, error.site) for name in (method, *methods)]
-            others = list({c.method: c for c in choices}.values())[len(refused) :]
+            tries = [recipe.with_method(name).choice(operator, error.site) for name in (method, *methods)]
+            others = list({c.method: c for c in tries}.values())[len(refused) :]
             if not others:
                 raise IntvitError(
                     f"{error.site}: no candidate is left here: {'; '.join(e.why for e in refused)}"
                 ) from None
             uniform = uniform.model_copy(update={"sites": {**uniform.sites, error.site: others[0]}})
     nodes = [node for node in graph.nodes if node.op in operators.with_methods() and node.name not in fixed]
-    own = tuple(node.name for node in nodes if uniform.choice(node.op, node.name).method == method)
+    choices = {node.name: uniform.choice(node.op, node.name) for node in nodes}
+    own = tuple(site for site, choice in choices.items() if choice.method == method)
     if not own:
         first = next(iter(tried.values()), None)
         why = first[0] if first else "it has no operator of its own"
         raise IntvitError(f"{method}: must be defined at one site of the model at least, and is at none: {why}")
     skipped = (
         Skipped(node.name, node.op, recipe.with_method(method).choice(node.op, node.name).method,
-                uniform.choice(node.op, node.name).method, tried[node.name][0].why)
+                choices[node.name].method, tried[node.name][0].why)
         for node in nodes if node.name in tried
     )  # fmt: skip
-    return Candidate(lowered, uniform, tuple(skipped), own)
+    return Candidate(lowered, uniform, tuple(skipped), choices, own)

@@ -10,24 +10,44 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Mapping_
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from intvit.analysis.sqnr import mean_decibel, mean_noise
+import numpy as np
+
+from intvit.analysis.sqnr import decibel, mean_decibel
 from intvit.errors import IntvitError, placed
 from intvit.graph import operators
-from intvit.graph.ir import LOGITS, FloatGraph
+from intvit.graph.ir import LOGITS, Array, FloatGraph
 from intvit.lowering.calibrate import Activations, Calibration
 from intvit.lowering.recipe import Choice, Recipe
 from intvit.mapping import rules
 from intvit.mapping.candidates import Candidate, Skipped, uniform_model
+from intvit.mapping.quadratic import Constraints
 from intvit.mapping.rules import TIE_BREAK, Decision, Difference, Rule, Score
 from intvit.mapping.scores import BASES, PREFIX, UNIFORM, Images, Key, Task, Variant, score
+from intvit.mapping.search import Found, Measured, Problem, run
+from intvit.mapping.space import Space
+from intvit.mapping.store import Store
 from intvit.mapping.tables import Table
 
-MIXED = "mixed"
+MIXED, SEARCHED = "mixed", "searched"
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to search for, and how (`search`). `labels` of the images, for the objective top1; `store` keeps what was
+    measured, so that a search that was ended goes on."""
+
+    kind: str
+    objective: str = "sqnr"
+    constraints: Constraints = field(default_factory=Constraints)
+    budget: int | None = None
+    labels: Array | None = None
+    store: Store | None = None
+    progress: Callable[[int, int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +71,9 @@ class Mapping:
     skipped: tuple[Skipped, ...] = ()
     uniform: str | None = None
     seed: int = 0
+    found: Found | None = None
+    """What a search found, which `recipe` holds then."""
+    problem: Problem | None = None
 
     @cached_property
     def scores(self) -> tuple[Score, ...]:
@@ -66,41 +89,41 @@ class Mapping:
         return {
             key.method: mean_decibel(rows["ratio_out"])
             for key, rows in self.of(UNIFORM).rows.items()
-            if key.site == LOGITS and key.method != MIXED
+            if key.site == LOGITS and key.method in self.methods
         }
 
     @cached_property
     def outputs(self) -> dict[str, float]:
-        """Mean SQNR (`sqnr.mean_noise`) of the outputs of each uniform model and of the `mixed` one of the rule, dB."""
-        return {
-            key.method: mean_noise(rows["ratio_out"])
-            for key, rows in self.of(UNIFORM).rows.items()
-            if key.site == LOGITS
-        }
+        """SQNR of the outputs of each uniform model and of the `mixed` one of the rule, over all images, dB."""
+        powers = rules.output_powers(self.of(UNIFORM))
+        return {name: decibel(float(np.sum(signal)), float(np.sum(noise))) for name, (signal, noise) in powers.items()}
 
     @cached_property
     def best(self) -> str:
         """The best uniform model, by the SQNR of its outputs."""
-        return max((name for name in self.outputs if name != MIXED), key=self.outputs.__getitem__)
+        return max(self.methods, key=self.outputs.__getitem__)
 
-    @cached_property
-    def gain(self) -> Difference:
-        """SQNR of the rule's outputs less that of the best uniform model's."""
-        noise = rules.output_noise(self.of(UNIFORM))
-        return rules.difference(noise[MIXED], noise[self.best], self.seed)
+    def gain(self, name: str) -> Difference:
+        """SQNR of the outputs of a model less that of the best uniform one's."""
+        powers = rules.output_powers(self.of(UNIFORM))
+        return rules.difference(powers[name][1], powers[self.best][1], self.seed)
 
     @property
-    def note(self) -> str | None:
-        """One line about a choice that is not the rule's, or that is worse than another."""
-        if self.outputs[MIXED] >= self.outputs[self.best]:
-            return None
-        text = (
-            f"rule {self.rule} chose a model of {self.outputs[MIXED]:.1f} dB at the outputs, worse than uniform "
-            f"{self.best} with {self.outputs[self.best]:.1f} dB ({self.gain})"
-        )
-        if self.uniform is None:
-            return text
-        return f"{text}: the mapping holds uniform {self.uniform} (map --no-fallback keeps the rule's)"
+    def notes(self) -> list[str]:
+        """A line about every choice that these images show to be worse than a uniform model, and what became of it."""
+        uniform = f"uniform {self.best} with {self.outputs[self.best]:.1f} dB"
+        notes: list[str] = []
+        if self.outputs[MIXED] < self.outputs[self.best]:
+            worse = (
+                f"rule {self.rule} chose a model of {self.outputs[MIXED]:.1f} dB at the outputs, worse than {uniform}"
+            )
+            notes.append(f"{worse} ({self.gain(MIXED)})")
+            if self.uniform is not None:
+                notes[0] += f": the mapping holds uniform {self.uniform} (map --no-fallback keeps the rule's)"
+        if self.found is not None and self.outputs[SEARCHED] < self.outputs[self.best]:
+            worse = f"search {self.found.kind} by {self.found.objective} chose {self.outputs[SEARCHED]:.1f} dB"
+            notes.append(f"{worse} at the outputs, worse than {uniform} ({self.gain(SEARCHED)})")
+        return notes
 
     def by_site(self) -> dict[str, list[Score]]:
         sites: dict[str, list[Score]] = {}
@@ -121,7 +144,11 @@ class Mapping:
             "intervals": {"resamples": rules.RESAMPLES, "confidence": rules.CONFIDENCE, "seed": self.seed},
             "logits_asqnr": _plain(self.logits),
             "outputs_sqnr": _plain(self.outputs),
-            "gain_over_uniform": {"uniform": self.best, **_plain(asdict(self.gain))},
+            "gain_over_uniform": {
+                "uniform": self.best,
+                **{name: _plain(asdict(self.gain(name))) for name in self.outputs if name not in self.methods},
+            },
+            **({} if self.found is None or self.problem is None else {"search": self.found.as_json(self.problem)}),
             "fallback": self.uniform,
             "skipped": [vars(s) for s in self.skipped],
             "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
@@ -155,6 +182,7 @@ def map_methods(
     threads: int | None = None,
     fallback: bool = True,
     seed: int = 0,
+    search: Search | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Mapping:
     """Run each uniform model on the recorded `images` (or the first `limit` of them) and choose per site.
@@ -174,7 +202,7 @@ def map_methods(
     candidates = {name: uniform_model(graph, calibration, recipe, name, methods, fixed) for name in methods}
     scored = {site for candidate in candidates.values() for site in candidate.sites}
     sites = tuple(node.name for node in graph.nodes if node.name in scored)
-    passes = {UNIFORM: 2, PREFIX: 2 + len(sites)}.get(basis, 3)
+    passes = {UNIFORM: 2, PREFIX: 2 + len(sites)}.get(basis, 3) + (search is not None)
     done = 0
 
     def scores(basis: str, variants: Sequence[Variant]) -> Table[Key]:
@@ -189,20 +217,31 @@ def map_methods(
         task = Task(graph, calibration, basis, tuple(variants))
         return score(task, recording, images, (0, n_images), batch=batch, threads=threads, progress=more)
 
-    tables = [scores(UNIFORM, [Variant(name, found.recipe, found.sites) for name, found in candidates.items()])]
+    tables = [scores(UNIFORM, [Variant(name, each.recipe, each.sites) for name, each in candidates.items()])]
     if basis == PREFIX:
         decisions, read = _in_turn(candidates, recipe, sites, fixed, found, seed, scores)
         tables.append(read)
     else:
         if basis != UNIFORM:
-            variants = [Variant(name, found.recipe, found.sites, outputs=False) for name, found in candidates.items()]
+            variants = [Variant(name, each.recipe, each.sites, outputs=False) for name, each in candidates.items()]
             tables.append(scores(basis, variants))
         decisions = rules.decide(tables[-1], found, methods, seed)
     decisions = {site: decisions[site] for site in sites}
     chosen = _with(recipe, candidates, decisions, fixed)
     tables.append(scores(UNIFORM, [Variant(MIXED, chosen, ())]))
-    skipped = tuple(note for found in candidates.values() for note in found.skipped)
+    skipped = tuple(note for candidate in candidates.values() for note in candidate.skipped)
     mapping = Mapping(rule, basis, Table.merged(tables), methods, sites, decisions, chosen, skipped, seed=seed)
+    if search is not None:
+        around = recipe.model_copy(update={"sites": {**recipe.sites, **fixed}})
+        problem = _problem(graph, calibration, around, candidates, sites, mapping.best, search.constraints)
+        space = problem.space
+        measured = Measured(space, recording, images, n_images, search.objective, search.labels, search.store,
+                            search.budget, batch=batch, threads=threads, progress=search.progress)  # fmt: skip
+        best = run(search.kind, problem, measured, seed)
+        space.verify(best.config)
+        chosen = space.recipe_of(best.config)
+        tables.append(scores(UNIFORM, [Variant(SEARCHED, chosen, ())]))
+        return replace(mapping, table=Table.merged(tables), recipe=chosen, found=best, problem=problem)
     if not (fallback and mapping.outputs[MIXED] < mapping.outputs[mapping.best]):
         return mapping
     uniform = candidates[mapping.best].recipe
@@ -211,6 +250,26 @@ def map_methods(
     }
     recipe = recipe.model_copy(update={"sites": stated})
     return replace(mapping, recipe=recipe, uniform=mapping.best)
+
+
+def _problem(
+    graph: FloatGraph, calibration: Calibration, recipe: Recipe, candidates: Mapping_[str, Candidate],
+    sites: Sequence[str], best: str, constraints: Constraints,
+) -> Problem:  # fmt: skip
+    """All mappings of some sites, around the best uniform model."""
+    options = {
+        site: {name: candidate.choices[site] for name, candidate in candidates.items() if site in candidate.sites}
+        for site in sites
+    }
+    uniform = {
+        name: tuple(
+            method if (method := candidate.choices[site].method) in options[site] else next(iter(options[site]))
+            for site in sites
+        )
+        for name, candidate in candidates.items()
+    }
+    space = Space(graph, calibration, recipe, options, uniform[best])
+    return Problem(space, constraints, list(dict.fromkeys(uniform.values())))
 
 
 def checked_sites(graph: FloatGraph, fixed: Mapping_[str, Choice]) -> dict[str, Choice]:
@@ -232,7 +291,7 @@ def _with(
 ) -> Recipe:
     """The recipe with the chosen method at every site."""
     chosen = {
-        site: candidates[decision.method].recipe.choice(decision.operator, site)
+        site: candidates[decision.method].choices[site]
         for site, decision in decisions.items()
     }  # fmt: skip
     return recipe.model_copy(update={"sites": {**recipe.sites, **chosen, **fixed}})

@@ -167,10 +167,11 @@ def decide(table: Table[Key], rule: Rule, methods: Sequence[str], seed: int = 0)
     return found
 
 
-def output_noise(table: Table[Key]) -> dict[str, Array]:
-    """Model -> noise over signal of its outputs, an entry per image."""
-    with np.errstate(divide="ignore"):
-        return {key.method: 1 / rows["ratio_out"] for key, rows in table.rows.items() if key.site == LOGITS}
+def output_powers(table: Table[Key]) -> dict[str, tuple[Array, Array]]:
+    """Model -> signal and noise power of its outputs, an entry per image."""
+    return {
+        key.method: (rows["signal_out"], rows["noise_out"]) for key, rows in table.rows.items() if key.site == LOGITS
+    }
 
 
 @dataclass(frozen=True)
@@ -186,14 +187,18 @@ class Difference:
 
 
 def difference(noise: Array, other: Array, seed: int = 0) -> Difference:
-    """Of two models' `output_noise` on the same images: resampled in pairs."""
+    """Of two models' SQNR, from their noise powers on the same images: resampled in pairs.
+
+    >>> difference(np.array([1.0, 2.0]), np.array([10.0, 20.0]))
+    Difference(value=10.0, low=10.0, high=10.0)
+    """
     counts = resamples(LOGITS, len(noise), seed)
-    low, high = interval(_decibels_of(other, counts) - _decibels_of(noise, counts))
+    low, high = interval(_decibel_sums(other, counts) - _decibel_sums(noise, counts))
     ones = np.ones((1, len(noise)))
-    return Difference(float((_decibels_of(other, ones) - _decibels_of(noise, ones))[0]), low, high)
+    return Difference(float((_decibel_sums(other, ones) - _decibel_sums(noise, ones))[0]), low, high)
 
 
-def _decibels_of(noise: Array, counts: Array) -> Array:
-    """10 log10 of the mean of every resample."""
+def _decibel_sums(powers: Array, counts: Array) -> Array:
+    """10 log10 of the sum of every resample."""
     with np.errstate(divide="ignore"):
-        return np.asarray(10 * np.log10((counts * noise).sum(axis=1) / counts.sum(axis=1)))
+        return np.asarray(10 * np.log10((counts * powers).sum(axis=1)))

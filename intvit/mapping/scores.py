@@ -51,7 +51,7 @@ ROW = np.dtype(
     [("image", "<i8")]
     + [(f"{name}_{side}", "<f8") for side in ("in", "out") for name in ERRORS.names or ()]
 )  # fmt: skip
-"""Of the operator's input and output (`sqnr.ERRORS`): power ratio, mean and largest error, share of saturated codes."""
+"""Of an image: `sqnr.ERRORS` of the operator's input and output; NaN for the input of the outputs of a model."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ class Part:
             rows[site]["image"] = np.arange(start, start + len(images))
             for side, pair in zip(("in", "out"), pairs, strict=True):
                 if pair is None:
-                    rows[site]["ratio_in"] = math.nan
+                    for field in ERRORS.names or ():
+                        rows[site][f"{field}_{side}"] = math.nan
                 else:
                     sides.setdefault(pair[1], []).append((site, side, pair[0]))
 
