@@ -6,7 +6,8 @@ from pathlib import Path
 
 def main() -> None:
     project = tomllib.loads((Path(__file__).resolve().parent.parent / "pyproject.toml").read_text())["project"]
-    for item in (*project["dependencies"], *project["optional-dependencies"]["test"]):
+    for item in (*project["dependencies"], *project["optional-dependencies"]["test"],
+                 *project["optional-dependencies"]["search"]):  # fmt: skip
         print(item.replace(">=", "=="))
 
 
