@@ -36,7 +36,6 @@ import numpy as np
 import onnx
 
 from intvit.analysis.demo import SWIN_WEIGHTS, WEIGHTS, embedded
-from intvit.analysis.mapping import PUBLISHED, map_methods
 from intvit.analysis.outputs import outcomes, summary
 from intvit.floats.images import ImageSource, open_images
 from intvit.floats.importers.kinds import import_model
@@ -47,6 +46,8 @@ from intvit.floats.model import FloatModel
 from intvit.lowering.calibrate import calibrate
 from intvit.lowering.context import Infeasible, lower
 from intvit.lowering.recipe import build_recipe
+from intvit.mapping.candidates import PUBLISHED
+from intvit.mapping.mapping import map_methods
 
 Array = np.ndarray[Any, Any]
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "accuracy.md"
