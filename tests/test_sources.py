@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from intvit.analysis.demo import SWIN_WEIGHTS, WEIGHTS, embedded
-from intvit.analysis.mapping import float_values
 from intvit.engine import Engine
 from intvit.engine.trace import dequantize
 from intvit.errors import IntvitError
@@ -24,6 +23,7 @@ from intvit.graph.store import load, save
 from intvit.lowering.calibrate import calibrate
 from intvit.lowering.context import lower
 from intvit.lowering.recipe import build_recipe
+from intvit.mapping.values import float_values
 
 FOREIGN = Path(__file__).resolve().parent.parent / "golden" / "foreign"
 MODELS = {
