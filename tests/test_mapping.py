@@ -315,6 +315,20 @@ def test_a_file_that_is_no_store_is_refused_or_begun(tmp_path, content):
     assert path.read_bytes() == content
 
 
+def test_a_database_of_somebody_else_is_left_alone(tmp_path):
+    path = tmp_path / "theirs"
+    connection = sqlite3.connect(path)
+    connection.execute("create table letters (text)")
+    connection.commit()
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(IntvitError, match="must be a store of intvit, and holds tables letters"):
+        Store(path)
+    assert path.read_bytes() == before
+    with pytest.raises(IntvitError, match="must be in a folder that there is"):
+        Store(tmp_path / "none" / "s")
+
+
 def test_a_store_of_another_kind_or_version_is_refused(tmp_path):
     for statement in ("update about set version = 7", "update about set format = 'x'"):
         path = tmp_path / statement.replace(" ", "_")

@@ -36,6 +36,8 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not path.parent.is_dir():
+            raise IntvitError(f"{path}: must be in a folder that there is")
         with self._reading():
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=60)
             try:
@@ -45,6 +47,9 @@ class Store:
                 raise
 
     def _open(self) -> None:
+        names = {name for (name,) in self._connection.execute("select name from sqlite_master where type = 'table'")}
+        if names and names != {"about", "rows"}:
+            raise IntvitError(f"{self.path}: must be a store of intvit, and holds tables {', '.join(sorted(names))}")
         self._connection.execute("pragma synchronous = normal")
         self._connection.executescript(SCHEMA)
         found = self._connection.execute("select format, version from about").fetchone()
