@@ -48,7 +48,7 @@ class Store:
 
     def _open(self) -> None:
         names = {name for (name,) in self._connection.execute("select name from sqlite_master where type = 'table'")}
-        if names and names != {"about", "rows"}:
+        if names - {"about", "rows"}:
             raise IntvitError(f"{self.path}: must be a store of intvit, and holds tables {', '.join(sorted(names))}")
         self._connection.execute("pragma synchronous = normal")
         self._connection.executescript(SCHEMA)
