@@ -90,6 +90,10 @@ COMMANDS = {
         2, "map {part_mlp.onnx} --recording {part_recording.h5} --images {tokens.npy} -o m.json --threads 1"
            " --methods ibert,ivit"
     ),
+    "map search": Command(
+        2, "map {part_mlp.onnx} --recording {part_recording.h5} --images {tokens.npy} -o m.json --threads 1"
+           " --methods ibert,ivit --search greedy --budget 4"
+    ),
     "map live": Command(1, "map {vit.onnx} --images {images} -o m.json --threads 1"),
     "run": Command(10, "run {part} {tokens.npy} -o l.npz --threads 1", "same run"),
     "run whole": Command(3, "run {whole} {images.npy} -o l.npz --threads 1", "same run"),

@@ -19,7 +19,8 @@ WORDS = (
     "fashion-mnist:test/images", "fashion-mnist:../x", "cifar:test", "../in/images.h5:", "../in/images.h5:/",
     "../in/images.h5:nope", "../in/images.h5:..",
     "../in/images.h5:test", "ivit", "ibert", "fqvit", "ivit,ivit", "ivit,", ",ivit", "softmax", "spec", "kernel",
-    "minmax", "percentile", "mse", "kl", "auto", "accurate", "sqnr_output",
+    "minmax", "percentile", "mse", "kl", "auto", "accurate", "sqnr_output", "isolated", "prefix", "greedy", "pairwise",
+    "exact", "tpe", "top1", "norm=ivit", "blocks.0.norm1=ibert", "=", "norm=", "=ivit", "../in/ivit.h5.search",
     "/proc/self/environ", "/dev/zero", "/dev/full", "[red]x", "\x1b[31m", "%s", "~", "$HOME", "blocks.0.norm1",
     "logits",
 )  # fmt: skip

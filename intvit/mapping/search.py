@@ -13,13 +13,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from intvit.analysis.outputs import MISSING, OUTCOME
+from intvit.analysis.outputs import OUTCOME
 from intvit.errors import IntvitError
 from intvit.graph.ir import Array
 from intvit.lowering.calibrate import Activations
@@ -45,26 +45,19 @@ class Objective:
     text: str
     parts: Callable[[Array], Array]
     over: Callable[[Array], float]
-    needs: str
+    classes: bool = False
+    labels: bool = False
 
     def loss(self, rows: Array) -> float:
-        """Of OUTCOME (N,); IntvitError for outcomes that lack what it needs."""
-        parts = self.parts(rows)
-        if not np.isfinite(parts).all():
-            raise IntvitError(f"objective: must have {self.needs}, and has none")
-        return float(np.sum(parts)) / self.over(rows)
-
-
-def _wrong(rows: Array) -> Array:
-    known = (rows["label"] != MISSING) & (rows["integer_class"] != MISSING)
-    return np.where(known, rows["integer_class"] != rows["label"], math.nan)
+        """Of OUTCOME (N,)."""
+        return float(np.sum(self.parts(rows))) / self.over(rows)
 
 
 OBJECTIVES = {
     "sqnr": Objective("noise over signal of the outputs", lambda rows: rows["noise"],
-                      lambda rows: float(np.sum(rows["signal"])), "outputs"),
-    "kl": Objective("KL divergence of the classes, nats", lambda rows: rows["kl"], len, "classes"),
-    "top1": Objective("share of wrong classes", _wrong, len, "classes and labelled images"),
+                      lambda rows: float(np.sum(rows["signal"]))),
+    "kl": Objective("KL divergence of the classes, nats", lambda rows: rows["kl"], len, classes=True),
+    "top1": Objective("share of wrong classes", lambda rows: rows["integer_class"] != rows["label"], len, True, True),
 }  # fmt: skip
 
 
@@ -292,6 +285,7 @@ def pairwise(problem: Problem, measured: Measured, seed: int) -> Found:
     space, base = problem.space, problem.space.base
     singles, pairs = space.singles(), list(_pairs(space))
     measured.expect([base, *problem.starts, *singles, *pairs])
+    measured([base], always=True)
     spent = False
     try:
         measured([*problem.starts, *singles])
@@ -386,8 +380,14 @@ def run(kind: str, problem: Problem, measured: Measured, seed: int = 0) -> Found
         raise IntvitError(f"search: must be one of {', '.join(SEARCHES)}, not {kind!r}")
     if measured.objective not in OBJECTIVES:
         raise IntvitError(f"objective: must be one of {', '.join(OBJECTIVES)}, not {measured.objective!r}")
-    measured([problem.space.base], always=True)  # what changes are changes of
-    return SEARCHES[kind](problem, measured, seed)
+    objective, graph = OBJECTIVES[measured.objective], problem.space.graph
+    if objective.classes and len(graph.tensors[graph.outputs[0]].shape) != 1:
+        raise IntvitError(f"objective: {measured.objective} must have outputs that are classes, and has others")
+    if objective.labels and measured.labels is None:
+        raise IntvitError(f"objective: {measured.objective} must have labelled images, and has none")
+    found = SEARCHES[kind](problem, measured, seed)
+    measured([found.base], always=True)  # what changes are changes of
+    return replace(found, losses={config: measured.loss(config) for config in measured.rows})
 
 
 def _start(problem: Problem, measured: Measured) -> Config:

@@ -32,12 +32,16 @@ def key_of(kind: str, facts: Any) -> str:
 
 
 class Store:
-    """Structured arrays by key. A context; IntvitError for a file that is none, or that was damaged."""
+    """Structured arrays by key. A context, which leaves no new file without rows behind when it ends by an error.
+
+    IntvitError for a file that is none, or that was damaged.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.parent.is_dir():
             raise IntvitError(f"{path}: must be in a folder that there is")
+        self._new = not path.exists()
         with self._reading():
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=60)
             try:
@@ -61,8 +65,11 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        unused = kind is not None and self._new and not len(self)
         self._connection.close()
+        if unused:
+            self.path.unlink(missing_ok=True)
 
     def __len__(self) -> int:
         with self._reading():
