@@ -161,7 +161,8 @@ def test_lower_bounds_are_exact_versions():
     """`tools/lowest.py` pins what pyproject.toml promises; CI runs the suite with exactly these."""
     text = subprocess.run([sys.executable, ROOT / "tools/lowest.py"], capture_output=True, text=True, check=True).stdout
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    promised = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    extras = project["optional-dependencies"]
+    promised = [*project["dependencies"], *extras["test"], *extras["search"]]
     assert text.splitlines() == [item.replace(">=", "==") for item in promised]
 
 
