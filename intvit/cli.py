@@ -697,6 +697,135 @@ def _fixed(graph: FloatGraph, recipe: Recipe, texts: list[str]) -> dict[str, Any
     return fixed
 
 
+@app.command("report")
+def report_command(
+    words: Annotated[
+        list[str], typer.Argument(metavar="MODEL | diff A B", help="Float model, ONNX; or two reports to compare.")
+    ],
+    mapping: Annotated[Path | None, typer.Option(help="From `intvit map`, of this model.")] = None,
+    calibrate: Annotated[str | None, typer.Option(help="Images to calibrate on, as for `map`.")] = None,
+    recording: Annotated[Path | None, typer.Option(help="Instead: recording of this model.")] = None,
+    images: Annotated[str | None, typer.Option(help="Images to judge on, labelled ones if there are.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
+    calibrate_limit: Annotated[int | None, typer.Option(min=1, help="Calibrate on the first images only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Judge on the first images only.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Uniform models, separated by commas. [default: the mapping's candidates]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of intervals.")] = 0,
+    threads: ThreadsOpt = None,
+    mean: MeanOpt = None,
+    std: StdOpt = None,
+    resize: ResizeOpt = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """One HTML page about a mapping, beside the float model and the uniform ones; or what differs between two reports.
+
+    The folder holds report.html, which needs no network, report.json and tables for other tools: outputs.csv,
+    sites.csv, rows.csv. The widths are those of the mapping file.
+
+    Example: intvit report vit.onnx --mapping mapping.json --calibrate images.h5 --images test.h5 -o report
+
+    Example: intvit report diff report_a report_b
+    """
+    given = {"--mapping": mapping, "--calibrate": calibrate, "--recording": recording, "--images": images,
+             "--output": output, "--calibrate-limit": calibrate_limit, "--limit": limit, "--methods": methods,
+             "--seed": seed, "--threads": threads, "--mean": mean, "--std": std, "--resize": resize}  # fmt: skip
+    if words[0] == "diff":
+        for option in [name for name, value in given.items() if value]:
+            raise IntvitError(f"{option}: must go with a model, not with diff")
+        _report_diff(words[1:], as_json)
+        return
+    if len(words) > 1:
+        raise IntvitError(f"report: must be given one model, or diff and two reports, not {' '.join(words)}")
+    if as_json:
+        raise IntvitError("--json: must go with diff; a report has its report.json")
+    if mapping is None or images is None or output is None:
+        raise IntvitError("--mapping, --images, --output: must be given with a model")
+    if (calibrate is None) == (recording is None):
+        raise IntvitError("--calibrate and --recording: one of them must be given, and only one")
+    from intvit.files import whole_folder
+    from intvit.floats.importers.onnx import float_graph, load_model
+    from intvit.floats.live import LiveActivations
+    from intvit.floats.model import FloatModel
+    from intvit.floats.recording import Recording
+    from intvit.report.collect import Inputs, collect, make
+    from intvit.report.data import read_mapping
+    from intvit.report.folder import write
+    from intvit.report.page import headline
+
+    model, mapped = Path(words[0]), read_mapping(mapping)
+    graph = float_graph(load_model(model))
+    recipe = _recipe(graph, None, mapping, None, None, None, None)
+    options = {"mean": mean, "std": std, "resize": resize}
+    with ExitStack() as stack:
+        float_model, shape = FloatModel(model, threads=threads), _input_shape(graph)
+        activations: Any
+        if recording is not None:
+            activations = stack.enter_context(Recording(recording))
+        else:
+            source = _images(cast(str, calibrate), shape, graph.metadata, **options)
+            activations = LiveActivations(float_model, source, calibrate_limit)
+        test = _images(images, shape, graph.metadata, **options, recorded=activations.preprocessing)
+        inputs = Inputs(
+            graph, float_model, mapped, recipe, activations, test, (model, mapping, calibrate or str(recording)),
+            mapped.methods if methods is None else tuple(methods.split(",")), calibrate_limit, limit, threads, seed,
+            _again(words[0], given),
+        )  # fmt: skip
+        made = make(inputs, progress)
+        folder = stack.enter_context(whole_folder(output))
+        report, table = collect(inputs, made, progress)
+        write(folder, report, table)
+    _applied(test.preprocessing)
+    for warning in report.warnings:
+        _notice(f"note: {warning}")
+    out.print(headline(report), highlight=False, markup=False, soft_wrap=True)
+    _notice(f"wrote {output / 'report.html'}")
+
+
+def _again(model: str, given: dict[str, Any]) -> str:
+    """The command line that makes a report once more."""
+    import shlex
+
+    words = ["intvit", "report", model]
+    for option, value in given.items():
+        for each in value if isinstance(value, list) else [value] if value else []:
+            words += [option, str(each)]
+    return shlex.join(words)
+
+
+def _report_diff(words: list[str], as_json: bool) -> None:
+    from intvit.report.data import read_report
+    from intvit.report.diff import differing
+
+    if len(words) != 2:
+        raise IntvitError(f"report diff: must be given two reports, not {len(words)}")
+    found = differing(*(read_report(Path(word)) for word in words))
+    if as_json:
+        print(json.dumps([vars(each) for each in found], indent=1))
+    elif not found:
+        out.print("nothing differs")
+    else:
+        from rich.text import Text
+
+        table = Table()
+        for header in ("what", "a", "b", "b - a"):
+            table.add_column(header, overflow="fold")
+        details = sum(each.detail for each in found)
+        for each in (each for each in found if not each.detail):
+            gain = "" if each.gain is None else f"{each.gain:+.4g}"
+            table.add_row(*(Text(text) for text in (each.what, _value(each.a), _value(each.b), gain)))
+        out.print(table)
+        if details:
+            out.print(f"and {details} intervals and details of scores: --json", highlight=False)
+
+
+def _value(value: Any) -> str:
+    """Of a report, in a cell."""
+    text = "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else f"{text[:36]} ..."
+
+
 @app.command()
 def methods(
     check: Annotated[

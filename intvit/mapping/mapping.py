@@ -68,6 +68,8 @@ class Mapping:
     """In order of execution."""
     decisions: Mapping_[str, Decision]
     recipe: Recipe
+    images: tuple[str, int]
+    """sha256 of the images that were measured on, and how many they are."""
     skipped: tuple[Skipped, ...] = ()
     uniform: str | None = None
     seed: int = 0
@@ -135,6 +137,8 @@ class Mapping:
         return {
             "format": "intvit.mapping",
             "version": 1,
+            "model_sha256": next(iter(self.table.rows)).model,
+            "images": {"sha256": self.images[0], "count": self.images[1]},
             "rule": self.rule,
             "basis": self.basis,
             "scores": [{**_plain(asdict(s)), **_plain({
@@ -230,7 +234,9 @@ def map_methods(
     chosen = _with(recipe, candidates, decisions, fixed)
     tables.append(scores(UNIFORM, [Variant(MIXED, chosen, ())]))
     skipped = tuple(note for candidate in candidates.values() for note in candidate.skipped)
-    mapping = Mapping(rule, basis, Table.merged(tables), methods, sites, decisions, chosen, skipped, seed=seed)
+    measured_on = images.sha256(n_images), n_images
+    mapping = Mapping(rule, basis, Table.merged(tables), methods, sites, decisions, chosen, measured_on, skipped,
+                      seed=seed)  # fmt: skip
     if search is not None:
         around = recipe.model_copy(update={"sites": {**recipe.sites, **fixed}})
         problem = _problem(graph, calibration, around, candidates, sites, mapping.best, search.constraints)
