@@ -375,6 +375,7 @@ def test_a_site_without_a_candidate_ends_a_map(cli, steep, tmp_path):
 
 
 def test_a_candidate_that_is_undefined_everywhere_is_refused(vit, monkeypatch):
+    from intvit.lowering import context
     from intvit.lowering.context import Infeasible
     from intvit.mapping import candidates
 
@@ -386,7 +387,7 @@ def test_a_candidate_that_is_undefined_everywhere_is_refused(vit, monkeypatch):
                 raise Infeasible(site, "not here")
         return graph
 
-    monkeypatch.setattr(candidates, "lower", lower)
+    monkeypatch.setattr(context, "lower", lower)
     recipe = build_recipe({})
     with pytest.raises(
         IntvitError, match=r"ibert: must be defined at one site of the model at least, and is at none: .*not"

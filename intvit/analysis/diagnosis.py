@@ -26,7 +26,7 @@ from intvit.graph.parameters import method_params, node_method
 from intvit.kernels import registry
 from intvit.lowering import widths
 from intvit.lowering.calibrate import Calibration, calibrate, stated_observer, trained
-from intvit.lowering.context import lower
+from intvit.lowering.context import lower, lower_feasible
 from intvit.lowering.recipe import EQUALIZE, OBSERVERS, STAND_IN, Choice, Recipe, build_recipe
 from intvit.spec.taps import listening
 
@@ -186,15 +186,14 @@ def _calibrated_by(graph: FloatGraph, recipe: Recipe) -> Any:
 
 def _feasible(graph: FloatGraph, calibration: Calibration, recipe: Recipe) -> tuple[Recipe, IntGraph, list[Infeasible]]:
     """The recipe with a method that is defined wherever the asked one is not, its graph, and what was refused."""
-    refused: list[Infeasible] = []
-    while True:
-        try:
-            return recipe, lower(graph, calibration, recipe), refused
-        except Infeasible as error:
-            if error.site in {e.site for e in refused} or graph.node(error.site).op not in operators.with_methods():
-                raise
-            refused.append(error)
-            recipe = recipe.model_copy(update={"sites": {**recipe.sites, error.site: Choice(method=STAND_IN)}})
+
+    def stand_in(refused: list[Infeasible]) -> Choice:
+        if len(refused) > 1 or graph.node(refused[-1].site).op not in operators.with_methods():
+            raise refused[-1]
+        return Choice(method=STAND_IN)
+
+    integer, feasible, refused = lower_feasible(graph, calibration, recipe, stand_in)
+    return feasible, integer, [error for (error,) in refused.values()]
 
 
 # --------------------------------------------------------------------------------------------- losses

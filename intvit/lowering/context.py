@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +24,10 @@ from intvit.kernels.quantize import affine_scale, symmetric_scale
 from intvit.kernels.requantize import dyadic
 from intvit.lowering import bias, widths
 from intvit.lowering.calibrate import Calibration, at_trained_widths, source_tensor
-from intvit.lowering.recipe import Recipe
+from intvit.lowering.recipe import Choice, Recipe
 from intvit.spec import SPEC_VERSION
 
-__all__ = ["Context", "Infeasible", "lower"]
+__all__ = ["Context", "Infeasible", "lower", "lower_feasible"]
 
 
 def lower(graph: FloatGraph, calibration: Calibration, recipe: Recipe) -> IntGraph:
@@ -42,6 +43,23 @@ def lower(graph: FloatGraph, calibration: Calibration, recipe: Recipe) -> IntGra
     for node in graph.nodes:
         context.lower(node)
     return context.finish()
+
+
+def lower_feasible(
+    graph: FloatGraph, calibration: Calibration, recipe: Recipe, stand_in: Callable[[list[Infeasible]], Choice]
+) -> tuple[IntGraph, Recipe, dict[str, list[Infeasible]]]:
+    """`lower`, with another method wherever one is undefined; the recipe of that, and what was refused by site.
+
+    stand_in(refusals of a site, the newest last): what is tried there next, or it raises.
+    """
+    refused: dict[str, list[Infeasible]] = {}
+    while True:
+        try:
+            return lower(graph, calibration, recipe), recipe, refused
+        except Infeasible as error:
+            refused.setdefault(error.site, []).append(error)
+            choice = stand_in(refused[error.site])
+            recipe = recipe.model_copy(update={"sites": {**recipe.sites, error.site: choice}})
 
 
 def _check_sites(graph: FloatGraph, recipe: Recipe) -> None:

@@ -10,7 +10,7 @@ from intvit.graph import operators
 from intvit.graph.ir import FloatGraph, IntGraph
 from intvit.kernels import registry
 from intvit.lowering.calibrate import Calibration
-from intvit.lowering.context import lower
+from intvit.lowering.context import lower_feasible
 from intvit.lowering.recipe import Choice, Recipe
 
 PUBLISHED = ("ibert", "fqvit", "ivit")
@@ -66,24 +66,18 @@ def uniform_model(
     fixed = dict(fixed or {})
     uniform = recipe.with_method(method)
     uniform = uniform.model_copy(update={"sites": {**uniform.sites, **fixed}})
-    tried: dict[str, list[Infeasible]] = {}
-    while True:
-        try:
-            lowered = lower(graph, calibration, uniform)
-            break
-        except Infeasible as error:
-            if error.site in fixed:
-                raise
-            refused = tried.setdefault(error.site, [])
-            refused.append(error)
-            operator = graph.node(error.site).op
-            tries = [recipe.with_method(name).choice(operator, error.site) for name in (method, *methods)]
-            others = list({c.method: c for c in tries}.values())[len(refused) :]
-            if not others:
-                raise IntvitError(
-                    f"{error.site}: no candidate is left here: {'; '.join(e.why for e in refused)}"
-                ) from None
-            uniform = uniform.model_copy(update={"sites": {**uniform.sites, error.site: others[0]}})
+
+    def stand_in(refused: list[Infeasible]) -> Choice:
+        site = refused[-1].site
+        if site in fixed:
+            raise refused[-1]
+        tries = [recipe.with_method(name).choice(graph.node(site).op, site) for name in (method, *methods)]
+        others = list({c.method: c for c in tries}.values())[len(refused) :]
+        if not others:
+            raise IntvitError(f"{site}: no candidate is left here: {'; '.join(e.why for e in refused)}") from None
+        return others[0]
+
+    lowered, uniform, tried = lower_feasible(graph, calibration, uniform, stand_in)
     nodes = [node for node in graph.nodes if node.op in operators.with_methods() and node.name not in fixed]
     choices = {node.name: uniform.choice(node.op, node.name) for node in nodes}
     own = tuple(site for site, choice in choices.items() if choice.method == method)
