@@ -8,7 +8,6 @@ terminal went away).
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import sys
@@ -24,6 +23,7 @@ from rich.table import Table
 
 from intvit.errors import IntvitError, reason
 from intvit.files import whole_file
+from intvit.files.records import plain
 
 if TYPE_CHECKING:
     from intvit.floats.images import ImageSource
@@ -157,6 +157,12 @@ def _observed(
     return found.recipe
 
 
+def _none_of(given: dict[str, Any], rule: str) -> None:
+    """IntvitError for the first of some options that is given."""
+    for option in [name for name, value in given.items() if value]:
+        raise IntvitError(f"{option}: {rule}")
+
+
 def _asked(recipe: Recipe) -> dict[str, Any]:
     """What was asked for, not what is the default."""
     return recipe.model_dump(exclude_none=True, exclude_unset=True)
@@ -262,8 +268,7 @@ def doctor(
         given = {"--method": method, "--mapping": mapping, "--recipe": recipe, "--preset": preset,
                  "--observer": observer, "--limit": limit, "--sample": sample, "--mean": mean, "--std": std,
                  "--resize": resize}  # fmt: skip
-        for option in [name for name, value in given.items() if value]:
-            raise IntvitError(f"{option}: must come with a float model and --images")
+        _none_of(given, "must come with a float model and --images")
         if model is not None:
             _audit(model, bits, as_json)
         elif bits is not None:
@@ -545,7 +550,7 @@ def eval_command(
         _write_whole(csv, lambda path: write_csv(path, found))
     _applied(source.preprocessing)
     if as_json:
-        print(json.dumps({key: value if math.isfinite(value) else None for key, value in result.items()}))
+        print(json.dumps(plain(result)))
         return
     out.print(widths_line(integer.metadata.get("recipe")), highlight=False, markup=False)
     rows = [[title, text % (result[key] * factor)] for key, title, text, factor in EVALUATED if key in result]
@@ -633,8 +638,8 @@ def map_command(
 
     given = {"--objective": objective != "sqnr", "--at-most": at_most, "--costs": costs, "--most-cost": most_cost,
              "--budget": budget, "--store": store}  # fmt: skip
-    for option in [name for name, value in given.items() if value and search is None]:
-        raise IntvitError(f"{option}: must go with --search")
+    if search is None:
+        _none_of(given, "must go with --search")
     graph = float_graph(load_model(model))
     chosen = _recipe(graph, recipe, None, None, preset, bits, observer)
     constraints = read_constraints(at_most, costs, most_cost)
@@ -732,8 +737,7 @@ def report_command(
              "--output": output, "--calibrate-limit": calibrate_limit, "--limit": limit, "--methods": methods,
              "--seed": seed, "--threads": threads, "--mean": mean, "--std": std, "--resize": resize}  # fmt: skip
     if words[0] == "diff":
-        for option in [name for name, value in given.items() if value]:
-            raise IntvitError(f"{option}: must go with a model, not with diff")
+        _none_of(given, "must go with a model, not with diff")
         _report_diff(words[1:], as_json)
         return
     if len(words) > 1:

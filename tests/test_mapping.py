@@ -229,12 +229,13 @@ def test_what_is_measured_of_a_mapping_is_what_its_model_gives(vit, recorded, sp
     rng = random.Random(0)
     configs = [tuple(rng.choice(list(space.options[site])) for site in space.sites) for _ in range(8)]
     configs += [space.base, *space.singles()[:3]]
-    found = space.measure(configs, recorded, vit.recorded, N, batch=2, threads=2)
+    inputs = vit.recorded.read(0, N), recorded.read(vit.graph.outputs[0], 0, N)
+    found = space.measure(configs, *inputs, batch=2, threads=2)
     assert set(found) == set(configs)
     for config in configs:
         assert found[config].tobytes() == outcome(vit, recorded, space, config).tobytes(), config
         space.verify(config)
-    again = space.measure(reversed(configs), recorded, vit.recorded, N, batch=4, threads=1)
+    again = space.measure(reversed(configs), *inputs, batch=4, threads=1)
     assert all(again[config].tobytes() == found[config].tobytes() for config in configs)
 
 
@@ -270,7 +271,8 @@ def test_an_undefined_method_is_no_mapping(vit, recorded, calibration, candidate
     monkeypatch.setattr(spaces, "lower", lowered)
     space = space_of(vit, calibration, candidates, ("blocks.0.attn.softmax", "norm"))
     configs = [("ivit", "ivit"), ("fqvit", "ivit"), ("fqvit", "ibert"), ("ibert", "ibert")]
-    assert set(space.measure(configs, recorded, vit.recorded, 2)) == {configs[0], configs[3]}
+    inputs = vit.recorded.read(0, 2), recorded.read(vit.graph.outputs[0], 0, 2)
+    assert set(space.measure(configs, *inputs)) == {configs[0], configs[3]}
 
 
 # ----------------------------------------------------------------------------------------- store
@@ -403,7 +405,7 @@ def measured_of(vit, recorded, space, **options):
 def everything(vit, recorded, space):
     """The loss of every mapping of the space."""
     configs = list(itertools.product(*(space.options[site] for site in space.sites)))
-    found = space.measure(configs, recorded, vit.recorded, N)
+    found = space.measure(configs, vit.recorded.read(0, N), recorded.read(vit.graph.outputs[0], 0, N))
     return {config: OBJECTIVES["sqnr"].loss(rows) for config, rows in found.items()}
 
 

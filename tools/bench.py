@@ -525,7 +525,7 @@ def mapping(args: argparse.Namespace) -> dict[str, Any]:
     plain = interleaved(
         {
             "plain": lambda: run.parts[0].engine.run(x, batch=n, threads=args.threads),
-            "statistics": lambda: run.add(0, x, floats, args.threads),
+            "statistics": lambda: run.add((0, n), x, floats, args.threads),
         },
         args.rounds,
     )

@@ -19,6 +19,7 @@ from intvit.analysis.observers import judging
 from intvit.analysis.outputs import outcomes, summary
 from intvit.analysis.sqnr import decibel
 from intvit.errors import Infeasible, IntvitError
+from intvit.files.records import plain
 from intvit.floats.live import LiveActivations
 from intvit.graph import operators
 from intvit.graph.ir import Array, FloatGraph, IntGraph, Node
@@ -107,13 +108,6 @@ class Diagnosis:
         return [loss for loss in self.losses if loss.site]
 
     def as_json(self) -> dict[str, Any]:
-        def plain(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {key: plain(item) for key, item in value.items()}
-            if isinstance(value, list):
-                return [plain(item) for item in value]
-            return None if isinstance(value, float) and not math.isfinite(value) else value
-
         return {"format": "intvit.diagnosis", "version": 1, **plain(asdict(self))}
 
 

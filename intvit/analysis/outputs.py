@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from intvit.analysis.sqnr import decibel
 from intvit.engine import DEFAULT_BATCH, Engine
 from intvit.engine.batches import batch_of, batches
 from intvit.errors import IntvitError
+from intvit.files import records
 from intvit.graph.ir import Array, IntGraph
 
 if TYPE_CHECKING:
@@ -161,9 +161,7 @@ def summary(found: Array) -> dict[str, float | int]:
 def write_csv(path: Path, found: Array) -> None:
     """One line per image, under the names of OUTCOME; empty where there is nothing."""
     names = OUTCOME.names or ()
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        for row in found:
-            values = zip(names, row.item(), strict=True)
-            writer.writerow(["" if name != "image" and (v == MISSING or v != v) else v for name, v in values])
+    rows = (dict(zip(names, row.item(), strict=True)) for row in found)
+    records.write_csv(path, (
+        {name: "" if name != "image" and (v == MISSING or v != v) else v for name, v in row.items()} for row in rows
+    ))  # fmt: skip

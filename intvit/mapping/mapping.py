@@ -7,7 +7,6 @@ in its uniform model, which is noted.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Mapping_
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +18,7 @@ import numpy as np
 
 from intvit.analysis.sqnr import decibel, mean_decibel
 from intvit.errors import IntvitError, placed
+from intvit.files.records import plain
 from intvit.graph import operators
 from intvit.graph.ir import LOGITS, Array, FloatGraph
 from intvit.lowering.calibrate import Activations, Calibration
@@ -75,7 +75,6 @@ class Mapping:
     seed: int = 0
     found: Found | None = None
     """What a search found, which `recipe` holds then."""
-    problem: Problem | None = None
 
     @cached_property
     def scores(self) -> tuple[Score, ...]:
@@ -141,8 +140,7 @@ class Mapping:
             "images": {"sha256": self.images[0], "count": self.images[1]},
             "rule": self.rule,
             "basis": self.basis,
-            "scores": [{**_plain(asdict(s)), **_plain({
-                "sqnr_diff": s.sqnr_diff})} for s in self.scores],
+            "scores": [_plain({**asdict(s), "sqnr_diff": s.sqnr_diff}) for s in self.scores],
             "decisions": [asdict(decision) for decision in self.decisions.values()],
             "tie_break": TIE_BREAK,
             "intervals": {"resamples": rules.RESAMPLES, "confidence": rules.CONFIDENCE, "seed": self.seed},
@@ -152,7 +150,7 @@ class Mapping:
                 "uniform": self.best,
                 **{name: _plain(asdict(self.gain(name))) for name in self.outputs if name not in self.methods},
             },
-            **({} if self.found is None or self.problem is None else {"search": self.found.as_json(self.problem)}),
+            **({} if self.found is None else {"search": self.found.as_json()}),
             "fallback": self.uniform,
             "skipped": [vars(s) for s in self.skipped],
             "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
@@ -162,12 +160,9 @@ class Mapping:
         Path(path).write_text(json.dumps(self.as_json(), indent=1, sort_keys=True) + "\n")
 
 
-def _plain(values: Mapping_[str, Any]) -> dict[str, Any]:
-    """With finite numbers to four digits, and none for others."""
-    return {
-        key: (round(value, 4) if math.isfinite(value) else None) if isinstance(value, float) else value
-        for key, value in values.items()
-    }
+def _plain(value: Any) -> Any:
+    """With finite numbers to four digits."""
+    return plain(value, lambda number: round(number, 4))
 
 
 def map_methods(
@@ -247,7 +242,7 @@ def map_methods(
         space.verify(best.config)
         chosen = space.recipe_of(best.config)
         tables.append(scores(UNIFORM, [Variant(SEARCHED, chosen, ())]))
-        return replace(mapping, table=Table.merged(tables), recipe=chosen, found=best, problem=problem)
+        return replace(mapping, table=Table.merged(tables), recipe=chosen, found=best)
     if not (fallback and mapping.outputs[MIXED] < mapping.outputs[mapping.best]):
         return mapping
     uniform = candidates[mapping.best].recipe

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -95,13 +96,16 @@ class Decision:
     ties: tuple[str, ...]
 
 
+@lru_cache(maxsize=1)  # the methods of a site follow each other
 def resamples(site: str, n_images: int, seed: int = 0) -> Array:
     """Counts (RESAMPLES, n_images) of how often a resample has each image; the same for all methods of a site."""
     if n_images < 2:
         return np.ones((1, n_images))
     number = int.from_bytes(hashlib.sha256(site.encode()).digest()[:8], "little")
     rng = np.random.default_rng([seed, number])
-    return rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=RESAMPLES).astype(np.float64)
+    counts = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=RESAMPLES).astype(np.float64)
+    counts.flags.writeable = False
+    return counts
 
 
 def interval(values: Array) -> tuple[float, float]:

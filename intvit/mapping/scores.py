@@ -114,13 +114,14 @@ def score(
     batch = fitting(batch, 4 * sum(math.prod(tensor.shape) for tensor in graph.tensors.values()))
     for start in range(*span, batch):  # all variants on one batch: the float side is computed or read once
         stop = min(start + batch, span[1])
-        inputs, floats = images.read(start, stop), dict[str, Array]()
+        inputs = images.read(start, stop) if any(run.reads_images for run in runs) else None
+        floats: dict[str, Array] = {}
         read = partial(activations.read, start=start, stop=stop)
         for run in runs:
             for name in run.floats:
                 if name not in floats:
                     floats[name] = float_values(graph, name, known, read)
-            run.add(start, inputs, floats, threads)
+            run.add((start, stop), inputs, floats, threads)
         if progress:
             progress(stop - start)
     return Table.merged([run.table() for run in runs])
@@ -136,14 +137,17 @@ class Part:
     """The float tensor that is quantized for it; None: the images."""
     pairs: dict[str, tuple[tuple[str, str] | None, tuple[str, str]]]
 
-    def run(self, start: int, images: Array, floats: Mapping_[str, Array], threads: int | None) -> dict[str, Array]:
-        """ROW (B,) per site, of images `start...`."""
+    def run(
+        self, span: tuple[int, int], images: Array | None, floats: Mapping_[str, Array], threads: int | None
+    ) -> dict[str, Array]:
+        """ROW (B,) per site, of the images of `span`."""
         graph = self.engine.graph
         inputs = images if self.source is None else quantized(floats[self.source], graph.tensors[graph.inputs[0]])
-        rows = {site: np.zeros(len(images), ROW) for site in self.pairs}
+        assert inputs is not None
+        rows = {site: np.zeros(len(inputs), ROW) for site in self.pairs}
         sides: dict[str, list[tuple[str, str, str]]] = {}
         for site, pairs in self.pairs.items():
-            rows[site]["image"] = np.arange(start, start + len(images))
+            rows[site]["image"] = np.arange(*span)
             for side, pair in zip(("in", "out"), pairs, strict=True):
                 if pair is None:
                     for field in ERRORS.names or ():
@@ -197,9 +201,15 @@ class Run:
         """The float tensors that it is compared with."""
         return [real for part in self.parts for pairs in part.pairs.values() for real, _ in filter(None, pairs)]
 
-    def add(self, start: int, images: Array, floats: Mapping_[str, Array], threads: int | None) -> None:
+    @property
+    def reads_images(self) -> bool:
+        return any(part.source is None for part in self.parts)
+
+    def add(
+        self, span: tuple[int, int], images: Array | None, floats: Mapping_[str, Array], threads: int | None
+    ) -> None:
         for part in self.parts:
-            for site, rows in part.run(start, images, floats, threads).items():
+            for site, rows in part.run(span, images, floats, threads).items():
                 self.rows[site].append(rows)
 
     def table(self) -> Table[Key]:

@@ -21,6 +21,7 @@ import numpy as np
 
 from intvit.analysis.outputs import OUTCOME
 from intvit.errors import IntvitError
+from intvit.files.records import plain
 from intvit.graph.ir import Array
 from intvit.lowering.calibrate import Activations
 from intvit.mapping.quadratic import Change, Constraints, Optimum, Quadratic, best
@@ -42,7 +43,6 @@ GROUP = 48
 class Objective:
     """What is to be least: the sum over images of a part of each, over a sum that no mapping changes."""
 
-    text: str
     parts: Callable[[Array], Array]
     over: Callable[[Array], float]
     classes: bool = False
@@ -54,11 +54,11 @@ class Objective:
 
 
 OBJECTIVES = {
-    "sqnr": Objective("noise over signal of the outputs", lambda rows: rows["noise"],
-                      lambda rows: float(np.sum(rows["signal"]))),
-    "kl": Objective("KL divergence of the classes, nats", lambda rows: rows["kl"], len, classes=True),
-    "top1": Objective("share of wrong classes", lambda rows: rows["integer_class"] != rows["label"], len, True, True),
-}  # fmt: skip
+    "sqnr": Objective(lambda rows: rows["noise"], lambda rows: float(np.sum(rows["signal"]))),
+    "kl": Objective(lambda rows: rows["kl"], len, classes=True),
+    "top1": Objective(lambda rows: rows["integer_class"] != rows["label"], len, classes=True, labels=True),
+}
+"""Noise over signal of the outputs, KL divergence in nats, share of wrong classes."""
 
 
 class Spent(Exception):
@@ -88,6 +88,15 @@ class Measured:
         labels = None if self.labels is None else self.labels[: self.n_images].tolist()
         return [self.space.identity, self.activations.images_sha256, self.n_images, labels]
 
+    @cached_property
+    def _inputs(self) -> tuple[Array, Array]:
+        """Images (N, ...) and the float outputs (N, ...), read once for all mappings."""
+        output = self.space.graph.outputs[0]
+        spans = [(at, min(at + self.batch, self.n_images)) for at in range(0, self.n_images, self.batch)]
+        parts = [(self.images.read(*span), self.activations.read(output, *span)) for span in spans]
+        images, outputs = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return images, outputs
+
     def _key(self, config: Config) -> str:
         return key_of("outcome", [*self._facts, config])
 
@@ -116,8 +125,11 @@ class Measured:
             known = {config: self.store.get(self._key(config), OUTCOME) for config in group} if self.store else {}
             self.rows |= {config: rows for config, rows in known.items() if rows is not None}
             rest = [config for config in group if config not in self.rows]
-            found = self.space.measure(rest, self.activations, self.images, self.n_images, labels=self.labels,
-                                       batch=self.batch, threads=self.threads)  # fmt: skip
+            found = {}
+            if rest:
+                found = self.space.measure(
+                    rest, *self._inputs, labels=self.labels, batch=self.batch, threads=self.threads
+                )
             found |= {config: np.zeros(0, OUTCOME) for config in rest if config not in found}
             if self.store is not None and found:
                 self.store.put({self._key(config): rows for config, rows in found.items()}, "outcome")
@@ -132,9 +144,9 @@ class Measured:
         """Those that are measured."""
         return [config for config in configs if config in self.rows]
 
-    def least(self, configs: Iterable[Config] | None = None) -> Config:
-        """The measured mapping with the least loss; of equal ones the first."""
-        return min(self.rows if configs is None else self.known(configs), key=self.loss)
+    def least(self, configs: Iterable[Config]) -> Config:
+        """The measured one with the least loss; of equal ones the first."""
+        return min(self.known(configs), key=self.loss)
 
 
 @dataclass(frozen=True)
@@ -189,7 +201,7 @@ class Found:
 
     kind: str
     objective: str
-    base: Config
+    problem: Problem
     config: Config
     losses: dict[Config, float]
     steps: tuple[Config, ...] = ()
@@ -199,34 +211,39 @@ class Found:
     quadratic: Agreement | None = None
     spent: bool = False
 
-    def as_json(self, problem: Problem) -> dict[str, Any]:
+    @property
+    def base(self) -> Config:
+        return self.problem.space.base
+
+    def as_json(self) -> dict[str, Any]:
         """Losses in the unit of the objective; mappings by what differs from the base."""
-        sites, at = problem.space.sites, {config: self.losses[config] for config in self.losses}
+        problem, sites = self.problem, self.problem.space.sites
 
         def changes(config: Config) -> dict[str, str]:
             return {s: m for s, m, usual in zip(sites, config, self.base, strict=True) if m != usual}
 
-        def plain(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {key: plain(item) for key, item in value.items()}
-            return (float(f"{value:.8g}") if math.isfinite(value) else None) if isinstance(value, float) else value
+        def eight(value: Any) -> Any:
+            return plain(value, lambda number: float(f"{number:.8g}"))
 
-        cost = problem.constraints.cost
+        def of(value: Agreement | None) -> Any:
+            return None if value is None else eight(asdict(value))
+
+        best = self.optimum
         return {
             "kind": self.kind,
             "objective": self.objective,
             "base": dict(zip(sites, self.base, strict=True)),
             "chosen": changes(self.config),
-            "loss": {"base": plain(at[self.base]), "chosen": plain(at[self.config])},
+            "loss": eight({"base": self.losses[self.base], "chosen": self.losses[self.config]}),
             "spent": self.spent,
-            "constraints": plain(asdict(problem.constraints)),
+            "constraints": eight(asdict(problem.constraints)),
             "steps": [changes(config) for config in self.steps],
-            "bound": None if self.optimum is None else plain(
-                {"predicted": self.optimum.loss, "least": self.optimum.bound, "proven": self.optimum.proven}),
-            "independent": None if self.independent is None else plain(asdict(self.independent)),
-            "quadratic": None if self.quadratic is None else plain(asdict(self.quadratic)),
+            "bound": best and eight({"predicted": best.loss, "least": best.bound, "proven": best.proven}),
+            "independent": of(self.independent),
+            "quadratic": of(self.quadratic),
             "measured": [
-                {"changes": changes(config), "loss": plain(loss), "cost": cost(problem.operators, config)}
+                {"changes": changes(config), "loss": eight(loss),
+                 "cost": problem.constraints.cost(problem.operators, config)}
                 for config, loss in self.losses.items()
             ],
         }  # fmt: skip
@@ -327,11 +344,10 @@ def exact(problem: Problem, measured: Measured, seed: int) -> Found:
     """IntvitError for more mappings than `MOST_MAPPINGS` or the budget."""
     most = MOST_MAPPINGS if measured.budget is None else measured.budget
     n_all = math.prod(len(problem.space.options[site]) for site in problem.space.sites)
-    rule = "fix sites, name fewer methods, or allow one method a kind (--at-most 1)"
-    if n_all > 50 * MOST_MAPPINGS and problem.constraints.at_most != 1:
-        raise IntvitError(f"search: exact must have at most {most} mappings to measure, not {n_all:.3g}: {rule}")
-    found = list(itertools.islice(_every(problem), most + 1))
-    if len(found) > most:
+    hopeless = n_all > 50 * MOST_MAPPINGS and problem.constraints.at_most != 1  # not even to be counted
+    found = [] if hopeless else list(itertools.islice(_every(problem), most + 1))
+    if hopeless or len(found) > most:
+        rule = "fix sites, name fewer methods, or allow one method a kind (--at-most 1)"
         raise IntvitError(f"search: exact must have at most {most} mappings to measure, not {n_all:.3g}: {rule}")
     if not found:
         raise IntvitError("constraints: must allow one mapping at least, and allow none")
@@ -406,7 +422,7 @@ def _found(kind: str, problem: Problem, measured: Measured, **more: Any) -> Foun
     losses = {config: measured.loss(config) for config in measured.rows}
     if not any(math.isfinite(losses[config]) for config in allowed):
         raise IntvitError("search: must find a mapping that is defined and allowed, and found none")
-    return Found(kind, measured.objective, problem.space.base, measured.least(allowed), losses, **more)
+    return Found(kind, measured.objective, problem, measured.least(allowed), losses, **more)
 
 
 def _pairs(space: Space) -> Iterator[Config]:

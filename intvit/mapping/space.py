@@ -15,10 +15,10 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,10 +31,9 @@ from intvit.engine.plan import make_plan
 from intvit.errors import Infeasible
 from intvit.files.memory import fitting
 from intvit.graph.ir import Array, FloatGraph, Graph, IntGraph, Node, Tensor, tensor_hash
-from intvit.lowering.calibrate import Activations, Calibration
+from intvit.lowering.calibrate import Calibration
 from intvit.lowering.context import lower
 from intvit.lowering.recipe import Choice, Recipe
-from intvit.mapping.scores import Images
 from intvit.spec import SPEC_VERSION
 
 Config = tuple[str, ...]
@@ -72,6 +71,8 @@ class Space:
     recipe: Recipe
     options: Mapping[str, Mapping[str, Choice]]
     base: Config
+    _nodes: dict[str, Node] = field(default_factory=dict, init=False, repr=False)
+    """By content: most nodes are the same in all models, and are held once."""
     _graphs: dict[Config, IntGraph] = field(default_factory=dict, init=False, repr=False)
     _segments: dict[tuple[int, Config], Segment] = field(default_factory=dict, init=False, repr=False)
 
@@ -101,7 +102,9 @@ class Space:
     def lowered(self, config: Config) -> IntGraph:
         """By `lower`, once. Raises Infeasible for methods that are undefined at their sites."""
         if config not in self._graphs:
-            self._graphs[config] = lower(self.graph, self.calibration, self.recipe_of(config))
+            integer = lower(self.graph, self.calibration, self.recipe_of(config))
+            nodes = tuple(self._nodes.setdefault(_node_word(node), node) for node in integer.nodes)
+            self._graphs[config] = replace(integer, nodes=nodes)
         return self._graphs[config]
 
     @cached_property
@@ -136,11 +139,12 @@ class Space:
 
     def _places(self, config: Config) -> list[str]:
         integer = self.lowered(config)
+        word = {id(node): word for word, node in self._nodes.items()}
         words: list[list[str]] = [[] for _ in range(len(self.graph.nodes) + 1)]
         for name in integer.inputs:
             words[0].append(_tensor_word(integer.tensors[name]))
         for place, node in zip(self._positions(integer), integer.nodes, strict=True):
-            words[place] += [_node_word(node), _tensor_word(integer.tensors[node.output])]
+            words[place] += [word[id(node)], _tensor_word(integer.tensors[node.output])]
         return [hashlib.sha256("".join(word).encode()).hexdigest() for word in words]
 
     def _positions(self, integer: IntGraph) -> list[int]:
@@ -221,19 +225,18 @@ class Space:
     def measure(
         self,
         configs: Iterable[Config],
-        activations: Activations,
-        images: Images,
-        n_images: int,
+        images: Array,
+        outputs: Array,
         *,
         labels: Array | None = None,
         batch: int = 32,
         threads: int | None = None,
-        progress: Callable[[int], None] | None = None,
     ) -> dict[Config, Array]:
-        """OUTCOME (n_images,) of each mapping. progress(n): n more images are through one mapping.
+        """OUTCOME (N,) of each mapping on images (N, ...), against the float outputs (N, ...).
 
         Mappings that are undefined have no entry.
         """
+        n_images = len(images)
         paths: dict[Config, list[Segment]] = {}
         for config in dict.fromkeys(configs):
             if not self.defined(config):
@@ -248,12 +251,9 @@ class Space:
         step = max(1, min(fitting(batch, 8 * largest * len(self.cuts)), -(-n_images // n_threads)))
         spans = [(start, min(start + step, n_images)) for start in range(0, n_images, step)]
         found = {config: np.zeros(n_images, OUTCOME) for config in order}
-        output = self.graph.outputs[0]
-        given = {start: (images.read(start, stop), activations.read(output, start, stop)) for start, stop in spans}
 
         def part(span: tuple[int, int]) -> None:
             start, stop = span
-            inputs, real = given[start]
             known = None if labels is None else labels[start:stop]
             states: list[dict[str, Array]] = []
             last: list[Segment] = []
@@ -262,13 +262,15 @@ class Space:
                 same = next((i for i, (a, b) in enumerate(zip(path, last, strict=False)) if a is not b), len(last))
                 del states[same:]
                 for segment in path[same:]:
-                    first = None if states else {segment.part.inputs[0]: quantize_images(segment.part, inputs)}
+                    first = (
+                        None if states else {segment.part.inputs[0]: quantize_images(segment.part, images[start:stop])}
+                    )
                     states.append(segment.after(first or states[-1]))
                 last = path
                 ((name, y),) = states[-1].items()
-                found[config][start:stop] = compared(start, y * path[-1].part.tensors[name].scale, real, known)
-                if progress:
-                    progress(stop - start)
+                found[config][start:stop] = compared(
+                    start, y * path[-1].part.tensors[name].scale, outputs[start:stop], known
+                )
 
         with threadpool_limits(limits=1), ThreadPoolExecutor(n_threads) as pool:
             for done in [pool.submit(part, span) for span in spans]:

@@ -5,7 +5,6 @@ Rows are kept in the order of the images: a table is the same whatever parts it 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from intvit.errors import IntvitError
+from intvit.files.records import write_csv
 from intvit.graph.ir import Array
 
 K = TypeVar("K", bound=NamedTuple)
@@ -47,13 +47,7 @@ class Table(Generic[K]):
 
     def write_csv(self, path: Path) -> None:
         """One line per row, under the names of key and fields."""
-        with path.open("w", newline="") as file:
-            writer: csv.DictWriter[str] | None = None
-            for record in self.records():
-                if writer is None:
-                    writer = csv.DictWriter(file, list(record), lineterminator="\n")
-                    writer.writeheader()
-                writer.writerow(record)
+        write_csv(path, self.records())
 
 
 def _joined(key: Any, parts: list[Array]) -> Array:

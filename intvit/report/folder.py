@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
+from intvit.files.records import write_csv
 from intvit.mapping.scores import Key
 from intvit.mapping.tables import Table
 from intvit.report.data import JSON, PAGE, Report
@@ -16,8 +16,8 @@ def write(folder: Path, report: Report, table: Table[Key]) -> None:
     """The page, report.json and the tables for other tools, into a folder that there is."""
     (folder / PAGE).write_text(render(report), encoding="utf-8")
     (folder / JSON).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    _write_csv(folder / "outputs.csv", [_flat(model.model_dump()) for model in report.models])
-    _write_csv(folder / "sites.csv", [
+    write_csv(folder / "outputs.csv", [_flat(model.model_dump()) for model in report.models])
+    write_csv(folder / "sites.csv", [
         {"site": site.site, "operator": site.operator, "chosen": site.chosen, **each.model_dump()}
         for site in report.sites for each in site.scores
     ])  # fmt: skip
@@ -34,10 +34,3 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
         else:
             found[key] = value
     return found
-
-
-def _write_csv(path: Path, records: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
