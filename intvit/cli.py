@@ -242,6 +242,12 @@ def doctor(
         int | None, typer.Option(min=1, help="Of these, images on which parts are switched. [default: 2 to 32]")
     ] = None,
     attempts: Annotated[bool, typer.Option("--try/--no-try", help="Try lines of recipes.")] = True,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BITS", help="Give the quantizers of every kind these widths, as 4,6,8,12, one kind a time."
+        ),
+    ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Longest table; --json has everything.")] = 12,
     threads: ThreadsOpt = None,
     mean: MeanOpt = None,
@@ -262,12 +268,14 @@ def doctor(
 
     Example: intvit doctor vit.onnx --images photographs/ --method ivit --bits 6
 
+    Example: intvit doctor vit.onnx --images photographs/ --no-try --sweep 4,5,6,7,8
+
     Example: intvit doctor checkpoint.pth.tar
     """
     if images is None:
         given = {"--method": method, "--mapping": mapping, "--recipe": recipe, "--preset": preset,
-                 "--observer": observer, "--limit": limit, "--sample": sample, "--mean": mean, "--std": std,
-                 "--resize": resize}  # fmt: skip
+                 "--observer": observer, "--limit": limit, "--sample": sample, "--sweep": sweep, "--mean": mean,
+                 "--std": std, "--resize": resize}  # fmt: skip
         _none_of(given, "must come with a float model and --images")
         if model is not None:
             _audit(model, bits, as_json)
@@ -284,13 +292,17 @@ def doctor(
     from intvit.floats.live import LiveActivations
     from intvit.floats.model import FloatModel
 
+    widths = [int(word) for word in (sweep or "").split(",") if word.strip().isdecimal()]
+    if sweep is not None and (len(widths) != len(sweep.split(",")) or not all(4 <= bits <= 16 for bits in widths)):
+        raise IntvitError(f"--sweep: must be widths of 4 to 16, separated by commas, not {sweep!r}")
     graph = float_graph(load_model(model))
     chosen = _recipe(graph, recipe, mapping, method, preset, bits, observer)
     source = _images(images, _input_shape(graph), graph.metadata, mean=mean, std=std, resize=resize)
     live = LiveActivations(FloatModel(model, threads=threads), source, limit or N_IMAGES)
     with progress("observers") as report:
         chosen = _observed(graph, live.model, live, chosen, None, report)
-    found = diagnose(graph, live, chosen, sample=sample, attempts=attempts, threads=threads, progress=progress)
+    found = diagnose(graph, live, chosen, sample=sample, attempts=attempts, sweep=widths, threads=threads,
+                     progress=progress)  # fmt: skip
     _applied(source.preprocessing)
     if as_json:
         print(json.dumps(found.as_json(), indent=1))
@@ -584,6 +596,12 @@ def map_command(
     ] = None,
     most_cost: Annotated[float | None, typer.Option(help="That all sites together may have.")] = None,
     budget: Annotated[int | None, typer.Option(min=1, help="Mappings that a search may measure.")] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=0.9999, help="That a search's choice is better on other images; 0: no matter. [default: 0.95]"
+        ),
+    ] = None,
     store: Annotated[
         Path | None,
         typer.Option(help="SQLite file that keeps what a search measured. [default: OUTPUT.search until it is done]"),
@@ -611,6 +629,13 @@ def map_command(
     fallback: Annotated[
         bool, typer.Option(help="Hand out the best uniform model where the rule's is worse on these images.")
     ] = True,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Run the models in so many processes of one thread (Dask).")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run them on the workers of this Dask scheduler.")
+    ] = None,
+    part: Annotated[int | None, typer.Option(min=1, help="Images that a worker is sent at once. [default: 64]")] = None,
     as_json: JsonOpt = False,
 ) -> None:
     """Run the uniform models against the float model; choose the least-error method per site.
@@ -624,6 +649,8 @@ def map_command(
     Example: intvit map vit.onnx --images images.h5 --limit 1000 -o mapping.json
 
     Example: intvit map vit.onnx --images images.h5 --limit 64 --search pairwise --at-most 2 -o mapping.json
+
+    Example: intvit map vit.onnx --images images.h5 --scheduler tcp://10.0.0.5:8786 -o mapping.json
     """
     from intvit.analysis.report import mapping_table
     from intvit.floats.importers.onnx import float_graph, load_model
@@ -634,10 +661,17 @@ def map_command(
     from intvit.mapping.candidates import default_candidates
     from intvit.mapping.mapping import Search, map_methods
     from intvit.mapping.quadratic import read_constraints
+    from intvit.mapping.rules import CONFIDENCE
     from intvit.mapping.store import Store
+    from intvit.mapping.workers import PART, Shards, cluster
 
+    spread = workers is not None or scheduler is not None
+    if not spread:
+        _none_of({"--part": part}, "must go with --workers or --scheduler")
+    if threads is not None and spread:
+        raise IntvitError("--threads: must not go with --workers or --scheduler, whose workers have one each")
     given = {"--objective": objective != "sqnr", "--at-most": at_most, "--costs": costs, "--most-cost": most_cost,
-             "--budget": budget, "--store": store}  # fmt: skip
+             "--budget": budget, "--confidence": confidence is not None, "--store": store}  # fmt: skip
     if search is None:
         _none_of(given, "must go with --search")
     graph = float_graph(load_model(model))
@@ -653,11 +687,15 @@ def map_command(
         report = stack.enter_context(progress("map"))
         chosen = _observed(graph, float_model, activations, chosen, limit, report)
         calibration = calibrate(graph, activations, chosen, limit=limit)
+        shards = None
+        if spread:
+            shards = Shards(stack.enter_context(cluster(scheduler, workers)), float_model, part or PART)
         wanted, kept = None, store or output.with_name(f"{output.name}.search")
         if search is not None:
             opened, searching = stack.enter_context(Store(kept)), stack.enter_context(progress(f"search {search}"))
             labels = source.labels if objective == "top1" else None
-            wanted = Search(search, objective, constraints, budget, labels, opened, searching)
+            sure = CONFIDENCE if confidence is None else confidence
+            wanted = Search(search, objective, constraints, budget, sure, labels, opened, searching)
         mapping = map_methods(
             graph,
             activations,
@@ -670,6 +708,7 @@ def map_command(
             fixed=_fixed(graph, chosen, fix or []),
             seed=seed,
             search=wanted,
+            shards=shards,
             limit=limit,
             batch=batch,
             threads=threads,

@@ -21,6 +21,9 @@ class Infeasible(IntvitError):
         super().__init__(f"{site}: {why}")
         self.site, self.why = site, why
 
+    def __reduce__(self) -> tuple[type[Infeasible], tuple[str, str]]:
+        return Infeasible, (self.site, self.why)
+
 
 def reason(error: BaseException) -> str:
     """What an exception says, as one printable line; an OSError as its reason, without its number.

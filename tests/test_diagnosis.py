@@ -12,6 +12,7 @@ import pytest
 from intvit.analysis.demo import SWIN_WEIGHTS, WEIGHTS, embedded
 from intvit.analysis.diagnosis import broken_rules, diagnose, with_line
 from intvit.analysis.emulation import OPERATOR, ROUNDING, Emulation, dequantized
+from intvit.analysis.outputs import outcomes, summary
 from intvit.engine import Engine, quantize_images
 from intvit.errors import IntvitError
 from intvit.floats.images import open_images
@@ -279,6 +280,44 @@ def test_a_method_that_is_undefined_is_a_finding(vit):
     refused = [remedy for remedy in found.remedies if remedy.refused]
     assert refused
     assert all("1.67" in remedy.refused for remedy in refused)
+
+
+def test_a_sweep_gives_every_kind_other_widths(vit, cli):
+    common = [
+        "doctor",
+        vit.onnx_path,
+        "--images",
+        "fashion-mnist:calibration",
+        "--limit",
+        "3",
+        "--sample",
+        "1",
+        "--no-try",
+    ]
+    status, out, _ = cli(*common, "--sweep", "4,8,16", "--json")
+    assert status == 0
+    answer = json.loads(out)
+    found = {(s["kind"], s["key"], s["bits"]): s for s in answer["sweeps"]}
+    kinds = [
+        ("linear", "weight_bits"),
+        *((kind, "input_bits") for kind in ("linear", "matmul", "softmax", "gelu", "layernorm")),
+    ]
+    assert set(found) == {(*kind, bits) for kind in kinds for bits in (4, 8, 16)}
+    assert found["linear", "weight_bits", 8]["sqnr"] > found["linear", "weight_bits", 4]["sqnr"] + 3
+    recipe = with_line(build_recipe({"preset": "accurate"}), "quantizers.matmul.input_bits = 4")
+    live = LiveActivations(FloatModel(vit.onnx_path), vit.recorded, 3)
+    integer = lower(vit.graph, calibrate(vit.graph, live, recipe), recipe)
+    expected = summary(outcomes(integer, vit.recorded, live.model, limit=3))["sqnr"]
+    assert found["matmul", "input_bits", 4]["sqnr"] == pytest.approx(expected)
+    assert found["linear", "weight_bits", 16]["sqnr"] is None
+    assert "8" in found["linear", "weight_bits", 16]["refused"]
+    status, out, _ = cli(*common, "--sweep", "8,4")
+    assert status == 0
+    assert "matmul.input_bits" in out
+    for wrong in ("3,8", "8,17", "8;4", "", "8,"):
+        status, _, err = cli(*common, "--sweep", wrong)
+        assert (status, err.count("\n")) == (2, 1)
+        assert "--sweep: must be widths of 4 to 16, separated by commas" in err
 
 
 def test_lines_of_unknown_keys_are_refused():

@@ -95,8 +95,8 @@ def test_nothing_cites_a_text_that_is_not_here():
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.stem)
 def test_lines_are_no_longer_than_120(path):
-    """But for what a command printed, between ``` marks."""
-    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    """But for what a command printed, between ``` marks, or wrote there itself."""
+    text = re.sub(r"^```.*?^```|^<!-- begin.*?^<!-- end", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert [line for line in text.splitlines() if len(line) > 120] == []
 
 

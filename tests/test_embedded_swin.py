@@ -17,24 +17,34 @@ from intvit.lowering.recipe import build_recipe
 
 @pytest.fixture(scope="module")
 def swin():
-    """(float graph, calibration, test images, float logits of 300 of them)"""
+    """(float graph, calibration, test images, float logits of 300 of them, float model)"""
     model = FloatModel(import_timm(embedded(SWIN_WEIGHTS)), threads=1)
     graph = float_graph(model.proto)
     options = {"mean": graph.metadata["mean"], "std": graph.metadata["std"], "size": (28, 28), "channels": 1}
     live = LiveActivations(model, open_images("fashion-mnist:calibration", **options), 64)
     test = open_images("fashion-mnist:test", **options)
     (logits,) = model.run(test.read(0, 300)).values()
-    return graph, calibrate(graph, live, build_recipe({})), test, logits
+    return graph, calibrate(graph, live, build_recipe({})), test, logits, model
 
 
 def test_float_accuracy(swin):
-    _, _, test, logits = swin
+    _, _, test, logits, _ = swin
     assert (logits.argmax(1) == test.labels[:300]).mean() >= 0.90
+
+
+def test_the_float_model_gives_an_image_the_same_values_in_every_batch(swin):
+    *_, test, _, model = swin
+    images, names = test.read(0, 12), [model.input, *model.sites()]
+    whole = model.run(images, names)
+    for size in (1, 2, 3, 5, 11):
+        for start in range(0, 12, size):
+            part = model.run(images[start : start + size], names)
+            assert all(np.array_equal(part[name], whole[name][start : start + size]) for name in names), (size, start)
 
 
 @pytest.mark.parametrize("method", ["ivit", "ibert", "fqvit"])
 def test_integer_accuracy_and_noise(swin, method):
-    graph, calibration, test, logits = swin
+    graph, calibration, test, logits, _ = swin
     integer = lower(graph, calibration, build_recipe({}).with_method(method))
     found = Engine(integer).run(test.read(0, 300))["logits"]
     hits, float_hits = ((y.argmax(1) == test.labels[:300]).sum() for y in (found, logits))
@@ -46,7 +56,7 @@ def test_integer_accuracy_and_noise(swin, method):
 
 @pytest.mark.slow
 def test_backends_agree_at_every_site(swin):
-    graph, calibration, test, _ = swin
+    graph, calibration, test, *_ = swin
     sites = {"layers.0.blocks.0.norm1": {"method": "fqvit"}, "layers.0.blocks.1.attn.softmax": {"method": "fqvit"},
              "layers.1.blocks.1.attn.softmax": {"method": "ibert"}, "norm": {"method": "ibert"}}  # fmt: skip
     integer = lower(graph, calibration, build_recipe({"sites": sites}))

@@ -209,6 +209,18 @@ def test_a_search_of_another_model():
         searched(SearchOf.model_validate(search_part()), graph_of(["others"]))
 
 
+def test_a_gain_that_a_search_refused_is_said(mapping):
+    from intvit.report.data import read_mapping
+    from intvit.report.notes import _then
+
+    said = "Search pairwise found a mapping that loses 20.0% less on the images of the mapping"
+    values = json.loads(mapping.read_text())
+    assert not any(said in line for line in _then(read_mapping(mapping)))
+    values["search"]["not_surely_better"] = {"changes": {}, "loss": 0.008}
+    mapping.with_name("refused.json").write_text(json.dumps(values))
+    assert any(said in line for line in _then(read_mapping(mapping.with_name("refused.json"))))
+
+
 def test_warnings(report):
     text = " ".join(report.warnings)
     assert "budget ended the search" in text

@@ -3,11 +3,13 @@
 import tomllib
 from pathlib import Path
 
+EXTRAS = ("test", "search", "distributed")
+
 
 def main() -> None:
     project = tomllib.loads((Path(__file__).resolve().parent.parent / "pyproject.toml").read_text())["project"]
-    for item in (*project["dependencies"], *project["optional-dependencies"]["test"],
-                 *project["optional-dependencies"]["search"]):  # fmt: skip
+    extras = project["optional-dependencies"]
+    for item in (*project["dependencies"], *(item for extra in EXTRAS for item in extras[extra])):
         print(item.replace(">=", "=="))
 
 

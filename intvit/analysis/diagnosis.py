@@ -86,6 +86,17 @@ class Remedy:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """All quantizers of a kind at another width: SQNR of the model, dB; `refused`: why there is none."""
+
+    kind: str
+    key: str
+    bits: int
+    sqnr: float | None
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """`sqnr`: of the outputs of the integer model as it was asked for, dB; None where it cannot be made as asked, and
     losses are of the model in which other methods stand in."""
@@ -97,6 +108,7 @@ class Diagnosis:
     losses: list[Loss]
     findings: list[Finding]
     remedies: list[Remedy] = field(default_factory=list)
+    sweeps: list[Sweep] = field(default_factory=list)
 
     @property
     def kinds(self) -> list[Loss]:
@@ -118,13 +130,15 @@ def diagnose(
     *,
     sample: int | None = None,
     attempts: bool = True,
+    sweep: Collection[int] = (),
     threads: int | None = None,
     progress: Callable[[str], Any],
 ) -> Diagnosis:
     """Diagnose the model that `lower` makes of a recipe, calibrated on the images of `live`; those judge it too.
 
     Parts are switched on the first `sample` of them (left out: enough for 1,000 output values, 2 to 32). `attempts`:
-    try lines of recipes. progress(title): a context that gives a function of (done, all).
+    try lines of recipes. `sweep`: widths that the quantizers of every kind are given. progress(title): a context that
+    gives a function of (done, all).
     """
     n_images = live.n_images
     n_sampled = min(sample or judging(graph, n_images), n_images)
@@ -154,21 +168,41 @@ def diagnose(
     findings += broken_rules(emulation, sampled, feasible)
     if fixed:
         findings = [replace(finding, line=None) for finding in findings]
+
+    def tried(line: str) -> tuple[float | None, str | None]:
+        try:
+            changed = with_line(recipe, line)
+            return sqnr(lower(graph, calibrated(changed), changed)), None
+        except IntvitError as error:
+            return None, str(error)
+
     base = sqnr(integer)
     remedies: list[Remedy] = []
     if attempts:
         lines = list(dict.fromkeys(_lines(graph, recipe, losses, fixed)))
         with progress("recipes") as report:
             for i, line in enumerate(lines):
-                try:
-                    changed = with_line(recipe, line)
-                    value = sqnr(lower(graph, calibrated(changed), changed))
-                    remedies.append(Remedy(line, value, value - base))
-                except IntvitError as error:
-                    remedies.append(Remedy(line, None, None, str(error)))
+                value, why = tried(line)
+                remedies.append(Remedy(line, value, None if value is None else value - base, why))
                 report(i + 1, len(lines))
         remedies.sort(key=lambda r: -math.inf if r.gain is None else r.gain, reverse=True)
-    return Diagnosis(n_images, n_sampled, None if refused else base, emulated, losses, findings, remedies)
+    sweeps: list[Sweep] = []
+    swept = [(kind, key, bits) for kind, key in _swept(graph, fixed) for bits in sorted(set(sweep))]
+    if swept:
+        with progress("widths") as report:
+            for i, (kind, key, bits) in enumerate(swept):
+                sweeps.append(Sweep(kind, key, bits, *tried(f"quantizers.{kind}.{key} = {bits}")))
+                report(i + 1, len(swept))
+    return Diagnosis(n_images, n_sampled, None if refused else base, emulated, losses, findings, remedies, sweeps)
+
+
+def _swept(graph: FloatGraph, fixed: bool) -> Iterator[tuple[str, str]]:
+    """Kinds of operators and the widths that they have."""
+    for kind in dict.fromkeys(node.op for node in graph.nodes) if not fixed else ():
+        if kind == "linear":
+            yield kind, "weight_bits"
+        if kind in (*operators.named("product"), *operators.with_methods()):
+            yield kind, "input_bits"
 
 
 def _calibrated_by(graph: FloatGraph, recipe: Recipe) -> Any:

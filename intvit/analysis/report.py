@@ -113,4 +113,16 @@ def diagnosis_tables(found: Diagnosis, rows: int) -> list[Table]:
         for remedy in measured[:rows]:
             table.add_row(remedy.line, f"{remedy.sqnr:.1f}", f"{remedy.gain:+.2f}")
         tables.append(table)
+    if found.sweeps:
+        widths = list(dict.fromkeys(swept.bits for swept in found.sweeps))
+        table = Table(title="SQNR in dB with all quantizers of a kind at another width", title_justify="left")
+        for header in ("quantizers", *(f"{bits} bits" for bits in widths)):
+            table.add_column(header, justify="left" if header == "quantizers" else "right")
+        rows_of: dict[str, list[str]] = {}
+        for swept in found.sweeps:
+            cell = "-" if swept.sqnr is None else f"{swept.sqnr:.1f}"
+            rows_of.setdefault(f"{swept.kind}.{swept.key}", []).append(cell)
+        for name, cells in rows_of.items():
+            table.add_row(name, *cells)
+        tables.append(table)
     return tables

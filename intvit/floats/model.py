@@ -46,15 +46,21 @@ class FloatModel:
         }
 
     def run(self, images: Array, outputs: Sequence[str] | None = None) -> dict[str, Array]:
-        """Images float32 (B, C, H, W) to the named tensors, each (B, ...) float32; default: the logits."""
+        """Images float32 (B, C, H, W) to the named tensors, each (B, ...) float32; default: the logits.
+
+        The same values for an image in any batch: onnxruntime sums a single one in another order, so it is run twice.
+        """
         if images.shape[1:] != self.input_shape:
             raise IntvitError(f"{self.input}: image size must be {self.input_shape}, not {images.shape[1:]}")
         names = tuple(outputs or (self.output,))
         session = self._session(names)
         wanted = [name for name in names if name != self.input]
+        batch = images.astype(np.float32)
+        if len(batch) == 1:
+            batch = np.repeat(batch, 2, axis=0)
         with reading(self.where, "a model that onnxruntime runs on these images"):
-            found = dict(zip(wanted, session.run(wanted, {self.input: images.astype(np.float32)}), strict=True))
-        return {name: images if name == self.input else found[name] for name in names}
+            found = dict(zip(wanted, session.run(wanted, {self.input: batch}), strict=True))
+        return {name: images if name == self.input else found[name][: len(images)] for name in names}
 
     def between(self, inputs: Sequence[str], output: str) -> Callable[[Sequence[Array]], Array]:
         """The nodes between tensors as a function: values (B, ...) float32 of `inputs` to those of `output`."""

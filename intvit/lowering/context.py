@@ -220,6 +220,13 @@ class Context:
         output = Tensor(name, raw.shape, IntType(bits), np.asarray(scale), source=source, zero_point=zero_point)
         self._append(Node("requantize", name, tuple(inputs), name, {"bits": bits}, arrays), output)
 
+    def even_out(self, name: str, raw: Tensor, source: str) -> Tensor:
+        """Append `name`: an accumulator at one scale for all channels, the finest that cannot saturate 32 bits."""
+        scales = np.broadcast_to(np.abs(raw.scale), raw.shape[-1:])
+        common = max(float(scales.min()), float(scales.max()) * raw.max_abs / (2**31 - 1))
+        self.requantize(name, raw, 32, float(np.float32(common)), source=source)
+        return self.tensors[name]
+
     def _quantize_raw(self, name: str) -> None:
         """Requantize the accumulator that stands for float tensor `name`."""
         to = self.quantizer(name)
@@ -242,9 +249,7 @@ class Context:
     def finish(self) -> IntGraph:
         """Bring the class accumulators to one scale, the finest that cannot saturate, and close the graph."""
         raw = self.value(self.graph.outputs[0])
-        scales = np.broadcast_to(np.abs(raw.scale), raw.shape[-1:])
-        common = max(float(scales.min()), float(scales.max()) * raw.max_abs / (2**31 - 1))
-        self.requantize(LOGITS, raw, 32, float(np.float32(common)), source=self.graph.outputs[0])
+        self.even_out(LOGITS, raw, source=self.graph.outputs[0])
         applied = self.calibration.preprocessing
         metadata = {
             **(self.graph.metadata if applied is None else applied.restate(self.graph.metadata)),

@@ -32,6 +32,7 @@ from intvit.mapping.search import Found, Measured, Problem, run
 from intvit.mapping.space import Space
 from intvit.mapping.store import Store
 from intvit.mapping.tables import Table
+from intvit.mapping.workers import Shards
 
 MIXED, SEARCHED = "mixed", "searched"
 
@@ -45,6 +46,7 @@ class Search:
     objective: str = "sqnr"
     constraints: Constraints = field(default_factory=Constraints)
     budget: int | None = None
+    confidence: float = rules.CONFIDENCE
     labels: Array | None = None
     store: Store | None = None
     progress: Callable[[int, int], None] | None = None
@@ -121,6 +123,8 @@ class Mapping:
             notes.append(f"{worse} ({self.gain(MIXED)})")
             if self.uniform is not None:
                 notes[0] += f": the mapping holds uniform {self.uniform} (map --no-fallback keeps the rule's)"
+        if self.found is not None:
+            notes += self.found.notes
         if self.found is not None and self.outputs[SEARCHED] < self.outputs[self.best]:
             worse = f"search {self.found.kind} by {self.found.objective} chose {self.outputs[SEARCHED]:.1f} dB"
             notes.append(f"{worse} at the outputs, worse than {uniform} ({self.gain(SEARCHED)})")
@@ -182,10 +186,12 @@ def map_methods(
     fallback: bool = True,
     seed: int = 0,
     search: Search | None = None,
+    shards: Shards | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Mapping:
     """Run each uniform model on the recorded `images` (or the first `limit` of them) and choose per site.
 
+    `shards`: workers to run the models; then activations are theirs, not the recorded ones.
     `fixed`: sites that are not chosen for, and what stands there. The chosen model is run too. Where its outputs are
     worse than those of the best uniform model, the mapping holds that one's methods, unless `fallback` is False.
     """
@@ -214,11 +220,13 @@ def map_methods(
                 progress(done, passes * n_images)
 
         task = Task(graph, calibration, basis, tuple(variants))
+        if shards is not None:
+            return shards.score(task, images, n_images, more)
         return score(task, recording, images, (0, n_images), batch=batch, threads=threads, progress=more)
 
     tables = [scores(UNIFORM, [Variant(name, each.recipe, each.sites) for name, each in candidates.items()])]
     if basis == PREFIX:
-        decisions, read = _in_turn(candidates, recipe, sites, fixed, found, seed, scores)
+        decisions, read = in_turn(candidates, recipe, sites, fixed, found, seed, scores)
         tables.append(read)
     else:
         if basis != UNIFORM:
@@ -226,7 +234,7 @@ def map_methods(
             tables.append(scores(basis, variants))
         decisions = rules.decide(tables[-1], found, methods, seed)
     decisions = {site: decisions[site] for site in sites}
-    chosen = _with(recipe, candidates, decisions, fixed)
+    chosen = chosen_recipe(recipe, candidates, decisions, fixed)
     tables.append(scores(UNIFORM, [Variant(MIXED, chosen, ())]))
     skipped = tuple(note for candidate in candidates.values() for note in candidate.skipped)
     measured_on = images.sha256(n_images), n_images
@@ -234,10 +242,10 @@ def map_methods(
                       seed=seed)  # fmt: skip
     if search is not None:
         around = recipe.model_copy(update={"sites": {**recipe.sites, **fixed}})
-        problem = _problem(graph, calibration, around, candidates, sites, mapping.best, search.constraints)
+        problem = problem_around(graph, calibration, around, candidates, sites, mapping.best, search.constraints)
         space = problem.space
         measured = Measured(space, recording, images, n_images, search.objective, search.labels, search.store,
-                            search.budget, batch=batch, threads=threads, progress=search.progress)  # fmt: skip
+                            search.budget, search.confidence, batch, threads, shards, search.progress)  # fmt: skip
         best = run(search.kind, problem, measured, seed)
         space.verify(best.config)
         chosen = space.recipe_of(best.config)
@@ -253,7 +261,7 @@ def map_methods(
     return replace(mapping, recipe=recipe, uniform=mapping.best)
 
 
-def _problem(
+def problem_around(
     graph: FloatGraph, calibration: Calibration, recipe: Recipe, candidates: Mapping_[str, Candidate],
     sites: Sequence[str], best: str, constraints: Constraints,
 ) -> Problem:  # fmt: skip
@@ -284,7 +292,7 @@ def checked_sites(graph: FloatGraph, fixed: Mapping_[str, Choice]) -> dict[str, 
     return dict(fixed)
 
 
-def _with(
+def chosen_recipe(
     recipe: Recipe,
     candidates: Mapping_[str, Candidate],
     decisions: Mapping_[str, Decision],
@@ -298,7 +306,7 @@ def _with(
     return recipe.model_copy(update={"sites": {**recipe.sites, **chosen, **fixed}})
 
 
-def _in_turn(
+def in_turn(
     candidates: Mapping_[str, Candidate],
     recipe: Recipe,
     sites: Sequence[str],
@@ -314,7 +322,7 @@ def _in_turn(
         variants: list[Variant] = []
         for name, candidate in candidates.items():
             if site in candidate.sites:
-                tried = _with(candidate.recipe, candidates, decisions, fixed)
+                tried = chosen_recipe(candidate.recipe, candidates, decisions, fixed)
                 variants.append(Variant(name, tried, (site,), outputs=False))
         tables.append(scores(PREFIX, variants))
         decisions |= rules.decide(tables[-1], rule, list(candidates), seed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -150,24 +150,42 @@ def scores(table: Table[Key], sites: Sequence[str], methods: Sequence[str], seed
             )  # fmt: skip
 
 
+def values(table: Table[Key], rule: Rule, methods: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Site -> method, in the order of `methods` -> its value under a rule."""
+    found: dict[str, dict[str, float]] = {}
+    for site, keys in by_site(table).items():
+        for key in sorted(keys, key=lambda key: methods.index(key.method)):
+            sides = (np.array(mean_decibel(table.column(key, f"ratio_{side}"))) for side in ("in", "out"))
+            found.setdefault(site, {})[key.method] = float(rule.value(*sides))
+    return found
+
+
+def least(of: Mapping[str, float]) -> str:
+    """The method with the least value; of equal ones the first, and one without a value last.
+
+    >>> least({"a": math.nan, "b": 2.0, "c": 2.0})
+    'b'
+    """
+    return min(of, key=lambda method: math.inf if math.isnan(of[method]) else of[method])
+
+
 def decide(table: Table[Key], rule: Rule, methods: Sequence[str], seed: int = 0) -> dict[str, Decision]:
     """Site -> the method with the least value under a rule; of equal ones the first of `methods`.
 
     A method is a tie if its value is not larger than that of the chosen one in 97.5 % of the resamples.
     """
     found: dict[str, Decision] = {}
-    for site, keys in by_site(table).items():
-        keys = sorted(keys, key=lambda key: methods.index(key.method))
-        columns = {key: [table.column(key, f"ratio_{side}") for side in ("in", "out")] for key in keys}
-        values = {key: float(rule.value(*(np.array(mean_decibel(ratios)) for ratios in columns[key]))) for key in keys}
-        best = min(keys, key=lambda key: math.inf if math.isnan(values[key]) else values[key])
+    keys = by_site(table)
+    for site, of in values(table, rule, methods).items():
+        columns = {key.method: [table.column(key, f"ratio_{side}") for side in ("in", "out")] for key in keys[site]}
+        best = least(of)
         counts = resamples(site, len(columns[best][0]), seed)
-        resampled = {key: rule.value(*(_decibels(ratios, counts) for ratios in columns[key])) for key in keys}
+        resampled = {method: rule.value(*(_decibels(ratios, counts) for ratios in columns[method])) for method in of}
         ties = [
-            key.method for key in keys
-            if key != best and not np.mean(resampled[key] > resampled[best]) > (1 + CONFIDENCE) / 2
+            method for method in of
+            if method != best and not np.mean(resampled[method] > resampled[best]) > (1 + CONFIDENCE) / 2
         ]  # fmt: skip
-        found[site] = Decision(site, best.operator, best.method, tuple(ties))
+        found[site] = Decision(site, keys[site][0].operator, best, tuple(ties))
     return found
 
 

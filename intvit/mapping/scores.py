@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Mapping_
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from intvit.analysis.sqnr import ERRORS, errors
 from intvit.engine import Engine
 from intvit.files.memory import fitting
 from intvit.graph.ir import LOGITS, Array, FloatGraph, Graph, IntGraph, Node
-from intvit.lowering.calibrate import Activations, Calibration
+from intvit.lowering.calibrate import Calibration
 from intvit.lowering.context import lower
 from intvit.lowering.recipe import Recipe
 from intvit.mapping.tables import Table
@@ -78,6 +78,14 @@ class Task:
         model = str(self.graph.metadata.get("model_sha256"))
         return Key(model, digest(variant.recipe), self.basis, site, operator, variant.method)
 
+    def runs(self) -> list[Run]:
+        """Its models, lowered."""
+        return [Run.of(self, variant) for variant in self.variants]
+
+    def batch(self, wanted: int) -> int:
+        """At most so many images, of which memory holds all activations."""
+        return fitting(wanted, 4 * sum(math.prod(tensor.shape) for tensor in self.graph.tensors.values()))
+
 
 def digest(recipe: Recipe) -> str:
     """sha256 of what a recipe says beside the methods of single sites."""
@@ -85,33 +93,48 @@ def digest(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
 
-class Images(Protocol):
-    """What scoring needs of an image source."""
+class Stored(Protocol):
+    """What scoring needs of images."""
+
+    def read(self, start: int, stop: int, /) -> Array: ...
+
+
+class Images(Stored, Protocol):
+    """What mapping needs of an image source."""
 
     def __len__(self) -> int: ...
-
-    def read(self, start: int, stop: int) -> Array: ...
 
     def sha256(self, limit: int | None = None) -> str: ...
 
 
+class Floats(Protocol):
+    """What scoring needs of the float network's activations."""
+
+    @property
+    def names(self) -> list[str]: ...
+
+    def read(self, name: str, start: int, stop: int) -> Array: ...
+
+
 def score(
     task: Task,
-    activations: Activations,
-    images: Images,
+    activations: Floats,
+    images: Stored,
     span: tuple[int, int],
     *,
+    runs: Sequence[Run] | None = None,
     batch: int = 32,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Table[Key]:
     """Rows of the images first..last of `span`; the same ones for any batch, threads, and division into spans.
 
-    `activations`: of these images, float32. progress(n): n more images are scored, by all variants.
+    `activations`: of these images, float32. `runs`: of the task, where they are ready (`Task.runs`). progress(n): n
+    more images are scored, by all variants.
     """
     graph, known = task.graph, set(activations.names)
-    runs = [Run.of(task, variant) for variant in task.variants]
-    batch = fitting(batch, 4 * sum(math.prod(tensor.shape) for tensor in graph.tensors.values()))
+    runs, batch = task.runs() if runs is None else runs, task.batch(batch)
+    found: list[Table[Key]] = []
     for start in range(*span, batch):  # all variants on one batch: the float side is computed or read once
         stop = min(start + batch, span[1])
         inputs = images.read(start, stop) if any(run.reads_images for run in runs) else None
@@ -121,10 +144,10 @@ def score(
             for name in run.floats:
                 if name not in floats:
                     floats[name] = float_values(graph, name, known, read)
-            run.add((start, stop), inputs, floats, threads)
+            found.append(run.table((start, stop), inputs, floats, threads))
         if progress:
             progress(stop - start)
-    return Table.merged([run.table() for run in runs])
+    return Table.merged(found)
 
 
 @dataclass(frozen=True)
@@ -170,12 +193,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Run:
-    """One variant of a task, ready to run, and the rows that it has so far."""
+    """One variant of a task, ready to run."""
 
     task: Task
     variant: Variant
     parts: list[Part]
-    rows: dict[str, list[Array]]
 
     @staticmethod
     def of(task: Task, variant: Variant) -> Run:
@@ -194,7 +216,7 @@ class Run:
         if pairs:
             ends = [integer.outputs[0]] if variant.outputs else [pair[1] for _, pair in pairs.values()]
             parts.append(Part(Engine(integer.up_to(ends)), None, pairs))
-        return Run(task, variant, parts, {site: [] for part in parts for site in part.pairs})
+        return Run(task, variant, parts)
 
     @property
     def floats(self) -> list[str]:
@@ -205,15 +227,15 @@ class Run:
     def reads_images(self) -> bool:
         return any(part.source is None for part in self.parts)
 
-    def add(
+    def table(
         self, span: tuple[int, int], images: Array | None, floats: Mapping_[str, Array], threads: int | None
-    ) -> None:
+    ) -> Table[Key]:
+        """Rows of the images of `span`."""
+        found: dict[Key, Array] = {}
         for part in self.parts:
             for site, rows in part.run(span, images, floats, threads).items():
-                self.rows[site].append(rows)
-
-    def table(self) -> Table[Key]:
-        return Table({self.task.key(self.variant, site): np.concatenate(rows) for site, rows in self.rows.items()})
+                found[self.task.key(self.variant, site)] = rows
+        return Table(found)
 
 
 def _alone(integer: IntGraph, node: Node) -> IntGraph:

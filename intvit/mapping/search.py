@@ -3,7 +3,8 @@
 greedy: from the best uniform model the single change that gains most, again and again. pairwise: all single changes and
 all pairs of them, the optima of the quadratic model that they define, with a bound (`quadratic`), and greedy from the
 best of these. exact: every mapping that the constraints allow. tpe: a tree-structured Parzen estimator (Optuna).
-Whatever a search predicts, it measures before it hands it out.
+Whatever a search predicts, it measures before it hands it out. It leaves the best uniform model only for one that is
+surely better, however many were tried (`Measured.better`): the best of a hundred equal ones looks better on any images.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -25,16 +27,21 @@ from intvit.files.records import plain
 from intvit.graph.ir import Array
 from intvit.lowering.calibrate import Activations
 from intvit.mapping.quadratic import Change, Constraints, Optimum, Quadratic, best
+from intvit.mapping.rules import CONFIDENCE
 from intvit.mapping.scores import Images
 from intvit.mapping.space import Config, Space
 from intvit.mapping.store import Store, key_of
+from intvit.mapping.values import float_values
+from intvit.mapping.workers import Shards
 
 MOST_MAPPINGS = 20_000
 """That an exact search measures."""
 TRIALS = 300
 """Of a tpe search, if there is no budget."""
-RADII = (2, 3, 4, 6, 8, 12, 16)
+RADII = (2, 4, 8, 16)
 """Sites that the optimum of a quadratic model may change, beside any number."""
+HALVINGS, FEWEST = 4, 64
+"""How often a greedy search measures on half of the images first, and the fewest of them."""
 GROUP = 48
 """Mappings that are measured, and stored, at once."""
 
@@ -77,8 +84,10 @@ class Measured:
     labels: Array | None = None
     store: Store | None = None
     budget: int | None = None
+    confidence: float = CONFIDENCE
     batch: int = 32
     threads: int | None = None
+    shards: Shards | None = None
     progress: Callable[[int, int], None] | None = None
     rows: dict[Config, Array] = field(default_factory=dict)
     _asked: set[Config] = field(default_factory=set)
@@ -91,14 +100,19 @@ class Measured:
     @cached_property
     def _inputs(self) -> tuple[Array, Array]:
         """Images (N, ...) and the float outputs (N, ...), read once for all mappings."""
-        output = self.space.graph.outputs[0]
+        graph, known = self.space.graph, set(self.activations.names)
         spans = [(at, min(at + self.batch, self.n_images)) for at in range(0, self.n_images, self.batch)]
-        parts = [(self.images.read(*span), self.activations.read(output, *span)) for span in spans]
+
+        def outputs_of(start: int, stop: int) -> Array:
+            read = partial(self.activations.read, start=start, stop=stop)
+            return float_values(graph, graph.outputs[0], known, read)
+
+        parts = [(self.images.read(*span), outputs_of(*span)) for span in spans]
         images, outputs = (np.concatenate(part) for part in zip(*parts, strict=True))
         return images, outputs
 
-    def _key(self, config: Config) -> str:
-        return key_of("outcome", [*self._facts, config])
+    def _key(self, config: Config, start: int, stop: int) -> str:
+        return key_of("outcome", [*self._facts, start, stop, config])
 
     def expect(self, configs: Iterable[Config]) -> None:
         """These will be asked for: so that progress can say how many there are."""
@@ -112,37 +126,70 @@ class Measured:
                 len(self.rows), total if self.budget is None else min(total, max(self.budget, len(self.rows)))
             )
 
-    def __call__(self, configs: Iterable[Config], *, always: bool = False) -> None:
-        """Measure mappings; Spent once the budget is, unless `always`. An undefined one counts, with a loss of inf."""
-        missing = [config for config in dict.fromkeys(configs) if config not in self.rows]
+    def __call__(self, configs: Iterable[Config], n: int | None = None, *, always: bool = False) -> None:
+        """Measure mappings on the first `n` images (left out: on all).
+
+        Spent once the budget is, unless `always`. An undefined mapping counts, with a loss of inf.
+        """
+        n = n or self.n_images
+        missing = [config for config in dict.fromkeys(configs) if not self.has(config, n)]
+        missing.sort(key=lambda config: len(self.rows.get(config, ())))  # those that lack the same images together
         while missing:
-            room = GROUP
-            if self.budget is not None and not always:
-                room = min(GROUP, self.budget - len(self.rows))
-                if room <= 0:
-                    raise Spent
-            group, missing = missing[:room], missing[room:]
-            known = {config: self.store.get(self._key(config), OUTCOME) for config in group} if self.store else {}
-            self.rows |= {config: rows for config, rows in known.items() if rows is not None}
-            rest = [config for config in group if config not in self.rows]
-            found = {}
-            if rest:
-                found = self.space.measure(
-                    rest, *self._inputs, labels=self.labels, batch=self.batch, threads=self.threads
-                )
-            found |= {config: np.zeros(0, OUTCOME) for config in rest if config not in found}
-            if self.store is not None and found:
-                self.store.put({self._key(config): rows for config, rows in found.items()}, "outcome")
-            self.rows |= found
+            new = [config for config in missing if config not in self.rows]
+            if self.budget is not None and not always and new and len(self.rows) >= self.budget:
+                raise Spent
+            first = len(self.rows.get(missing[0], ()))
+            room = GROUP if first or always or self.budget is None else min(GROUP, self.budget - len(self.rows))
+            group = [config for config in missing[:room] if len(self.rows.get(config, ())) == first]
+            missing = missing[len(group) :]
+            keys = {config: self._key(config, first, n) for config in group}
+            known = {config: self.store.get(key, OUTCOME) for config, key in keys.items()} if self.store else {}
+            found = {config: rows for config, rows in known.items() if rows is not None}
+            if rest := [config for config in group if config not in found]:
+                measured = self._measured(rest, first, n)
+                measured |= {config: np.zeros(0, OUTCOME) for config in rest if config not in measured}
+                if self.store is not None:
+                    self.store.put({keys[config]: rows for config, rows in measured.items()}, "outcome")
+                found |= measured
+            for config in group:
+                self.rows[config] = np.concatenate([self.rows.get(config, found[config][:0]), found[config]])
             self._report()
 
-    def loss(self, config: Config) -> float:
-        rows = self.rows[config]
+    def _measured(self, configs: list[Config], start: int, stop: int) -> dict[Config, Array]:
+        images, outputs = (array[start:stop] for array in self._inputs)
+        labels = None if self.labels is None else self.labels[start:stop]
+        if self.shards is not None:
+            return self.shards.measure(self.space, configs, images, outputs, labels)
+        return self.space.measure(configs, images, outputs, labels=labels, batch=self.batch, threads=self.threads)
+
+    def has(self, config: Config, n: int) -> bool:
+        """Whether a mapping is measured on the first `n` images, or is known to be undefined."""
+        n_rows = len(self.rows.get(config, ()))
+        return n_rows >= n or (config in self.rows and not n_rows)
+
+    def loss(self, config: Config, n: int | None = None) -> float:
+        """Of the first `n` images (left out: of all)."""
+        rows = self.rows[config][: n or self.n_images]
         return OBJECTIVES[self.objective].loss(rows) if len(rows) else math.inf
 
+    def better(self, config: Config, other: Config, of: int) -> bool:
+        """Whether a mapping loses surely less than another, after `of` of them were looked at.
+
+        By the mean difference of the images' parts over its standard error, at the level `confidence` for all of them
+        together (Bonferroni).
+        """
+        if not self.loss(config) < self.loss(other):
+            return False
+        parts = OBJECTIVES[self.objective].parts
+        gains = parts(self.rows[other]).astype(np.float64) - parts(self.rows[config])
+        error = float(np.std(gains)) / math.sqrt(len(gains))
+        if not self.confidence or error == 0:
+            return True
+        return float(np.mean(gains)) / error > NormalDist().inv_cdf(1 - (1 - self.confidence) / max(1, of))
+
     def known(self, configs: Iterable[Config]) -> list[Config]:
-        """Those that are measured."""
-        return [config for config in configs if config in self.rows]
+        """Those that are measured on all images."""
+        return [config for config in configs if self.has(config, self.n_images)]
 
     def least(self, configs: Iterable[Config]) -> Config:
         """The measured one with the least loss; of equal ones the first."""
@@ -192,18 +239,19 @@ def _ranks(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search measured and chose. `steps`: the mappings that it went through, each better than the one before.
+    """What a search measured and chose (`config`). `steps`: the mappings that it went through.
 
-    `optimum`: of the quadratic model, in the unit of the objective. `independent`: how well single changes predict
-    those of pairs; `quadratic`: how well singles and pairs predict the optima by number of changes, and the neighbours
-    of the best of these. `spent`: the budget ended it.
+    `refused`: one with a lesser loss on these images, but not surely one on others (`Measured.better`). `optimum`: of
+    the quadratic model, in the unit of the objective. `independent`: how well single changes predict those of pairs;
+    `quadratic`: how well singles and pairs predict the optima by number of changes, and the neighbours of the best of
+    these. `spent`: the budget ended it.
     """
 
     kind: str
-    objective: str
     problem: Problem
+    measured: Measured
     config: Config
-    losses: dict[Config, float]
+    refused: Config | None = None
     steps: tuple[Config, ...] = ()
     model: Quadratic | None = None
     optimum: Optimum | None = None
@@ -214,6 +262,27 @@ class Found:
     @property
     def base(self) -> Config:
         return self.problem.space.base
+
+    @property
+    def objective(self) -> str:
+        return self.measured.objective
+
+    @property
+    def notes(self) -> list[str]:
+        """What else these images would have chosen."""
+        if self.refused is None:
+            return []
+        here, there, measured = self.losses[self.config], self.losses[self.refused], self.measured
+        return [
+            f"search {self.kind}: the best of {len(measured.rows)} mappings loses {1 - there / here:.1%} less than "
+            f"what is handed out on these {measured.n_images} images, and not surely on others; more images tell, "
+            "--confidence 0 takes it"
+        ]
+
+    @cached_property
+    def losses(self) -> dict[Config, float]:
+        """Of what was measured on all images."""
+        return {config: self.measured.loss(config) for config in self.measured.known(self.measured.rows)}
 
     def as_json(self) -> dict[str, Any]:
         """Losses in the unit of the objective; mappings by what differs from the base."""
@@ -235,6 +304,10 @@ class Found:
             "base": dict(zip(sites, self.base, strict=True)),
             "chosen": changes(self.config),
             "loss": eight({"base": self.losses[self.base], "chosen": self.losses[self.config]}),
+            "confidence": self.measured.confidence,
+            "not_surely_better": self.refused
+            and {"changes": changes(self.refused), "loss": eight(self.losses[self.refused])},
+            "mappings": len(self.measured.rows),
             "spent": self.spent,
             "constraints": eight(asdict(problem.constraints)),
             "steps": [changes(config) for config in self.steps],
@@ -278,23 +351,41 @@ class Problem:
 
 def greedy(problem: Problem, measured: Measured, seed: int) -> Found:
     steps = [_start(problem, measured)]
-    spent = _descend(problem, measured, steps)
-    return _found("greedy", problem, measured, steps=tuple(steps), spent=spent)
+    refused, spent = _descend(problem, measured, steps)
+    return Found("greedy", problem, measured, steps[-1], refused, steps=tuple(steps), spent=spent)
 
 
-def _descend(problem: Problem, measured: Measured, steps: list[Config]) -> bool:
-    """Take the move that gains most, again and again; whether the budget ended it."""
-    try:
-        while True:
-            moves = problem.moves(steps[-1])
-            measured.expect(moves)
-            measured(moves)
-            found = measured.least(moves) if moves else steps[-1]
-            if not measured.loss(found) < measured.loss(steps[-1]):
-                return False
-            steps.append(found)
-    except Spent:
-        return True
+def _descend(problem: Problem, measured: Measured, steps: list[Config]) -> tuple[Config | None, bool]:
+    """Take the move that gains most, again and again; the one that was not surely a gain, and whether the budget ended
+    it."""
+    spent = False
+    while True:
+        moves = problem.moves(steps[-1])
+        measured.expect(moves)
+        try:
+            _halve(measured, moves)
+        except Spent:
+            spent = True
+        best = measured.least([steps[-1], *moves])
+        if best == steps[-1]:
+            return None, spent
+        if not measured.better(best, steps[-1], len(moves)):
+            return best, spent
+        steps.append(best)
+        if spent:
+            return None, True
+
+
+def _halve(measured: Measured, moves: Sequence[Config]) -> None:
+    """Measure some moves on few images, the better half of them on twice as many, and so on; the last on all."""
+    sizes = [measured.n_images]
+    while len(sizes) <= HALVINGS and sizes[0] >= 2 * FEWEST:
+        sizes.insert(0, -(-sizes[0] // 2))
+    for n in sizes[:-1]:
+        measured(moves, n)
+        losses = {move: measured.loss(move, n) for move in moves}
+        moves = sorted(moves, key=losses.__getitem__)[: -(-len(moves) // 2)]
+    measured(moves)
 
 
 def pairwise(problem: Problem, measured: Measured, seed: int) -> Found:
@@ -330,14 +421,15 @@ def pairwise(problem: Problem, measured: Measured, seed: int) -> Found:
     measured(optima, always=True)
     steps = [measured.least(optima)]
     near = [config for config in space.singles(steps[0]) if problem.allows(config)]
-    spent = _descend(problem, measured, steps) or spent
+    spent = _descend(problem, measured, steps)[1] or spent
     tried = [
         config for config in measured.known([*optima, *near])
         if all(method in known for method, known in zip(config, options, strict=True))
     ]  # fmt: skip
     quadratic = Agreement.of([model.loss(config) for config in tried], [measured.loss(config) for config in tried])
-    return _found("pairwise", problem, measured, steps=tuple(steps), model=model, optimum=optimum,
-                  independent=independent, quadratic=quadratic, spent=spent)  # fmt: skip
+    chosen, refused = _surely(problem, measured)
+    return Found("pairwise", problem, measured, chosen, refused, steps=tuple(steps), model=model, optimum=optimum,
+                 independent=independent, quadratic=quadratic, spent=spent)  # fmt: skip
 
 
 def exact(problem: Problem, measured: Measured, seed: int) -> Found:
@@ -353,7 +445,7 @@ def exact(problem: Problem, measured: Measured, seed: int) -> Found:
         raise IntvitError("constraints: must allow one mapping at least, and allow none")
     measured.expect(found)
     measured(found)
-    return _found("exact", problem, measured)
+    return Found("exact", problem, measured, *_surely(problem, measured))
 
 
 def tpe(problem: Problem, measured: Measured, seed: int) -> Found:
@@ -382,7 +474,7 @@ def tpe(problem: Problem, measured: Measured, seed: int) -> Found:
                 break
     except Spent:
         spent = True
-    return _found("tpe", problem, measured, spent=spent)
+    return Found("tpe", problem, measured, *_surely(problem, measured), spent=spent)
 
 
 SEARCHES: dict[str, Callable[[Problem, Measured, int], Found]] = {
@@ -403,7 +495,7 @@ def run(kind: str, problem: Problem, measured: Measured, seed: int = 0) -> Found
         raise IntvitError(f"objective: {measured.objective} must have labelled images, and has none")
     found = SEARCHES[kind](problem, measured, seed)
     measured([found.base], always=True)  # what changes are changes of
-    return replace(found, losses={config: measured.loss(config) for config in measured.rows})
+    return found
 
 
 def _start(problem: Problem, measured: Measured) -> Config:
@@ -416,13 +508,17 @@ def _start(problem: Problem, measured: Measured) -> Config:
     return measured.least(allowed)
 
 
-def _found(kind: str, problem: Problem, measured: Measured, **more: Any) -> Found:
-    """The best allowed mapping of all that were measured."""
-    allowed = [config for config in measured.rows if problem.allows(config)]
-    losses = {config: measured.loss(config) for config in measured.rows}
-    if not any(math.isfinite(losses[config]) for config in allowed):
+def _surely(problem: Problem, measured: Measured) -> tuple[Config, Config | None]:
+    """The best allowed mapping of all that were measured; the best uniform one and that, if it is not surely better."""
+    allowed = [config for config in measured.known(measured.rows) if problem.allows(config)]
+    if not any(math.isfinite(measured.loss(config)) for config in allowed):
         raise IntvitError("search: must find a mapping that is defined and allowed, and found none")
-    return Found(kind, measured.objective, problem, measured.least(allowed), losses, **more)
+    best = measured.least(allowed)
+    starts = [config for config in measured.known(problem.starts) if config in allowed]
+    start = measured.least(starts) if starts else best
+    if best == start or measured.better(best, start, len(measured.rows)):
+        return best, None
+    return start, best if measured.loss(best) < measured.loss(start) else None
 
 
 def _pairs(space: Space) -> Iterator[Config]:

@@ -76,6 +76,10 @@ class Space:
     _graphs: dict[Config, IntGraph] = field(default_factory=dict, init=False, repr=False)
     _segments: dict[tuple[int, Config], Segment] = field(default_factory=dict, init=False, repr=False)
 
+    def __reduce__(self) -> tuple[type[Space], tuple[Any, ...]]:
+        """Without what it holds ready."""
+        return Space, (self.graph, self.calibration, self.recipe, self.options, self.base)
+
     @cached_property
     def sites(self) -> tuple[str, ...]:
         """In order of execution."""

@@ -96,27 +96,36 @@ class Store:
         values = [
             (key, kind, hashlib.sha256(array.tobytes()).hexdigest(), array.tobytes()) for key, array in rows.items()
         ]
-        with self._reading():
-            self._connection.execute("begin immediate")
-            try:
-                self._connection.executemany("insert or replace into rows values (?, ?, ?, ?)", values)
-                self._connection.execute("commit")
-            except BaseException:
-                self._connection.execute("rollback")
-                raise
+        with self._reading(), self._whole_or_not():
+            self._connection.executemany("insert or replace into rows values (?, ?, ?, ?)", values)
 
     def merge(self, other: Path) -> int:
-        """Add the rows of another store; how many were new. IntvitError where both have a key with other rows."""
+        """Add the rows of another store, all or none; how many were new.
+
+        IntvitError where both have a key with other rows.
+        """
         with Store(other) as source, source._reading(), closing(source._connection.cursor()) as cursor:
             before = len(self)
-            for key, kind, digest, value in cursor.execute("select key, kind, digest, value from rows"):
-                source._whole(key, digest, value)
-                here = self._connection.execute("select digest from rows where key = ?", (key,)).fetchone()
-                if here is None:
-                    self._connection.execute("insert into rows values (?, ?, ?, ?)", (key, kind, digest, value))
-                elif here[0] != digest:
-                    raise IntvitError(f"{other}: rows {key[:12]} must be those of {self.path}, and differ")
+            rows = cursor.execute("select key, kind, digest, value from rows")
+            with self._reading(), self._whole_or_not():
+                for key, kind, digest, value in rows:
+                    source._whole(key, digest, value)
+                    here = self._connection.execute("select digest from rows where key = ?", (key,)).fetchone()
+                    if here is None:
+                        self._connection.execute("insert into rows values (?, ?, ?, ?)", (key, kind, digest, value))
+                    elif here[0] != digest:
+                        raise IntvitError(f"{other}: rows {key[:12]} must be those of {self.path}, and differ")
             return len(self) - before
+
+    @contextmanager
+    def _whole_or_not(self) -> Iterator[None]:
+        self._connection.execute("begin immediate")
+        try:
+            yield
+            self._connection.execute("commit")
+        except BaseException:
+            self._connection.execute("rollback")
+            raise
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

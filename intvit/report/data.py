@@ -86,6 +86,13 @@ class LossesOf(_Known):
     chosen: Number
 
 
+class RefusedOf(_Known):
+    """A mapping with a lesser loss that was not surely better."""
+
+    changes: dict[str, str]
+    loss: Number
+
+
 class SearchOf(_Known):
     kind: str
     objective: str
@@ -96,6 +103,7 @@ class SearchOf(_Known):
     independent: Agreement | None
     quadratic: Agreement | None
     measured: list[MeasuredOf]
+    not_surely_better: RefusedOf | None = None
 
 
 class MappingFile(_Known):

@@ -54,6 +54,13 @@ def _then(mapping: MappingFile) -> list[str]:
     found: list[str] = []
     best = mapping.gain_over_uniform.get("uniform")
     ruled, searched = mapping.gain(MIXED), mapping.gain(SEARCHED)
+    refused = mapping.search.not_surely_better if mapping.search else None
+    if mapping.search and refused and refused.loss and mapping.search.loss.chosen:
+        less = 1 - refused.loss / mapping.search.loss.chosen
+        found.append(
+            f"Search {mapping.search.kind} found a mapping that loses {less:.1%} less on the images of the mapping, "
+            "not surely so on others, and did not take it: more images tell."
+        )
     if ruled is not None and ruled.value is not None and ruled.value < 0 and searched is None:
         worse = f"The choice of rule {mapping.rule} was worse than uniform {best} on the images of the mapping"
         kept = f"the mapping holds uniform {mapping.fallback}" if mapping.fallback else "it was kept all the same"

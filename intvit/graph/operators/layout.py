@@ -30,6 +30,11 @@ def _lower(context: Context, node: Node) -> None:
     inputs = [context.value(name) for name in node.inputs]
     if context.joins_quantizers(node):
         inputs = _to_one_scale(context, node, inputs)
+    elif any(np.size(t.scale) > 1 for t in inputs) and not _keeps_channels(node, inputs):
+        inputs = [
+            context.even_out(f"{node.output}.in{i}", raw, source=name)
+            for i, (name, raw) in enumerate(zip(node.inputs, inputs, strict=True))
+        ]
     first = inputs[0]
     if any(not np.array_equal(t.scale, first.scale) or t.encoding != first.encoding for t in inputs) or (
         len({t.zero_point for t in inputs}) > 1
@@ -47,6 +52,11 @@ def _lower(context: Context, node: Node) -> None:
         Tensor(node.output, shape, dtype, first.scale, first.encoding, first.bound and bound,
                zero_point=first.zero_point),
     )  # fmt: skip
+
+
+def _keeps_channels(node: Node, inputs: list[Tensor]) -> bool:
+    shapes = [tensor.shape for tensor in inputs]
+    return layout.keeps_channels(node, shapes[0], layout.output_shape(node, shapes))
 
 
 def _to_one_scale(context: Context, node: Node, inputs: list[Tensor]) -> list[Tensor]:
