@@ -120,13 +120,15 @@ def test_auto_is_resolved_into_lines_of_a_recipe(live):
     found = resolved(graph, model, activations, recipe)
     assert set(found.sqnr) == {*OBSERVERS, "auto"}
     best = max(found.sqnr, key=found.sqnr.__getitem__)
-    assert found.sqnr[best] >= found.sqnr["minmax"]
-    assert f"taken {best}" in found.note
+    assert found.sqnr[found.taken] >= found.sqnr["minmax"]
+    assert found.taken in {best, "minmax"}
+    assert f"taken {found.taken}" in found.note
+    assert ("not surely better" in found.note) == (found.taken != best)
     assert found.recipe.observer.kind != "auto"
     stated = found.recipe.quantizers
     assert stated["blocks.3.mlp.fc1"].observer == "kl"  # what was asked for stays
     assert stated["blocks.2.attn.qkv"].weight_bits == 8
-    assert (best == "auto") == (len(stated) > len(asked))
+    assert (found.taken == "auto") == (len(stated) > len(asked))
     integer = lower(graph, calibrate(graph, activations, found.recipe), found.recipe)
     again = build_recipe(integer.metadata["recipe"])
     assert lower(graph, calibrate(graph, activations, again), again).content_hash == integer.content_hash

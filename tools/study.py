@@ -41,7 +41,7 @@ import intvit
 from intvit.analysis.demo import SWIN_WEIGHTS, WEIGHTS, embedded
 from intvit.analysis.diagnosis import measured_losses
 from intvit.analysis.emulation import OPERATOR, Emulation, flipped
-from intvit.analysis.observers import judging
+from intvit.analysis.observers import AUTO, judging, resolved
 from intvit.analysis.outputs import OUTCOME, compared, outcomes, summary
 from intvit.errors import Infeasible, IntvitError, reading
 from intvit.files import read_text
@@ -102,6 +102,8 @@ class ModelEntry(_Strict):
     rules: list[str] | None = None
     sensitivity: bool = True
     searches: dict[Literal["greedy", "pairwise", "exact", "tpe"], Count] = {}
+    quantizers_too: list[Literal["greedy", "pairwise", "exact", "tpe"]] = []
+    """Searches that are done once more around quantizers of the observer `auto`."""
     budget: Count = 60
 
 
@@ -137,6 +139,9 @@ def read_study(path: Path) -> StudyFile:
         if basis not in BASES:
             raise IntvitError(f"{path}: rules: must be basis/rule with a basis of {', '.join(BASES)}, not {each!r}")
         rules.rule_of(rule)
+    for entry in study.models:
+        if more := [kind for kind in entry.quantizers_too if kind not in entry.searches]:
+            raise IntvitError(f"{path}: {entry.name}: quantizers_too must be of its searches, and {more[0]} is not")
     return study
 
 
@@ -225,12 +230,13 @@ class Cell:
     store: Store
     shards: Shards | None
     threads: int | None = None
+    observer: str | None = None
+    """For all quantizers; None: that of the preset."""
 
     def __post_init__(self) -> None:
         self.graph = float_graph(self.subject.model.proto)
         self.seen, self.test = self.subject.split(self.seed)
         self.n_test = min(self.study.test_images or len(self.test), len(self.test))
-        self.recipe = build_recipe({"preset": self.study.preset, "bits": self.bits})
         self._floats: dict[int, Array] = {}
         self._tables: dict[str, Table[Key]] = {}
         self._calibrations: dict[str, Calibration] = {}
@@ -243,7 +249,8 @@ class Cell:
         """Of what follows from the cell's models and images."""
         entry, study = self.subject.entry, self.study
         by = [intvit.__version__, SPEC_VERSION, VERSION, study.preset, self.bits, entry.calibration]
-        return key_of(kind, [*by, self.subject.model.sha256, self._images, *facts])
+        observer = [] if self.observer is None else [self.observer]
+        return key_of(kind, [*by, self.subject.model.sha256, self._images, *observer, *facts])
 
     @cached_property
     def _images(self) -> list[str]:
@@ -268,6 +275,22 @@ class Cell:
     @cached_property
     def live(self) -> LiveActivations:
         return LiveActivations(self.subject.model, self.seen, self.subject.entry.calibration)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        recipe = build_recipe({"preset": self.study.preset, "bits": self.bits})
+        if self.observer is None:
+            return recipe
+        recipe = recipe.model_copy(update={"observer": recipe.observer.model_copy(update={"kind": self.observer})})
+        if self.observer != AUTO:
+            return recipe
+
+        def make() -> Any:
+            found = resolved(self.graph, self.subject.model, self.live, recipe, progress=lambda done, total: say_over(
+                f"  observer auto: {done} of {total} quantizers"))  # fmt: skip
+            return found.recipe.model_dump(mode="json", exclude_none=True)
+
+        return build_recipe(self.kept("quantizers", [AUTO], make))
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -509,6 +532,8 @@ class Cell:
             configs["default of map"] = configs[self.kept("own", [best], lambda: self._own(configs, best))]
         found = self.measured(configs)
         records = [self._record(name, rows, found[best], configs.get(name)) for name, rows in found.items()]
+        if entry.quantizers_too:
+            records += self._with_quantizers(found[best], said)
         if entry.ceiling:
             n = min(entry.ceiling, self.n_test)
             records.append(self._record("ceiling", self.ceiling(configs[best], n), found[best][:n]))
@@ -534,6 +559,16 @@ class Cell:
             "correlations": self._correlations(configs[best]) if entry.single else {},
             "sensitivity": self.sensitivity(configs[best]) if entry.sensitivity else [],
         }
+
+    def _with_quantizers(self, base: Array, said: dict[str, Any]) -> list[dict[str, Any]]:
+        """Records of searches around the best uniform model of quantizers that are chosen too; what they say."""
+        other = dataclasses.replace(self, observer=AUTO)
+        configs = {f"uniform of observer {AUTO}": other.space.base}
+        for kind in self.subject.entry.quantizers_too:
+            configs[f"search quantizers+{kind}"], said[f"quantizers+{kind}"] = other.searched(
+                kind, self.subject.entry.searches[kind]
+            )
+        return [other._record(name, rows, base, configs[name]) for name, rows in other.measured(configs).items()]
 
     def _own(self, configs: Mapping[str, Config], best: str) -> str:
         """The better of what the rule of `map` chose and the best uniform model, on the images that it saw."""

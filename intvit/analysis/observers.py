@@ -1,7 +1,7 @@
 """Observer `auto`: for every quantizer the observer with which the outputs lose least, measured one by one.
 
 A quantizer is judged with everything else float (`emulation`); then the integer model of all choices is measured beside
-those of one observer everywhere, and the best of these is taken.
+those of one observer everywhere, on all images, and the best is taken if it is surely better than minmax everywhere.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from intvit.lowering.calibrate import Activations, Calibration, calibrate, state
 from intvit.lowering.context import Infeasible, lower
 from intvit.lowering.observers import RangeObserver, seen_as
 from intvit.lowering.recipe import OBSERVERS, Quantizers, Recipe
+from intvit.mapping.rules import surely_less
 
 AUTO = "auto"
 N_VALUES, FEWEST, MOST = 1000, 2, 32
-"""Of the outputs, on which something is judged; images that they come from."""
+"""Of the outputs, on which a part of a model is judged; images that they come from."""
+BATCH = 8
 
 
 def judging(graph: FloatGraph, n_images: int) -> int:
@@ -41,6 +43,8 @@ class Resolved:
 
     recipe: Recipe
     sqnr: dict[str, float]
+    taken: str
+    """Of these."""
     chosen: dict[str, int]
     """Observer -> quantizers that it is chosen for."""
     n_images: int
@@ -50,7 +54,8 @@ class Resolved:
         measured = ", ".join(f"{kind} {value:.1f}" for kind, value in self.sqnr.items())
         chosen = ", ".join(f"{kind} {count}" for kind, count in self.chosen.items())
         best = max(self.sqnr, key=self.sqnr.__getitem__)
-        return f"observer auto: {measured} dB on {self.n_images} images; taken {best} (quantizers: {chosen})"
+        why = "" if best == self.taken else f", as {best} is not surely better"
+        return f"observer auto: {measured} dB on {self.n_images} images; taken {self.taken} (quantizers: {chosen}){why}"
 
 
 def resolved(
@@ -64,7 +69,7 @@ def resolved(
 ) -> Resolved:
     """Choose the observer of every quantizer of at most 8 bits; wider ones keep minmax.
 
-    `activations`: what is calibrated on; the first images of it judge. Raises IntvitError if the model cannot be
+    `activations`: what is calibrated on; the first images of it judge single quantizers. Raises IntvitError if the model cannot be
     lowered with any observer.
     """
     if graph.metadata.get("trained"):
@@ -82,7 +87,6 @@ def resolved(
         raise refused[0]
     n_images = judging(graph, min(limit or activations.n_images, activations.n_images))
     images = activations.read(graph.inputs[0], 0, n_images)
-    real = model.run(images)[graph.outputs[0]].astype(np.float64)
     noise = {
         name: errors
         for name, errors in _noises(graph, model, lowered, images, progress).items()
@@ -98,10 +102,14 @@ def resolved(
             quantizers[site] = quantizers.get(site, Quantizers()).model_copy(update={"observer": best})
     recipes[AUTO] = _with(recipe, "minmax").model_copy(update={"quantizers": quantizers})
     lowered[AUTO] = lower(graph, calibrate(graph, activations, recipes[AUTO], limit=limit), recipes[AUTO])
-    sqnr = {kind: _sqnr(integer, images, real) for kind, integer in lowered.items()}
+    n_images = min(limit or activations.n_images, activations.n_images)
+    signal, noises = _measured(graph, model, activations, lowered, n_images, progress)
+    sqnr = {kind: decibel(signal, float(np.sum(noise))) for kind, noise in noises.items()}
+    usual = next(iter(lowered))
     best = max(sqnr, key=sqnr.__getitem__)
-    chosen = dict(counts) if best == AUTO else {best: counts.total()}
-    return Resolved(recipes[best], sqnr, chosen, n_images)
+    taken = best if surely_less(noises[best], noises[usual], len(noises) - 1) else usual
+    chosen = dict(counts) if taken == AUTO else {taken: counts.total()}
+    return Resolved(recipes[taken], sqnr, taken, chosen, n_images)
 
 
 def _seen_as(graph: FloatGraph, counted: Calibration, recipe: Recipe) -> Calibration:
@@ -157,8 +165,21 @@ def _groups(graph: FloatGraph, names: list[str]) -> list[tuple[list[str], list[s
     return groups
 
 
-def _sqnr(integer: IntGraph, images: Array, real: Array) -> float:
-    """Of the outputs, dB."""
-    name = integer.outputs[0]
-    error = Engine(integer).run(images)[name] * integer.tensors[name].scale - real
-    return decibel(float(np.sum(real**2)), float(np.sum(error**2)))
+def _measured(
+    graph: FloatGraph, model: FloatModel, activations: Activations, lowered: dict[str, IntGraph], n_images: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[float, dict[str, Array]]:  # fmt: skip
+    """(power of the float outputs, squared errors of each model's outputs per image)."""
+    noises, signal = {kind: np.zeros(n_images) for kind in lowered}, 0.0
+    engines = {kind: Engine(integer) for kind, integer in lowered.items()}
+    for start in range(0, n_images, BATCH):
+        images = activations.read(graph.inputs[0], start, min(start + BATCH, n_images))
+        real = model.run(images)[graph.outputs[0]].astype(np.float64)
+        signal += float(np.sum(real**2))
+        for kind, engine in engines.items():
+            name = engine.graph.outputs[0]
+            error = engine.run(images)[name] * engine.graph.tensors[name].scale - real
+            noises[kind][start : start + len(images)] = np.sum(error**2, axis=tuple(range(1, error.ndim)))
+        if progress:
+            progress(min(start + BATCH, n_images), n_images)
+    return signal, noises

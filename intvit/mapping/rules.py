@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 
@@ -218,6 +219,21 @@ def difference(noise: Array, other: Array, seed: int = 0) -> Difference:
     low, high = interval(_decibel_sums(other, counts) - _decibel_sums(noise, counts))
     ones = np.ones((1, len(noise)))
     return Difference(float((_decibel_sums(other, ones) - _decibel_sums(noise, ones))[0]), low, high)
+
+
+def surely_less(values: Array, others: Array, of: int = 1, confidence: float = CONFIDENCE) -> bool:
+    """Whether the mean of `values`, one per image, is surely less than that of others, after `of` were looked at.
+
+    By the mean difference over its standard error, at the level `confidence` for all of them together (Bonferroni);
+    with one image nothing is sure. Confidence 0: whether it is less.
+    """
+    gains = np.asarray(others, np.float64) - values
+    if not np.mean(gains) > 0 or not confidence:
+        return bool(np.mean(gains) > 0)
+    error = float(np.std(gains)) / math.sqrt(len(gains))
+    if len(gains) < 2 or error == 0:
+        return len(gains) > 1
+    return float(np.mean(gains)) / error > NormalDist().inv_cdf(1 - (1 - confidence) / max(1, of))
 
 
 def _decibel_sums(powers: Array, counts: Array) -> Array:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from intvit.files.records import plain
 from intvit.graph.ir import Array
 from intvit.lowering.calibrate import Activations
 from intvit.mapping.quadratic import Change, Constraints, Optimum, Quadratic, best
-from intvit.mapping.rules import CONFIDENCE
+from intvit.mapping.rules import CONFIDENCE, surely_less
 from intvit.mapping.scores import Images
 from intvit.mapping.space import Config, Space
 from intvit.mapping.store import Store, key_of
@@ -175,17 +174,12 @@ class Measured:
     def better(self, config: Config, other: Config, of: int) -> bool:
         """Whether a mapping loses surely less than another, after `of` of them were looked at.
 
-        By the mean difference of the images' parts over its standard error, at the level `confidence` for all of them
-        together (Bonferroni).
+        By the images' parts of the loss (`rules.surely_less`).
         """
         if not self.loss(config) < self.loss(other):
             return False
         parts = OBJECTIVES[self.objective].parts
-        gains = parts(self.rows[other]).astype(np.float64) - parts(self.rows[config])
-        error = float(np.std(gains)) / math.sqrt(len(gains))
-        if not self.confidence or error == 0:
-            return True
-        return float(np.mean(gains)) / error > NormalDist().inv_cdf(1 - (1 - self.confidence) / max(1, of))
+        return surely_less(parts(self.rows[config]), parts(self.rows[other]), of, self.confidence)
 
     def known(self, configs: Iterable[Config]) -> list[Config]:
         """Those that are measured on all images."""
