@@ -79,6 +79,13 @@ PresetOpt = Annotated[
     typer.Option(help="accurate (default) or published: the quantizers of the official I-ViT graphs; docs/recipes.md."),
 ]
 ResizeOpt = Annotated[int | None, typer.Option(min=1, help="Resize image files: length of the shorter side.")]
+NumericsOpt = Annotated[
+    str | None,
+    typer.Option(
+        help="Datapath: hawq (default), tosa_single, tosa_double, tflite_single, tflite_double, cmsis_nn, deeploy, "
+        "ita, or a TOML file of one's own; docs/numerics.md."
+    ),
+]
 
 
 EVALUATED = (
@@ -122,10 +129,10 @@ def _applied(preprocessing: Preprocessing) -> None:
 
 
 def _recipe(graph: FloatGraph, path: Path | None, mapping: Path | None, method: str | None, preset: str | None,
-            bits: int | None, observer: str | None) -> Recipe:  # fmt: skip
+            bits: int | None, observer: str | None, numerics: str | None = None) -> Recipe:  # fmt: skip
     """What files and options ask for; where they name no preset, `accurate`, or what the weights were trained with."""
     from intvit.lowering.calibrate import at_trained_widths
-    from intvit.lowering.recipe import build_recipe, read_recipe
+    from intvit.lowering.recipe import build_recipe, read_numerics, read_recipe
 
     if mapping and method:
         raise IntvitError("--mapping and --method: only one of them must be given")
@@ -138,6 +145,8 @@ def _recipe(graph: FloatGraph, path: Path | None, mapping: Path | None, method: 
     values |= {key: value for key, value in {"preset": preset, "bits": bits}.items() if value is not None}
     if observer is not None:
         values["observer"] = {**values.get("observer", {}), "kind": observer}
+    if numerics is not None:
+        values["numerics"] = read_numerics(numerics)
     recipe = at_trained_widths(graph, build_recipe(values, "--preset/--bits/--observer"))
     return recipe.with_method(method) if method else recipe
 
@@ -237,6 +246,7 @@ def doctor(
         typer.Option(help="With --images as for `lower` [default: 8]; of a checkpoint the width that it must have."),
     ] = None,
     observer: Annotated[str | None, typer.Option(help="As for `lower`.")] = None,
+    numerics: NumericsOpt = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Images to calibrate and to judge on. [default: 32]")] = None,
     sample: Annotated[
         int | None, typer.Option(min=1, help="Of these, images on which parts are switched. [default: 2 to 32]")
@@ -274,8 +284,8 @@ def doctor(
     """
     if images is None:
         given = {"--method": method, "--mapping": mapping, "--recipe": recipe, "--preset": preset,
-                 "--observer": observer, "--limit": limit, "--sample": sample, "--sweep": sweep, "--mean": mean,
-                 "--std": std, "--resize": resize}  # fmt: skip
+                 "--observer": observer, "--numerics": numerics, "--limit": limit, "--sample": sample,
+                 "--sweep": sweep, "--mean": mean, "--std": std, "--resize": resize}  # fmt: skip
         _none_of(given, "must come with a float model and --images")
         if model is not None:
             _audit(model, bits, as_json)
@@ -296,7 +306,7 @@ def doctor(
     if sweep is not None and (len(widths) != len(sweep.split(",")) or not all(4 <= bits <= 16 for bits in widths)):
         raise IntvitError(f"--sweep: must be widths of 4 to 16, separated by commas, not {sweep!r}")
     graph = float_graph(load_model(model))
-    chosen = _recipe(graph, recipe, mapping, method, preset, bits, observer)
+    chosen = _recipe(graph, recipe, mapping, method, preset, bits, observer, numerics)
     source = _images(images, _input_shape(graph), graph.metadata, mean=mean, std=std, resize=resize)
     live = LiveActivations(FloatModel(model, threads=threads), source, limit or N_IMAGES)
     with progress("observers") as report:
@@ -308,6 +318,7 @@ def doctor(
         print(json.dumps(found.as_json(), indent=1))
         return
     out.print(widths_line(chosen.model_dump()), highlight=False, markup=False)
+    out.print(f"Numerics: {chosen.numerics.rule()}", highlight=False, markup=False)
     if found.sqnr is None:
         out.print("The model cannot be made as asked: below, ivit stands in where a method is not defined")
     else:
@@ -412,6 +423,7 @@ def lower(
     observer: Annotated[
         str | None, typer.Option(help="minmax (default), percentile, mse, kl, or auto: the best for each.")
     ] = None,
+    numerics: NumericsOpt = None,
     limit: LimitOpt = None,
     mean: MeanOpt = None,
     std: StdOpt = None,
@@ -433,7 +445,7 @@ def lower(
     from intvit.lowering.context import lower as run
 
     graph, applied = float_graph(load_model(model)), None
-    chosen = _recipe(graph, recipe, mapping, method, preset, bits, observer)
+    chosen = _recipe(graph, recipe, mapping, method, preset, bits, observer, numerics)
     options = {"mean": mean or None, "std": std or None, "resize": resize}
     if recording is not None:
         if images is not None:
@@ -620,6 +632,7 @@ def map_command(
     observer: Annotated[
         str | None, typer.Option(help="minmax (default), percentile, mse, kl, or auto: the best for each.")
     ] = None,
+    numerics: NumericsOpt = None,
     limit: LimitOpt = None,
     batch: BatchOpt = 32,
     threads: ThreadsOpt = None,
@@ -675,7 +688,7 @@ def map_command(
     if search is None:
         _none_of(given, "must go with --search")
     graph = float_graph(load_model(model))
-    chosen = _recipe(graph, recipe, None, None, preset, bits, observer)
+    chosen = _recipe(graph, recipe, None, None, preset, bits, observer, numerics)
     constraints = read_constraints(at_most, costs, most_cost)
     options = {"mean": mean, "std": std, "resize": resize}
     with ExitStack() as stack:

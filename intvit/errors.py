@@ -25,6 +25,17 @@ class Infeasible(IntvitError):
         return Infeasible, (self.site, self.why)
 
 
+class Beyond(IntvitError):
+    """A value of one image that no word of the datapath holds; `image` is counted from the first of a batch."""
+
+    def __init__(self, what: str, image: int) -> None:
+        super().__init__(f"{what} of image {image}")
+        self.what, self.image = what, image
+
+    def __reduce__(self) -> tuple[type[Beyond], tuple[str, int]]:
+        return Beyond, (self.what, self.image)
+
+
 def reason(error: BaseException) -> str:
     """What an exception says, as one printable line; an OSError as its reason, without its number.
 
@@ -57,6 +68,8 @@ def placed(where: object) -> Iterator[None]:
     """Every IntvitError from inside gets `where: ` in front of it."""
     try:
         yield
+    except Beyond as error:
+        raise Beyond(f"{where}: {error.what}", error.image) from None
     except IntvitError as error:
         raise IntvitError(f"{where}: {error}") from None
 

@@ -29,7 +29,8 @@ from intvit.kernels.layernorm import variance_shift
 from intvit.kernels.matmul import check_codes, check_shapes
 from intvit.kernels.method import Method
 from intvit.kernels.quantize import quantize_activation, quantize_bias, quantize_weight
-from intvit.kernels.requantize import PUBLISHED_SATURATING_WIDTHS, apply_requantize, dyadic
+from intvit.kernels.requantize import PUBLISHED_SATURATING_WIDTHS, apply_requantize, dyadic, dyadic_together
+from intvit.spec.numerics import HAWQ, Numerics, build_numerics
 
 Array = np.ndarray[Any, Any]
 
@@ -142,37 +143,95 @@ def layernorm(
 
 def requantize(
     x_int: Any,
-    in_scale: Any,
-    out_scale: Any,
-    bits: int,
+    in_scale: Any = None,
+    out_scale: Any = None,
+    bits: int | None = None,
     *,
     residual: Any = None,
     residual_scale: Any = None,
     clamp: bool = True,
     backend: str = "kernel",
+    numerics: Numerics | str | Mapping[str, Any] | None = None,
+    multiplier: Any = None,
+    shift: Any = None,
+    residual_multiplier: Any = None,
+    residual_shift: Any = None,
+    addend: Any = None,
+    signed: bool = True,
 ) -> Array:
-    """Dyadic requantization, round half to even: x (..., C) at `in_scale` to codes at `out_scale`, each one or C.
+    """Dyadic requantization: x (..., C) at `in_scale` to codes at `out_scale`, each one or C.
 
-    Two roundings, one per term, then the sum. The published rule saturates at 4, 8, 16 and 32 bits and at no other
-    width; `clamp=False` never saturates (beyond s64). Products are exact.
+    Round half to even, two roundings, one per term, then the sum. The published rule saturates at 4, 8, 16 and 32 bits
+    and at no other width; `clamp=False` never saturates (beyond s64). Products are exact.
+
+    `numerics`: another datapath, a preset's name, fields or a `Numerics`; then results have `bits` bits always,
+    `signed` or not. In place of scales `multiplier` and `shift` (one or C) may be the integers of the datapath,
+    x * multiplier / 2**shift, and so for the residual. `addend` (broadcast against x) comes in after the shift, as a
+    zero point does.
+
+    >>> requantize([1000, -1000], bits=8, multiplier=5, shift=7, addend=3, numerics="ita")
+    array([ 42, -36])
     """
     x = _integers("requantize", x_int)
     bits = integer("requantize: bits", bits, 2, 64)
-    m, e = dyadic(in_scale, out_scale)
+    how = HAWQ if numerics is None else build_numerics(numerics)
+    x_shape = x.shape if x.ndim else (1,)
+    term = _factor("", how, in_scale, out_scale, multiplier, shift)
     extra: dict[str, Any] = {}
-    if residual is not None:
-        if residual_scale is None:
-            raise IntvitError("requantize: residual must come with residual_scale")
-        rm, re = dyadic(residual_scale, out_scale)
+    if residual is None:
+        given = (residual_scale, residual_multiplier, residual_shift)
+        if any(value is not None for value in given):
+            raise IntvitError("requantize: residual must be given with its scale or multiplier")
+    else:
         others = _broadcast("requantize: residual", _integers("requantize: residual", residual), x.shape)
-        extra = {"residual": others, "residual_m": rm, "residual_e": re}
-    for constants in (m, extra.get("residual_m", m)):
-        if len(constants) not in (1, x.shape[-1] if x.ndim else 1):
+        if how.residual == "together" and residual_scale is not None and in_scale is not None:
+            m, rm, e = dyadic_together(in_scale, residual_scale, out_scale, how)
+            term, other = (m, e), (rm, e)
+        else:
+            other = _factor("residual_", how, residual_scale, out_scale, residual_multiplier, residual_shift)
+        extra = {"residual": others, "residual_m": other[0], "residual_e": other[1]}
+        if how.residual == "together" and bool(np.any(term[1] != other[1])):
+            raise IntvitError("requantize: products that are added together must have one shift, and have not")
+    for constants in (*term, *(extra[key] for key in ("residual_m", "residual_e") if key in extra)):
+        if len(constants) not in (1, x_shape[-1]):
             raise IntvitError(f"requantize: scale must be one or {x.shape[-1:]}, not {len(constants)}")
-    width = bits if clamp and bits in PUBLISHED_SATURATING_WIDTHS else None
+    width: int | None = bits
+    if not clamp or (numerics is None and bits not in PUBLISHED_SATURATING_WIDTHS):
+        width = None
+    if numerics is not None or addend is not None or not signed:
+        extra |= {"numerics": how, "signed": signed}
+        if not signed and (width is None or width > 62):
+            raise IntvitError(f"requantize: bits of unsigned results must be 62 at most, not {width or 'unlimited'}")
+    if addend is not None:
+        values = _integers("requantize: addend", addend).astype(np.int64)
+        extra["addend"] = np.ascontiguousarray(_broadcast("requantize: addend", values, x.shape)).reshape(x_shape)
     if checked_backend(backend) == "kernel" and x.size:
-        return apply_requantize(x, m, e, width, **extra)
-    return by_spec(x, m, e, width, **extra)
+        return apply_requantize(x, *term, width, **extra)
+    return by_spec(x, *term, width, **extra)
+
+
+def _factor(
+    name: str, numerics: Numerics, in_scale: Any, out_scale: Any, multiplier: Any, shift: Any
+) -> tuple[Array, Array]:
+    """(m, e) (1,) or (C,) int64, of scales or as they are."""
+    if (multiplier is None) != (shift is None) or (multiplier is None) == (in_scale is None):
+        raise IntvitError(
+            f"requantize: {name}scale or {name}multiplier and {name}shift must be given, one of these and not both"
+        )
+    if multiplier is None:
+        if out_scale is None:
+            raise IntvitError("requantize: out_scale must be given with scales")
+        return dyadic(in_scale, out_scale, numerics)
+    found = []
+    limits = {"multiplier": numerics.multipliers, "shift": (numerics.shift_least, numerics.shift_most)}
+    for (key, (low, high)), given in zip(limits.items(), (multiplier, shift), strict=True):
+        values = np.atleast_1d(_integers(f"requantize: {name}{key}", given)).astype(np.int64)
+        if values.ndim > 1 or not values.size or values.min() < low or values.max() > high:
+            raise IntvitError(f"requantize: {name}{key} must be one or one per channel in {low}..{high}, not "
+                              f"{shown(given)}")  # fmt: skip
+        found.append(values)
+    m, e = (np.ascontiguousarray(each) for each in np.broadcast_arrays(*found))
+    return m, e
 
 
 def log2_matmul(q: Any, v_int: Any, v_scale: float, *, backend: str = "kernel") -> tuple[Array, float]:

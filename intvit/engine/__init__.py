@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from intvit.engine.evaluate import prepare_in
 from intvit.engine.plan import Step, make_plan
-from intvit.errors import IntvitError, placed
+from intvit.errors import Beyond, IntvitError, placed
 from intvit.graph.inttypes import storage
 from intvit.graph.ir import Array, IntGraph, Node
 from intvit.graph.operators.kind import checked_backend
@@ -141,7 +141,10 @@ class Engine:
 
         def job(start: int, images: Array) -> Any:
             keep = None if each is None else partial(each, start)
-            return self.evaluate(quantize_images(self.graph, images), tuple(names), keep)
+            try:
+                return self.evaluate(quantize_images(self.graph, images), tuple(names), keep)
+            except Beyond as error:
+                raise Beyond(error.what, start + error.image) from None
 
         with threadpool_limits(limits=1), ThreadPoolExecutor(n_threads) as pool:
             pending: list[tuple[int, Future[Any]]] = []

@@ -19,6 +19,7 @@ from intvit.graph import layout, operators
 from intvit.graph.inttypes import storage
 from intvit.graph.ir import LAYOUT_OPS, Array, IntGraph, Node, Tensor
 from intvit.graph.operators.kind import Evaluate
+from intvit.graph.operators.requantize import requantizer
 from intvit.kernels import gemm
 
 
@@ -106,7 +107,11 @@ class Planner:
         if node is None:
             return gemm.Epilogue.raw()
         plus = self.tensor(node.output).zero_point
-        return gemm.Epilogue.dyadic(node.arrays["m"], node.arrays["e"], node.attrs["bits"], columns, plus=plus)
+        prepared = requantizer(node)
+        if not prepared.is_plain(4):
+            return None
+        rounding, m, e = prepared.term.rounding, node.arrays["m"], node.arrays["e"]
+        return gemm.Epilogue.dyadic(m, e, node.attrs["bits"], columns, rounding, plus=plus)
 
     def moves_to_requantize(self, node: Node) -> tuple[list[Node], Node | None]:
         """Layout between `node` and the requantization of its output, if that can be done before it."""

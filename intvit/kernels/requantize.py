@@ -1,7 +1,8 @@
 """Dyadic requantization, fast: one pass over an accumulator, constants per channel or one, prepared once per node.
 
 A term carries its rounding, whose constants `regular` makes for the formula of `kernels/rounding.py`. Every loop rounds
-by that but those two that take any e: they round half to even, HAWQ-V3's mode and the only one that is asked for.
+by that but those two that take any e: they round half to even, HAWQ-V3's mode. Datapaths of which neither holds, where
+a word may be too narrow for instance, have the loop of `kernels/datapath.py`.
 """
 
 from __future__ import annotations
@@ -16,19 +17,76 @@ import numpy as np
 from intvit.errors import IntvitError
 from intvit.kernels.arith import INT64_MAX, INT64_MIN, doubled_high, kernel, rhe_product, rhe_shift, saturate
 from intvit.kernels.border import SIGNED, border, reals, shown
-from intvit.kernels.rounding import ADD, AT, HALF_EVEN, LIMIT, E, M, Rounding, regular, round_shift
+from intvit.kernels.datapath import by_numerics, words
+from intvit.kernels.rounding import ADD, AT, HALF_EVEN, LIMIT, ROUNDINGS, E, M, Rounding, regular, round_shift
+from intvit.spec.numerics import HAWQ, STORAGE_BITS, Numerics
 
 Array = np.ndarray[Any, Any]
 WIDE_LIMIT = 2**61
 PUBLISHED_SATURATING_WIDTHS = (4, 8, 16, 32)
 
 
-def dyadic(in_scale: Any, out_scale: Any) -> tuple[np.ndarray, np.ndarray]:
+def dyadic(in_scale: Any, out_scale: Any, numerics: Numerics = HAWQ, x_max: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(m, e) int64 with `in_scale / float32(out_scale) = m / 2**e` to 31 bits, per channel if either scale is.
 
     m is the nearest integer to f * 2**31, ties away from zero, 2**30 <= |m| <= 2**31: both ends occur. A zero ratio
     gives m = 0. HAWQ-V3; docs/quantization.md, "Requantization".
+
+    With other `numerics` |m| has their bits, 2**(p-1) <= |m| < 2**p, or fewer where e would leave their shifts or a
+    product with |x| <= `x_max` its word; and IntvitError for a ratio that is too large for them, or negative where m
+    has no sign.
     """
+    ratio = _ratio(in_scale, out_scale)
+    mantissa, exponent = np.frexp(ratio)
+    if numerics.requantizing == HAWQ:
+        return _nearest(mantissa * 2.0**31), 31 - exponent.astype(np.int64)
+    precision = _precision(numerics, x_max)
+    e = precision - exponent.astype(np.int64)
+    e -= np.abs(_nearest(np.ldexp(ratio, e))) == 2**precision  # rounded up to the next power
+    e = np.minimum(np.where(ratio == 0, max(0, numerics.shift_least), e), numerics.shift_most)
+    m = _nearest(np.ldexp(ratio, e))
+    for bad, rule in (
+        (e < numerics.shift_least, f"must be below 2**{precision - numerics.shift_least}: the least shift is "
+                                   f"{numerics.shift_least}"),
+        ((m < 0) & (not numerics.multiplier_signed), "must not be negative, as the multiplier has no sign"),
+        ((m == 0) & (ratio != 0), f"must be 2**-{numerics.shift_most + 1} at least: the largest shift is "
+                                  f"{numerics.shift_most}"),
+    ):  # fmt: skip
+        if bad.any():
+            raise IntvitError(f"requantize: ratio of scales {rule}, and is {ratio[bad][0]:g}")
+    return m, e
+
+
+def _precision(numerics: Numerics, x_max: int) -> int:
+    """Bits of |m|: as many as there are, and as products with |x| <= x_max have room for."""
+    room = numerics.product_bits - 2 - x_max.bit_length()  # and of what rounding adds
+    if room < 1:
+        raise IntvitError(f"requantize: product must have {x_max.bit_length() + 3} bits at least, as its x reaches "
+                          f"{x_max}, and has {numerics.product_bits}")  # fmt: skip
+    return min(numerics.precision, room)
+
+
+def dyadic_together(
+    in_scale: Any, residual_scale: Any, out_scale: Any, numerics: Numerics, x_max: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(m, residual_m, e): multipliers of one e, of which the larger has all its bits; `x_max`: of both."""
+    firsts, seconds = np.broadcast_arrays(_ratio(in_scale, out_scale), _ratio(residual_scale, out_scale))
+    larger = np.maximum(np.abs(firsts), np.abs(seconds))
+    e = dyadic(larger, 1.0, numerics, 2 * x_max)[1]
+    m, residual_m = (_nearest(np.ldexp(ratio, e)) for ratio in (firsts, seconds))
+    least, most = numerics.multipliers
+    if min(m.min(), residual_m.min()) < least or max(m.max(), residual_m.max()) > most:
+        raise IntvitError(f"requantize: ratios of scales must have multipliers in {least}..{most}, and have not")
+    return m, residual_m, e
+
+
+def _nearest(scaled: Array) -> Array:
+    """The nearest integers, ties away from zero."""
+    return np.copysign(np.floor(np.abs(scaled) + 0.5), scaled).astype(np.int64)
+
+
+def _ratio(in_scale: Any, out_scale: Any) -> Array:
+    """in_scale / float32(out_scale), (1,) or (C,)."""
     scales = np.atleast_1d(reals("requantize: input scale", in_scale))
     with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
         target = np.float32(reals("requantize: output scale", out_scale)).astype(np.float64)
@@ -38,10 +96,7 @@ def dyadic(in_scale: Any, out_scale: Any) -> tuple[np.ndarray, np.ndarray]:
             "requantize: scales must be one number or one per channel, finite, and so their ratio to the output scale, "
             f"not {shown(in_scale)} to {shown(out_scale)}"
         )
-    mantissa, exponent = np.frexp(ratio)
-    scaled = mantissa * 2.0**31
-    m = np.copysign(np.floor(np.abs(scaled) + 0.5), scaled).astype(np.int64)
-    return m, 31 - exponent.astype(np.int64)
+    return np.asarray(ratio)
 
 
 # -------------------------------------------------------------------------------------------- loops
@@ -238,6 +293,16 @@ class Requantize:
     """dtype of the results."""
     constant: Array | None = None
     """The residual, if it is the same for every x."""
+    numerics: Numerics = HAWQ
+    addend: Array | None = None
+    """int64, added to what was rounded."""
+    signed: bool = True
+    """Whether the results are."""
+
+    def __post_init__(self) -> None:
+        rounding = ROUNDINGS.get(self.numerics.rounding, HALF_EVEN)
+        if any(term.rounding != rounding for term in (self.term, self.other) if term is not None):
+            raise IntvitError(f"requantize: terms must round as the numerics say, {self.numerics.rounding}")
 
     def run(self, x: Array, residual: Array | None = None) -> Array:
         """x (..., C) signed; a residual is broadcast to it. Empty x give empty results."""
@@ -246,13 +311,52 @@ class Requantize:
         if (residual is None) != (self.other is None):
             raise IntvitError("requantize: a residual must come with its m and e, and they with it")
         self.term.check(columns)
+        if self.other is not None:
+            self.other.check(columns)
         rows, out = _rows(x, lead), np.empty((lead, columns), self.kind)
-        if self.other is None or residual is None or self.zero_point:
+        others = None
+        if residual is not None and not self.zero_point:
+            others = _repeating(residual, x.shape)
+        if not self.is_plain(rows.itemsize) or not (others is None or self.is_plain(others.itemsize)):
+            self._any(rows, others, out, x.shape)
+        elif self.other is None or others is None:
             self._one(rows, out)
         else:
-            self.other.check(columns)
-            self._two(rows, _repeating(residual, x.shape), self.other, out)
+            self._two(rows, others, self.other, out)
         return out.reshape(x.shape)
+
+    def is_plain(self, itemsize: int) -> bool:
+        """Whether the fast loops give what the numerics say, for all x of `itemsize` bytes."""
+        how = self.numerics
+        if how == HAWQ and self.addend is None and self.signed:
+            return True
+        if how.double_rounding or how.residual != "each" or how.output_overflow != "saturate" or self.bits > 32:
+            return False
+        if how.rounding not in ROUNDINGS or self.addend is not None or not self.signed:
+            return False
+        terms = [term for term in (self.term, self.other) if term is not None]
+        return itemsize < 8 and all(term.constants is not None and self._holds(term, 8 * itemsize) for term in terms)
+
+    def _holds(self, term: Term, bits: int) -> bool:
+        """Whether no word of a term is narrowed, for x of `bits` bits."""
+        most, shift = int(np.abs(term.m).max()) << (bits - 1), int(term.e.min())
+        fits = most < 2 ** (self.numerics.product_bits - 1)
+        return fits and 2 * ((most >> shift) + 1) + abs(self.zero_point) < 2 ** (self.numerics.rounded_bits - 1)
+
+    def _any(self, rows: Array, residual: Array | None, out: Array, shape: tuple[int, ...]) -> None:
+        """By the loop of all numerics."""
+        term, columns = self.term, rows.shape[1]
+        wide = residual is not None and self.numerics.residual == "together"
+        for array in (rows, residual) if wide else ():
+            if array is not None and array.itemsize == 8 and not _below(array, 2**62):
+                raise IntvitError("requantize: what is multiplied and added together must lie within +-2**62")
+        addend = np.full((1, columns), self.zero_point)
+        if self.addend is not None:
+            addend = _repeating(self.addend, shape)
+        none = np.zeros((1, columns), np.int8)
+        other = self.other if self.other is not None and residual is not None else term
+        by_numerics(rows, term.m, term.e, none if residual is None else residual, other.m, other.e, addend,
+                    words(self.numerics, self.bits, signed=self.signed), residual is not None, out)  # fmt: skip
 
     @cached_property
     def limits(self) -> tuple[int, int]:
@@ -276,12 +380,12 @@ class Requantize:
         elif not narrow and term.wide is not None and _below(rows, WIDE_LIMIT):
             constants = np.ascontiguousarray(np.broadcast_to(term.wide, (len(term.wide), rows.shape[1])))
             _wide_term(rows, constants, term.rounding.mask, *limits, out)
+        elif term.rounding != HALF_EVEN:
+            self._any(rows, None, out, rows.shape)
         elif plus and self.other is not None:
-            check_half_even(term)
             addend = np.full((1, rows.shape[1]), plus)
             _any_two_terms(rows, term.m, term.e, addend, self.other.m, self.other.e, self.bits, out)
         else:
-            check_half_even(term)
             _any_term(rows, term.m, term.e, self.bits, out)
 
     def _two(self, rows: Array, residual: Array, other: Term, out: Array) -> None:
@@ -293,14 +397,10 @@ class Requantize:
                 _plus(rows, first, residual, mask, *limits, out)
             else:
                 _two_terms(rows, first, residual, second, mask, *limits, out)
+        elif {self.term.rounding, other.rounding} != {HALF_EVEN}:
+            self._any(rows, residual, out, rows.shape)
         else:
-            check_half_even(self.term, other)
             _any_two_terms(rows, self.term.m, self.term.e, residual, other.m, other.e, self.bits, out)
-
-
-def check_half_even(*terms: Term) -> None:
-    if {term.rounding for term in terms} != {HALF_EVEN}:
-        raise IntvitError("requantize: but in the fast forms rounding must be half to even, and is not")
 
 
 def prepare_requantize(
@@ -312,23 +412,41 @@ def prepare_requantize(
     residual_e: Array | None = None,
     constant: Array | None = None,
     out_dtype: Any = np.int64,
+    numerics: Numerics = HAWQ,
+    addend: Array | None = None,
+    signed: bool = True,
 ) -> Requantize:
     """What `apply_requantize` computes, for any x; `constant` is a residual that is requantized here, once."""
-    width = 64 if bits is None else bits
-    if 8 * np.dtype(out_dtype).itemsize < width:
+    width = STORAGE_BITS if bits is None else bits
+    if 8 * np.dtype(out_dtype).itemsize < width + (not signed):
         raise IntvitError(f"requantize: {np.dtype(out_dtype)} must hold {width} bits, and does not")
+    numerics = numerics.requantizing
+    rounding = ROUNDINGS.get(numerics.rounding, HALF_EVEN)
+    extra: dict[str, Any] = {"numerics": numerics, "addend": addend, "signed": signed}
     if residual_m is None or residual_e is None:
-        return Requantize(Term(m, e), None, width, out_dtype)
-    other = Term(residual_m, residual_e)
-    if constant is None:
-        return Requantize(Term(m, e), other, width, out_dtype)
+        return Requantize(Term(m, e, rounding), None, width, out_dtype, **extra)
+    other = Term(residual_m, residual_e, rounding)
+    added = constant is not None and is_addend(constant, residual_m, residual_e)
+    if numerics.residual == "together" and not added and np.any(e != residual_e):
+        raise IntvitError("requantize: products that are added together must have one e, and have not")
+    if constant is None or (numerics != HAWQ and not added):
+        return Requantize(Term(m, e, rounding), other, width, out_dtype, constant, **extra)
     columns = max((*constant.shape[-1:], *other.m.shape))
-    addend = Requantize(other, None, 64, np.int64).run(_broadcast(constant, (*constant.shape[:-1], columns)))
-    lead = next((i for i, n in enumerate(addend.shape[:-1]) if n != 1), addend.ndim - 1)
-    addend = addend.reshape(addend.shape[lead:])  # as few rows as repeat
-    narrow = addend.astype(np.int32)
-    addend = narrow if np.array_equal(narrow, addend) else addend
-    return Requantize(Term(m, e), Term(np.array([1 << 30]), np.array([30])), width, out_dtype, addend)
+    ready = Requantize(Term(residual_m, residual_e), None, 64, np.int64).run(
+        _broadcast(constant, (*constant.shape[:-1], columns))
+    )
+    lead = next((i for i, n in enumerate(ready.shape[:-1]) if n != 1), ready.ndim - 1)
+    ready = ready.reshape(ready.shape[lead:])  # as few rows as repeat
+    narrow = ready.astype(np.int32)
+    ready = narrow if np.array_equal(narrow, ready) else ready
+    return Requantize(Term(m, e, rounding), Term(np.array([1 << 30]), np.array([30]), rounding), width, out_dtype,
+                      ready, **extra)  # fmt: skip
+
+
+def is_addend(constant: Array, m: Array, e: Array) -> bool:
+    """True if a constant residual is one number, times 1: a zero point, which nothing multiplies or rounds."""
+    one = m.size == 1 and e.size == 1 and int(e[0]) >= 0 and int(m[0]) == 1 << int(e[0])
+    return one and bool(np.all(constant == constant.reshape(-1)[0]))
 
 
 def apply_requantize(
@@ -341,13 +459,17 @@ def apply_requantize(
     residual_m: Array | None = None,
     residual_e: Array | None = None,
     out_dtype: Any = np.int64,
+    **datapath: Any,
 ) -> Array:
     """`saturate(rhe(x*m, 2**e) [+ rhe(residual*m', 2**e')])` over (..., C); m, e of length 1 or C.
 
-    Saturates at every width; `bits` None at s64 only. The result has `out_dtype`, which must hold `bits`. Integers are
-    signed: of 32 unsigned bits no fast form could hold all.
+    `datapath`: numerics, addend and signed of `prepare_requantize`. Saturates at every width; `bits` None at s64 only.
+    The result has `out_dtype`, which must hold `bits`. Integers are signed: of 32 unsigned bits no fast form could hold
+    all.
     """
-    prepared = prepare_requantize(m, e, bits, residual_m=residual_m, residual_e=residual_e, out_dtype=out_dtype)
+    prepared = prepare_requantize(
+        m, e, bits, residual_m=residual_m, residual_e=residual_e, out_dtype=out_dtype, **datapath
+    )
     return prepared.run(x if x.ndim else x.reshape(1), residual).reshape(x.shape)
 
 

@@ -18,14 +18,16 @@ import numpy as np
 from intvit.errors import Infeasible, IntvitError, placed
 from intvit.graph import operators
 from intvit.graph.inttypes import IntType
-from intvit.graph.ir import LOGITS, Array, FloatGraph, Graph, IntGraph, Node, Tensor
+from intvit.graph.ir import LAYOUT_OPS, LOGITS, Array, FloatGraph, Graph, IntGraph, Node, Tensor
+from intvit.graph.operators import accumulators
 from intvit.kernels import registry
 from intvit.kernels.quantize import affine_scale, symmetric_scale
-from intvit.kernels.requantize import dyadic
+from intvit.kernels.requantize import dyadic, dyadic_together
 from intvit.lowering import bias, widths
 from intvit.lowering.calibrate import Calibration, at_trained_widths, source_tensor
 from intvit.lowering.recipe import Choice, Recipe
 from intvit.spec import SPEC_VERSION
+from intvit.spec.numerics import HAWQ, Numerics
 
 __all__ = ["Context", "Infeasible", "lower", "lower_feasible"]
 
@@ -39,6 +41,7 @@ def lower(graph: FloatGraph, calibration: Calibration, recipe: Recipe) -> IntGra
     recipe = at_trained_widths(graph, recipe).of_kinds({node.op for node in graph.nodes})
     _check_sites(graph, recipe)
     widths.check_quantizers(graph, recipe)
+    _check_datapaths(graph, recipe)
     context = Context(graph, calibration, recipe)
     for node in graph.nodes:
         context.lower(node)
@@ -72,6 +75,12 @@ def _check_sites(graph: FloatGraph, recipe: Recipe) -> None:
     for site, operator in sites.items():
         with placed(site):
             recipe.choice(operator, site).check(operator)
+
+
+def _check_datapaths(graph: FloatGraph, recipe: Recipe) -> None:
+    known = {name for node in graph.nodes for name in (node.op, node.name)} | set(operators.with_methods())
+    for name in recipe.datapaths.keys() - known:
+        raise IntvitError(f"{name}: datapaths must name a site or a kind of operator of the model, not this")
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,13 @@ class Context:
     def producer(self, name: str) -> Node | None:
         """The integer node that computes integer tensor `name`; None for the input."""
         return self._producers.get(name)
+
+    def _computed_by(self, name: str) -> Node | None:
+        """As `producer`, behind whatever only moves elements."""
+        found = self.producer(name)
+        while found is not None and found.op in LAYOUT_OPS:
+            found = self.producer(found.inputs[0])
+        return found
 
     def joins_quantizers(self, node: Node) -> bool:
         return widths.joins_quantizers(self.graph, node)
@@ -200,17 +216,20 @@ class Context:
         self.values[output.name] = output.name
 
     def requantize(self, name: str, raw: Tensor, bits: int, scale: Any, residual: Tensor | Array | None = None,
-                   residual_scale: Any = None, source: str | None = None, zero_point: int = 0) -> None:  # fmt: skip
+                   residual_scale: Any = None, source: str | None = None, zero_point: int = 0,
+                   numerics: Numerics | None = None) -> None:  # fmt: skip
         """Append `name = saturate(round(raw * m / 2**e) [+ round(residual * m' / 2**e')])`.
 
-        A zero point is such a residual: a constant, times 1.
+        A zero point is such a residual: a constant, times 1. `numerics`: others than the recipe's.
         """
+        if numerics is None:
+            maker = self._computed_by(raw.name)
+            numerics = self.recipe.numerics if maker is None else self.recipe.numerics_at(maker.op, maker.name)
+        numerics = numerics.requantizing
         if raw.encoding != "linear":
             raise IntvitError(f"{name}: log2 codes of {raw.name} must feed a matrix product, nothing else")
-        m, e = dyadic(raw.scale, scale)
-        arrays, inputs = {"m": m, "e": e}, [raw.name]
+        arrays, inputs = self._factors(raw, scale, residual, residual_scale, numerics), [raw.name]
         if residual is not None:
-            arrays["residual_m"], arrays["residual_e"] = dyadic(residual_scale, scale)
             if isinstance(residual, Tensor):
                 inputs.append(residual.name)
             else:
@@ -218,13 +237,36 @@ class Context:
         elif zero_point:
             arrays["residual"], (arrays["residual_m"], arrays["residual_e"]) = np.array([zero_point]), dyadic(1.0, 1.0)
         output = Tensor(name, raw.shape, IntType(bits), np.asarray(scale), source=source, zero_point=zero_point)
-        self._append(Node("requantize", name, tuple(inputs), name, {"bits": bits}, arrays), output)
+        attrs = {"bits": bits, **accumulators.stated(numerics)}
+        self._append(Node("requantize", name, tuple(inputs), name, attrs, arrays), output)
+
+    def _factors(
+        self, raw: Tensor, scale: Any, residual: Tensor | Array | None, residual_scale: Any, numerics: Numerics
+    ) -> dict[str, Array]:
+        """m and e, and those of a residual; Infeasible where the numerics have none for these scales."""
+        maker = self._computed_by(raw.name)
+        try:
+            if residual is None:
+                m, e = dyadic(raw.scale, scale, numerics, raw.max_abs)
+                return {"m": m, "e": e}
+            most = residual.max_abs if isinstance(residual, Tensor) else int(np.abs(residual).max())
+            if numerics.residual == "together":
+                m, other, e = dyadic_together(raw.scale, residual_scale, scale, numerics, max(raw.max_abs, most))
+                return {"m": m, "e": e, "residual_m": other, "residual_e": e}
+            m, e = dyadic(raw.scale, scale, numerics, raw.max_abs)
+            other, f = dyadic(residual_scale, scale, numerics, most)
+            return {"m": m, "e": e, "residual_m": other, "residual_e": f}
+        except IntvitError as error:
+            raise Infeasible(raw.name if maker is None else maker.name, str(error)) from None
 
     def even_out(self, name: str, raw: Tensor, source: str) -> Tensor:
-        """Append `name`: an accumulator at one scale for all channels, the finest that cannot saturate 32 bits."""
+        """Append `name`: an accumulator at one scale for all channels, the finest that cannot saturate 32 bits.
+
+        That is for whoever compares outputs, and no part of a datapath: its numerics are as usual.
+        """
         scales = np.broadcast_to(np.abs(raw.scale), raw.shape[-1:])
         common = max(float(scales.min()), float(scales.max()) * raw.max_abs / (2**31 - 1))
-        self.requantize(name, raw, 32, float(np.float32(common)), source=source)
+        self.requantize(name, raw, 32, float(np.float32(common)), source=source, numerics=HAWQ)
         return self.tensors[name]
 
     def _quantize_raw(self, name: str) -> None:

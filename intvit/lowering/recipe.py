@@ -23,6 +23,7 @@ from intvit.errors import IntvitError, placed, reading, shortened
 from intvit.files import read_text
 from intvit.graph import operators
 from intvit.kernels import registry
+from intvit.spec.numerics import HAWQ, Numerics, build_numerics
 
 
 class _Strict(BaseModel):
@@ -128,6 +129,10 @@ class Recipe(BaseModel):
     observer: Observer = Observer()
     bias_correction: bool | None = None
     """Whether mean errors before linear operators go into their biases; left out: with the preset `accurate`."""
+    numerics: Numerics = HAWQ
+    """The datapath: a preset's name, or fields (`spec.numerics.Numerics`)."""
+    datapaths: dict[str, Numerics] = {}
+    """Those behind single operators, by site or by kind; those of a site go before those of its kind."""
 
     @property
     def corrects_bias(self) -> bool:
@@ -143,7 +148,17 @@ class Recipe(BaseModel):
             found.pop("preset", None)
         if self.bias_correction is None:
             found.pop("bias_correction", None)
+        for key in ("numerics", "datapaths"):
+            found.pop(key, None)
+        if self.numerics != HAWQ:
+            found["numerics"] = self.numerics.stated
+        if self.datapaths:
+            found["datapaths"] = {name: each.stated for name, each in self.datapaths.items()}
         return found
+
+    def numerics_at(self, operator: str, site: str) -> Numerics:
+        """The datapath behind an operator."""
+        return self.datapaths.get(site) or self.datapaths.get(operator) or self.numerics
 
     def choice(self, operator: str, site: str) -> Choice:
         return self.sites.get(site) or self.of_kind(operator)
@@ -221,6 +236,11 @@ def build_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
         near = difflib.get_close_matches(str(name), sorted(known), 1)
         known_key = f"a known key ({near[0]}?)" if near else "a known key"
         raise IntvitError(f"{where}: {name}: must be {known_key}, and is given {shortened(values[name])}")
+    if isinstance(values, dict) and "numerics" in values:
+        values = {**values, "numerics": build_numerics(values["numerics"], f"{where}: numerics")}
+    if isinstance(values, dict) and isinstance(values.get("datapaths"), dict):
+        given = values["datapaths"].items()
+        values = {**values, "datapaths": {k: build_numerics(v, f"{where}: datapaths: {k}") for k, v in given}}
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -248,3 +268,13 @@ def read_recipe(path: str | Path) -> Recipe:
     if not isinstance(values, dict):
         raise IntvitError(f"{path}: must hold a table of recipe keys, not {type(values).__name__}")
     return build_recipe(values, str(path))
+
+
+def read_numerics(text: str) -> Numerics:
+    """A preset by its name, or a TOML file of fields."""
+    path = Path(text)
+    if path.suffix != ".toml":
+        return build_numerics(text)
+    with reading(path, "a TOML file of numerics"):
+        values = tomllib.loads(read_text(path))
+    return build_numerics(values, str(path))

@@ -1,23 +1,21 @@
-"""Dyadic requantization (HAWQ-V3, arXiv 2011.10680): multiply by m / 2**e, round half to even, saturate."""
+"""Dyadic requantization: multiply by m / 2**e, round, saturate. HAWQ-V3 (arXiv 2011.10680), or as `Numerics` say."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from intvit.spec.arith import rhe_shift, saturate
+from intvit.spec.numerics import HAWQ, STORAGE_BITS, Numerics, narrowed, product, shifted
 from intvit.spec.taps import tap
 
 TAPS = {
     "requantize": {
         "product": "x * m",
-        "rounded": "product / 2**e, rounded half to even, before any saturation",
+        "rounded": "product / 2**e, rounded, before any saturation",
         "residual_product": "residual * residual_m",
-        "residual_rounded": "residual_product / 2**residual_e, rounded half to even",
+        "residual_rounded": "residual_product / 2**residual_e, rounded",
         "total": "the sum of the two rounded terms, before the last saturation",
     },
 }
-
-STORAGE_BITS = 64
 
 
 def requantize(
@@ -29,20 +27,38 @@ def requantize(
     residual: Sequence[int] | None = None,
     residual_m: Sequence[int] = (),
     residual_e: Sequence[int] = (),
+    addend: Sequence[int] | None = None,
+    numerics: Numerics = HAWQ,
+    signed: bool = True,
 ) -> list[int]:
-    """`saturate(rhe(x*m, 2**e) [+ rhe(residual*residual_m, 2**residual_e)])`: two roundings, then one addition.
+    """`saturate(round(x*m, 2**e) [+ round(residual*residual_m, 2**residual_e)] [+ addend])`.
 
     `row` (C,) in steps of the input scale, `m` and `e` (C,): input scale / output scale = m / 2**e, m in
-    -2**31..2**31, e any integer (negative multiplies). The same for `residual`. Returns (C,) s<bits> in steps of the
-    output scale; `bits` None saturates at s64 only. Each rounded term saturates at s64 as well, where an accumulator
-    ends. ValueError for different lengths.
-    Source: HAWQ-V3 (arXiv 2011.10680), dyadic arithmetic. docs/quantization.md, "Requantization".
+    -2**31..2**31, e any integer (negative multiplies). The same for `residual`; `addend` (C,) in steps of the output
+    scale. Returns (C,) of `bits` bits, `signed` or not, in steps of the output scale; `bits` None: what fits s64.
+    Each word is narrowed as `numerics` say; as usual all are exact up to s64, where they saturate.
+    ValueError for different lengths, or numerics that add products of different e.
+    Source: HAWQ-V3 (arXiv 2011.10680), dyadic arithmetic. docs/quantization.md, "Requantization"; docs/numerics.md.
     """
-    product = tap("product", [x * f for x, f in zip(row, m, strict=True)])
-    rounded = tap("rounded", [rhe_shift(v, k) for v, k in zip(product, e, strict=True)])
-    y = [saturate(v, STORAGE_BITS) for v in rounded]
+    how = numerics
+
+    def narrow(values: Sequence[int]) -> list[int]:
+        return [narrowed(v, how.rounded_bits, how.rounded_overflow) for v in values]
+
+    products = tap("product", [product(x, f, how) for x, f in zip(row, m, strict=True)])
+    others = None
     if residual is not None:
-        product = tap("residual_product", [x * f for x, f in zip(residual, residual_m, strict=True)])
-        rounded = tap("residual_rounded", [rhe_shift(v, k) for v, k in zip(product, residual_e, strict=True)])
-        y = tap("total", [v + saturate(w, STORAGE_BITS) for v, w in zip(y, rounded, strict=True)])
-    return [saturate(v, STORAGE_BITS if bits is None else bits) for v in y]
+        others = tap("residual_product", [product(x, f, how) for x, f in zip(residual, residual_m, strict=True)])
+    if others is not None and how.residual == "together":
+        if list(e) != list(residual_e):
+            raise ValueError("products that are added together must have one e")
+        sums = [p + q for p, q in zip(products, others, strict=True)]
+        products = [narrowed(v, how.product_bits, how.product_overflow) for v in sums]
+        others = None
+    y = narrow(tap("rounded", [shifted(v, k, how) for v, k in zip(products, e, strict=True)]))
+    if others is not None:
+        z = narrow(tap("residual_rounded", [shifted(v, k, how) for v, k in zip(others, residual_e, strict=True)]))
+        y = narrow(tap("total", [v + w for v, w in zip(y, z, strict=True)]))
+    if addend is not None:
+        y = narrow([v + a for v, a in zip(y, addend, strict=True)])
+    return [narrowed(v, STORAGE_BITS if bits is None else bits, how.output_overflow, signed=signed) for v in y]

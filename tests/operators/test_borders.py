@@ -24,6 +24,7 @@ from intvit.kernels import gemm, layernorm, matmul, pool, registry, requantize, 
 from intvit.kernels.arith import KERNELS, as_rows
 from intvit.kernels.border import BORDERS, border, constants
 from intvit.kernels.gemm import layout, product
+from intvit.spec.numerics import HAWQ, Numerics
 
 for found in pkgutil.walk_packages(intvit.__path__, "intvit."):  # whatever else was imported before
     if not found.name.endswith("__main__"):
@@ -34,7 +35,7 @@ SIZES = {"R": 4, "C": 6, "M": 6, "N": 3, "K": 5, "A": 2, "B": 3, "L": 4, "T": 7,
 SCALARS = {
     "x0": -3, "n": 2, "b": 5, "c": 7, "m": 2**30, "e": 33, "bits": 8, "out_bits": 8, "half": 2**32 - 1, "low": -128,
     "high": 127, "masked": 1, "limit": 2**31 - 1, "shift": 3, "n_codes": 16, "weigh": False, "last": 2, "gap": 0,
-    "least": 0, "most": 0, "room": 0, "mask": 1, "plus": 0, "zero_point": 0, "back": True,
+    "least": 0, "most": 0, "room": 0, "mask": 1, "plus": 0, "zero_point": 0, "back": True, "two": True,
 }  # fmt: skip
 EVERY_KIND = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
 
@@ -401,18 +402,15 @@ def test_a_residual_comes_with_its_constants():
     rejects(lambda: requantize.apply_requantize(x, M1, E1, 8, residual_m=M1, residual_e=E1), "residual")
 
 
-def test_other_roundings_are_refused_where_only_half_to_even_is_known():
-    floor = requantize.Term(M1, np.array([-1]), rounding.ROUNDINGS["floor"])
-    rejects(lambda: requantize.Requantize(floor, None, 8, np.int8).run(np.ones((2, 6), np.int8)), "half to even")
-
-
-def test_two_terms_round_alike():
-    x, even = np.ones((2, 6), np.int8), requantize.Term(M1, E1)
-    for mode in set(rounding.ROUNDINGS) - {"half_even"}:
-        other = requantize.Term(M1, E1, rounding.ROUNDINGS[mode])
-        for first, second in ((even, other), (other, even)):
-            both = requantize.Requantize(first, second, 8, np.int8)
-            rejects(lambda both=both: both.run(x, x), "half to even")
+@pytest.mark.parametrize("mode", sorted(set(rounding.ROUNDINGS) - {"half_even"}))
+def test_terms_round_as_their_numerics_say(mode):
+    """What a term holds and what the numerics say are one fact; half a change of it is refused."""
+    even, other = (requantize.Term(M1, E1, rounding.ROUNDINGS[name]) for name in ("half_even", mode))
+    how = Numerics(rounding=mode)
+    for terms, numerics in [((other, None), HAWQ), ((even, other), HAWQ), ((other, even), how), ((even, None), how)]:
+        rejects(lambda terms=terms, numerics=numerics: requantize.Requantize(*terms, 8, np.int8, numerics=numerics),
+                "terms must round")  # fmt: skip
+    assert requantize.Requantize(other, other, 8, np.int8, numerics=how).run(*[np.full((2, 6), 40, np.int8)] * 2).any()
 
 
 METHODS = [(m.operator, m.name) for m in registry.methods()]

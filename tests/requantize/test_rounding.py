@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from intvit.kernels import gemm
 from intvit.kernels.requantize import Requantize, Term
 from intvit.kernels.rounding import ADD, AT, HALF_EVEN, ROUNDINGS, E, regular, round_shift
+from intvit.spec.numerics import Numerics
 
 HALF = Fraction(1, 2)
 WANTED = {
@@ -79,7 +80,7 @@ def test_requantization_in_every_mode(mode, kind):
             x = np.repeat(column, len(m), axis=1)
             term = Term(np.array(m), np.full(len(m), e), rounding)
             for bits in (8, 32) if kind is np.int64 and e > 33 else (8,):
-                got = Requantize(term, None, bits, np.int64).run(x)
+                got = Requantize(term, None, bits, np.int64, numerics=Numerics(rounding=mode)).run(x)
                 assert got.tolist() == wanted(mode, x.tolist(), m, [e] * len(m), bits), (e, m, bits)
 
 
@@ -87,7 +88,7 @@ def test_requantization_in_every_mode(mode, kind):
 def test_two_terms_in_every_mode(mode):
     rounding, x = ROUNDINGS[mode], np.arange(-40, 40, dtype=np.int16).reshape(2, 5, 8)
     first, second = (Term(np.array([m]), np.array([e]), rounding) for m, e in ((2**30, 32), (-(2**31), 34)))
-    got = Requantize(first, second, 4, np.int8).run(x, x[0])
+    got = Requantize(first, second, 4, np.int8, numerics=Numerics(rounding=mode)).run(x, x[0])
     quarters, eighths = ([WANTED[mode](Fraction(s * v, d)) for v in np.ravel(y).tolist()] for y, s, d in
                          ((x, 1, 4), (np.tile(x[0], (2, 1, 1)), -1, 8)))  # fmt: skip
     sums = [min(max(a + b, -8), 7) for a, b in zip(quarters, eighths, strict=True)]
@@ -100,7 +101,7 @@ def test_a_term_plus_what_needs_no_rounding(mode, kind):
     rounding, x = ROUNDINGS[mode], np.arange(-60, 60, dtype=np.int8).reshape(3, 5, 8)
     term, one = (Term(np.array([2**30]), np.array([e]), rounding) for e in (32, 30))
     addend = np.arange(-20, 20).astype(kind).reshape(5, 8)
-    got = Requantize(term, one, 5, np.int8).run(x, addend)
+    got = Requantize(term, one, 5, np.int8, numerics=Numerics(rounding=mode)).run(x, addend)
     addends = np.tile(addend, (3, 1, 1)).ravel().tolist()
     sums = [WANTED[mode](Fraction(v, 4)) + a for v, a in zip(x.ravel().tolist(), addends, strict=True)]
     assert got.ravel().tolist() == [min(max(v, -16), 15) for v in sums]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +10,9 @@ import numpy as np
 from intvit.errors import Infeasible, IntvitError
 from intvit.graph.inttypes import storage
 from intvit.graph.ir import Array, Node, Tensor
-from intvit.graph.operators import checks
+from intvit.graph.operators import accumulators, checks
 from intvit.graph.operators.kind import Evaluate, Operator
-from intvit.graph.ranges import accumulator_type, linear_bound
+from intvit.graph.ranges import linear_bound
 
 if TYPE_CHECKING:
     from intvit.engine.plan import Planner, Step
@@ -70,9 +70,9 @@ def _lower(context: Context, node: Node) -> None:
         if np.abs(arrays["bias"]).max() >= 2**31:
             raise Infeasible(node.name, f"bias with the zero point {x.zero_point} must fit 32 bits, and does not")
     bound = int(linear_bound(arrays["weight"], arrays.get("bias"), x.max_abs).max())
-    shape = (*x.shape[:-1], len(weight))
-    output = Tensor(node.output, shape, accumulator_type(bound), weight_scale * scale, bound=bound)
-    context.emit(Node("linear", node.name, (x.name,), node.output, {}, arrays), output)
+    attrs, dtype, most = accumulators.lowered(context, node, bound)
+    output = Tensor(node.output, (*x.shape[:-1], len(weight)), dtype, weight_scale * scale, bound=most)
+    context.emit(Node("linear", node.name, (x.name,), node.output, attrs, arrays), output)
 
 
 def _codes(context: Context, node: Node, factors: Array) -> tuple[Array, Array]:
@@ -93,7 +93,6 @@ def _codes(context: Context, node: Node, factors: Array) -> tuple[Array, Array]:
 
 def _check(node: Node, inputs: Sequence[Tensor], output: Tensor) -> None:
     checks.count(node, inputs, 1)
-    checks.attributes(node)
     checks.arrays(node, {"weight"}, frozenset({"bias"}))
     shape, weight = inputs[0].shape, node.arrays["weight"]
     if weight.ndim != 2 or not shape or weight.shape[1] != shape[-1]:
@@ -101,19 +100,36 @@ def _check(node: Node, inputs: Sequence[Tensor], output: Tensor) -> None:
     checks.values(node, "weight", -128, 127, (weight.shape,))
     bias = checks.values(node, "bias", -(2**31), 2**31 - 1, (weight.shape[:1],)) if "bias" in node.arrays else None
     checks.shape(node, output, (*shape[:-1], len(weight)))
-    checks.holds(node, output, int(linear_bound(weight, bias, inputs[0].max_abs).max()))
+    accumulators.check(node, output, int(linear_bound(weight, bias, inputs[0].max_abs).max()))
+
+
+def _may_act(node: Node, x: Tensor) -> bool:
+    bound = linear_bound(node.arrays["weight"], node.arrays.get("bias"), x.max_abs).max()
+    return accumulators.may_act(node, int(bound))
+
+
+def _factors(node: Node) -> Callable[[Sequence[Array]], tuple[Array, Array]]:
+    """x as rows (B, R, K), and the weights (1, K, O)."""
+    weight = node.arrays["weight"].astype(np.int64).T[None]
+    return lambda values: (values[0].reshape(1, -1, values[0].shape[-1]), weight)
 
 
 def _kernel(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
     from intvit.kernels.matmul import prepare_linear
 
     run = prepare_linear(node.arrays["weight"], node.arrays.get("bias"), inputs[0].max_abs)
+    if _may_act(node, inputs[0]):
+        summed = accumulators.by_kernel(node, lambda values: run(values[0]), _factors(node), node.arrays.get("bias"))
+        return lambda values: summed(values).reshape(*values[0].shape[:-1], -1)
     return lambda values: run(values[0])
 
 
 def _spec(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
     from intvit.spec.matmul import linear
 
+    if _may_act(node, inputs[0]):
+        summed = accumulators.by_spec(node, _factors(node), node.arrays.get("bias"))
+        return lambda values: summed(values).reshape(*values[0].shape[:-1], -1)
     weight = node.arrays["weight"].tolist()
     bias = node.arrays["bias"].tolist() if "bias" in node.arrays else None
 
@@ -129,6 +145,8 @@ def _fuse(planner: Planner, node: Node) -> Step | None:
     """linear [-> layout that keeps the channels] -> requantize, in one pass over the accumulators."""
     from intvit.kernels import gemm
 
+    if _may_act(node, planner.tensor(node.inputs[0])):
+        return None
     moves, after = planner.moves_to_requantize(node)
     nodes = [node, *moves, after] if after else [node]
     x = planner.tensor(node.inputs[0])

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.graph.inttypes import storage
 from intvit.graph.ir import Array, Node, Tensor
-from intvit.graph.operators import checks
+from intvit.graph.operators import accumulators, checks
 from intvit.graph.operators.kind import Evaluate, Operator
 from intvit.graph.operators.methods import integers
-from intvit.graph.ranges import accumulator_type
 from intvit.kernels.matmul import LOG2_LIFT, log2_matmul_codes, log2_weights, matmul
 from intvit.spec.matmul import LOG2_FRACTION_BITS
 from intvit.spec.matmul import log2_matmul as spec_log2_matmul
@@ -42,44 +41,67 @@ def _read(r: Reader, node: Any) -> None:
 
 def _lower(context: Context, node: Node) -> None:
     a, b = (context.value(name) for name in node.inputs)
-    op, scale, bound = "matmul", a.scale * b.scale, a.shape[-1] * a.max_abs * b.max_abs
+    op, scale = "matmul", a.scale * b.scale
     if a.encoding == "log2":
         op, scale = "log2_matmul", b.scale * 2.0**-LOG2_FRACTION_BITS
-        bound = a.shape[-1] * (b.max_abs << LOG2_FRACTION_BITS)
-    output = Tensor(node.output, (*a.shape[:-1], b.shape[-1]), accumulator_type(bound), scale, bound=bound)
-    context.emit(Node(op, node.name, (a.name, b.name), node.output), output)
+    bound = _bound(op, a, b)
+    attrs, dtype, most = accumulators.lowered(context, node, bound)
+    output = Tensor(node.output, (*a.shape[:-1], b.shape[-1]), dtype, scale, bound=most)
+    context.emit(Node(op, node.name, (a.name, b.name), node.output, attrs), output)
 
 
 def _check(node: Node, inputs: Sequence[Tensor], output: Tensor) -> None:
     checks.count(node, inputs, 2)
-    checks.attributes(node)
     checks.arrays(node, set())
     a, b = inputs
     if len(a.shape) < 2 or len(a.shape) != len(b.shape) or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
         raise IntvitError(f"{node.name}: operands must be (..., R, K) and (..., K, C), not {a.shape} and {b.shape}")
     checks.shape(node, output, (*a.shape[:-1], b.shape[-1]))
-    left = a.max_abs
-    if node.op == "log2_matmul":
-        if a.max_abs > LOG2_FRACTION_BITS:
-            raise IntvitError(f"{node.name}: codes must be at most {LOG2_FRACTION_BITS}, not {a.max_abs}")
-        left = 1 << LOG2_FRACTION_BITS
-    checks.holds(node, output, a.shape[-1] * left * b.max_abs)
+    if node.op == "log2_matmul" and a.max_abs > LOG2_FRACTION_BITS:
+        raise IntvitError(f"{node.name}: codes must be at most {LOG2_FRACTION_BITS}, not {a.max_abs}")
+    accumulators.check(node, output, _bound(node.op, a, b))
+
+
+def _bound(op: str, a: Tensor, b: Tensor) -> int:
+    """The largest sum of products of two tensors."""
+    return a.shape[-1] * (1 << LOG2_FRACTION_BITS if op == "log2_matmul" else a.max_abs) * b.max_abs
 
 
 def _kernel(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
     a_max, b_max = inputs[0].max_abs, inputs[1].max_abs
-    return lambda values: matmul(values[0], values[1], a_max=a_max, b_max=b_max)
+
+    def exact(values: Sequence[Array]) -> Array:
+        return matmul(values[0], values[1], a_max=a_max, b_max=b_max)
+
+    if accumulators.may_act(node, _bound(node.op, *inputs)):
+        return accumulators.by_kernel(node, exact, tuple)
+    return exact
 
 
 def _spec(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
+    if accumulators.may_act(node, _bound(node.op, *inputs)):
+        return cast(Evaluate, accumulators.by_spec(node, tuple))
     return lambda values: _nested("matmul", spec_matmul, *values)
 
 
+def _weights(values: Sequence[Array]) -> tuple[Array, Array]:
+    """Codes as the powers of two that they stand for."""
+    codes = values[0].astype(np.int64)
+    return np.where(codes < 0, 0, 1 << np.maximum(LOG2_FRACTION_BITS - codes, 0)), values[1]
+
+
 def _log2_kernel(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
-    return lambda values: log2_product(values[0], values[1], "kernel")
+    def exact(values: Sequence[Array]) -> Array:
+        return log2_product(values[0], values[1], "kernel")
+
+    if accumulators.may_act(node, _bound(node.op, *inputs)):
+        return accumulators.by_kernel(node, exact, _weights)
+    return exact
 
 
 def _log2_spec(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
+    if accumulators.may_act(node, _bound(node.op, *inputs)):
+        return cast(Evaluate, accumulators.by_spec(node, _weights))
     return lambda values: log2_product(values[0], values[1], "spec")
 
 
@@ -108,6 +130,8 @@ def fused(planner: Planner, node: Node, convert: Callable[[Array], Array], lift:
     """The step of a product whose left operand less `lift` is what `convert` makes of the first input."""
     from intvit.kernels import gemm
 
+    if accumulators.may_act(node, _bound(node.op, *(planner.tensor(name) for name in node.inputs))):
+        return None
     moves, after = planner.moves_to_requantize(node)
     b = planner.tensor(node.inputs[1])
     if planner.path == "blas" or planner.tensor(node.output).dtype.bits > 32 or not planner.narrow(b.name):
