@@ -127,10 +127,11 @@ PRESETS: dict[str, Numerics] = {
         shift_least=0, shift_most=31, rounding="half_up", residual="together", product_bits=32,
         product_overflow="wrap", rounded_bits=32, rounded_overflow="wrap",
     ),
-    # ITA (pulp-platform/ITA, src/ita_requantizer.sv): 8-bit multiplier and shift, ties up, 8-bit addend.
+    # ITA (pulp-platform/ITA, src/ita_requantizer.sv): 8-bit multiplier and shift, ties up, 8-bit addend in a word
+    # of 34 bits.
     "ita": Numerics(
-        multiplier_bits=8, multiplier_signed=False, shift_least=0, shift_most=35, rounding="half_up",
-        accumulator_bits=26,
+        multiplier_bits=8, multiplier_signed=False, shift_least=0, shift_most=35, rounding="half_up", rounded_bits=34,
+        rounded_overflow="wrap", accumulator_bits=26,
     ),
 }  # fmt: skip
 """Named datapaths, each checked against its owner's code: docs/numerics.md, tests/test_numerics_presets.py."""
