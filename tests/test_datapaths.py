@@ -1,6 +1,7 @@
 """Numerics from a recipe to the bits: nodes, files, hashes, both backends, accumulators, the command line."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -197,7 +198,7 @@ def test_a_network_with_accumulators_of_16_bits(vit):
 
 
 def test_what_does_not_fit_names_the_site_the_bound_and_the_width(vit):
-    with pytest.raises(Infeasible, match=r"attn.matmul_av: accumulator must be proven to fit 26 bits, and its sums "
+    with pytest.raises(Infeasible, match=r"attn.softmax: accumulator of .*matmul_av must be proven to fit 26 bits, and its sums "
                                          r"reach \d+, \d+ bits"):  # fmt: skip
         lower(vit.graph, vit.calibration, build_recipe({"numerics": "ita"}))
     with pytest.raises(Infeasible, match=r"act: requantize: ratio of scales must not be negative"):
@@ -252,6 +253,21 @@ def test_on_the_command_line(vit, cli, tmp_path):
         assert words in " ".join(err.split())
         assert len(err.strip().splitlines()) == 1
         assert not (tmp_path / "x.h5").exists()
+
+
+def test_a_method_that_does_not_fit_is_no_candidate(vit, cli, tmp_path):
+    """ITA: FQ-ViT's softmax asks for wider sums, I-BERT's GELU for a sign; the others are mapped."""
+    (tmp_path / "r.toml").write_text('numerics = "ita"\nsoftmax_bits = 8\n')
+    common = ["--recording", vit.recording_path, "--limit", "8", "--recipe", tmp_path / "r.toml"]
+    arguments = ["map", vit.onnx_path, "--images", "fashion-mnist:calibration", *common[2:], "-o", tmp_path / "m.json"]
+    status, out, err = cli(*arguments)
+    assert status == 0, err
+    skipped = json.loads((tmp_path / "m.json").read_text())["skipped"]
+    assert {(each["operator"], each["method"]) for each in skipped} == {("softmax", "fqvit"), ("gelu", "ibert")}
+    mapped = ["lower", vit.onnx_path, *common[:4], "--mapping", tmp_path / "m.json", "-o", tmp_path / "g.h5"]
+    assert cli(*mapped)[0] == 0
+    recipe = load(tmp_path / "g.h5").metadata["recipe"]
+    assert recipe["numerics"] == PRESETS["ita"].stated
 
 
 def test_golden_vectors_hold_their_numerics(vit, cli, tmp_path):

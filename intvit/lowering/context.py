@@ -144,6 +144,13 @@ class Context:
             found = self.producer(found.inputs[0])
         return found
 
+    def softmax_behind(self, name: str) -> str | None:
+        """The site of the softmax whose output, maybe rounded, an integer tensor is."""
+        found = self._computed_by(name)
+        if found is not None and found.op == "requantize":
+            found = self._computed_by(found.inputs[0])
+        return found.name if found is not None and found.op == "softmax" else None
+
     def joins_quantizers(self, node: Node) -> bool:
         return widths.joins_quantizers(self.graph, node)
 

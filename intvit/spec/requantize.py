@@ -13,7 +13,7 @@ TAPS = {
         "rounded": "product / 2**e, rounded, before any saturation",
         "residual_product": "residual * residual_m",
         "residual_rounded": "residual_product / 2**residual_e, rounded",
-        "total": "the sum of the two rounded terms, before the last saturation",
+        "total": "the sum of the two terms, rounded or products that are added together, before its saturation",
     },
 }
 
@@ -45,19 +45,26 @@ def requantize(
     def narrow(values: Sequence[int]) -> list[int]:
         return [narrowed(v, how.rounded_bits, how.rounded_overflow) for v in values]
 
-    products = tap("product", [product(x, f, how) for x, f in zip(row, m, strict=True)])
-    others = None
-    if residual is not None:
-        others = tap("residual_product", [product(x, f, how) for x, f in zip(residual, residual_m, strict=True)])
-    if others is not None and how.residual == "together":
+    def multiplied(values: Sequence[int], factors: Sequence[int]) -> list[int]:
+        return [product(x, f, how) for x, f in zip(values, factors, strict=True)]
+
+    def rounded(values: Sequence[int], shifts: Sequence[int]) -> list[int]:
+        return [shifted(v, k, how) for v, k in zip(values, shifts, strict=True)]
+
+    products = tap("product", multiplied(row, m))
+    if residual is None:
+        y = narrow(tap("rounded", rounded(products, e)))
+    elif how.residual == "together":
         if list(e) != list(residual_e):
             raise ValueError("products that are added together must have one e")
-        sums = [p + q for p, q in zip(products, others, strict=True)]
-        products = [narrowed(v, how.product_bits, how.product_overflow) for v in sums]
-        others = None
-    y = narrow(tap("rounded", [shifted(v, k, how) for v, k in zip(products, e, strict=True)]))
-    if others is not None:
-        z = narrow(tap("residual_rounded", [shifted(v, k, how) for v, k in zip(others, residual_e, strict=True)]))
+        others = tap("residual_product", multiplied(residual, residual_m))
+        sums = tap("total", [p + q for p, q in zip(products, others, strict=True)])
+        sums = [narrowed(v, how.product_bits, how.product_overflow) for v in sums]
+        y = narrow(tap("rounded", rounded(sums, e)))
+    else:
+        y = narrow(tap("rounded", rounded(products, e)))
+        others = tap("residual_product", multiplied(residual, residual_m))
+        z = narrow(tap("residual_rounded", rounded(others, residual_e)))
         y = narrow(tap("total", [v + w for v, w in zip(y, z, strict=True)]))
     if addend is not None:
         y = narrow([v + a for v, a in zip(y, addend, strict=True)])

@@ -74,8 +74,9 @@ def lowered(context: Context, node: Node, bound: int) -> tuple[dict[str, Any], I
     if bound < 1 << (bits - 1):
         return attrs, IntType(min(bits, accumulator_type(bound).bits)), bound
     if how.accumulator == "prove":
+        blamed = context.softmax_behind(context.values[node.inputs[0]]) or node.name
         raise Infeasible(
-            node.name, f"accumulator must be proven to fit {bits} bits, and its sums reach {bound}, "
+            blamed, f"accumulator of {node.name} must be proven to fit {bits} bits, and its sums reach {bound}, "
             f"{bound.bit_length() + 1} bits"
         )  # fmt: skip
     return attrs, IntType(bits), None
