@@ -97,6 +97,8 @@ EVALUATED = (
     ("cosine", "cosine", "%.5f", 1),
 )
 """Key of a summary, what `eval` calls it, how it is written, times what."""
+PROVE_IMAGES = 8
+"""That `prove --images` runs unless it is told more."""
 
 
 @contextmanager
@@ -880,6 +882,108 @@ def _value(value: Any) -> str:
     """Of a report, in a cell."""
     text = "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 40 else f"{text[:36]} ..."
+
+
+@app.command()
+def prove(
+    graph: GraphArg,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to write: prove.json, prove.csv, intvit_widths_pkg.sv."),
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Write every claim that tools/check_certificate.py derives again."),
+    ] = None,
+    images: Annotated[str | None, typer.Option(help="Images whose values are to be shown beside the proofs.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="A line for every signal of every site.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="With --images: the first images only. [default: 8]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="With --images: threads; default all cores.")] = None,
+    mean: MeanOpt = None,
+    std: StdOpt = None,
+    resize: ResizeOpt = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """Prove how wide every intermediate of an integer graph gets, which roundings can tie, which clamps can act.
+
+    Intervals of sums, products and the other named signals of every operator, for all inputs that fit the types, from
+    the actual weights and constants; least widths, and what the declared types leave. Of a requantization the least
+    operand that ties and matters, or that there is none: then half_even, half_up and half_away give the same codes.
+    docs/prove.md derives the rules and says what is not proven.
+
+    Example: intvit prove vit_int8.h5
+
+    Example: intvit prove vit_int8.h5 --all --images fashion-mnist:test --limit 4
+
+    Example: intvit prove vit_int8.h5 -o proof --certificate proof.json && python tools/check_certificate.py proof.json
+    """
+    given = {"--limit": limit, "--threads": threads, "--mean": mean, "--std": std, "--resize": resize}
+    if images is None:
+        _none_of(given, "must go with --images")
+    if certificate is not None and certificate.suffix != ".json":
+        raise IntvitError(f"--certificate: must end in .json, beside which its .npz stands, not {certificate.name!r}")
+    from intvit.engine.batches import batches
+    from intvit.files import whole_folder
+    from intvit.graph.store import load
+    from intvit.proofs import certificate as certificates
+    from intvit.proofs import render
+    from intvit.proofs.observe import observe
+    from intvit.proofs.walk import prove as run
+
+    integer = load(graph)
+    source = None
+    if images is not None:
+        source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
+                         resize=resize)  # fmt: skip
+    with ExitStack() as stack:
+        folder = None if output is None else stack.enter_context(whole_folder(output))
+        with progress("prove") as report:
+            found = run(integer, progress=report)
+        if source is not None:
+            count = min(limit or PROVE_IMAGES, len(source))
+            with progress("observe") as report:
+                found = observe(found, integer, batches(source, count, 1), count, threads=threads, progress=report)
+        if folder is not None:
+            render.write_folder(folder, found)
+        if certificate is not None:
+            side = certificates.side_file(certificate)
+            names = [stack.enter_context(whole_file(path)) for path in (side, certificate)]
+            with progress("certificate") as report:
+                certified = certificates.certified(integer, report)
+            data = certificates.constants(integer)
+            names[0].write_bytes(data)
+            names[1].write_text(certificates.format_certificate(integer, certified, side.name, data), encoding="ascii")
+    if source is not None:
+        _applied(source.preprocessing)
+    if as_json:
+        print(json.dumps(render.as_json(found)))
+    else:
+        _show_proof(graph.name, found, everything)
+    for path in [path for path in (output, certificate) if path is not None]:
+        _notice(f"wrote {path}")
+
+
+def _show_proof(name: str, found: Any, everything: bool) -> None:
+    from intvit.proofs import render
+
+    headers = ["operator", "signal", "site", "low", "high", "how", "bits", "declared", "slack", "seen"]
+    if all(claim.observed is None for claim in found.claims):
+        headers.pop()
+    what = "every signal" if everything else "sums, products and outputs, the widest of all sites"
+    table = Table(title=f"{name}: {what}", title_justify="left")
+    for i, header in enumerate(headers):
+        table.add_column(header, justify="left" if i < 3 else "right", overflow="fold")
+    for row in render.claim_rows(found, everything):
+        table.add_row(*row[: len(headers)])
+    out.print(table)
+    for title, lines in (
+        ("", render.tie_lines(found, everything)),
+        ("Clamps, saturations and wraps, by site:", render.clamp_lines(found, everything)),
+        ("Beyond words of 32 bits:", render.note_lines(found, everything)),
+        ("Not proven, taken as declared:", [f"  {site}: {why}" for site, why in found.unproven.items()]),
+    ):
+        for line in [title, *lines] if title and lines else lines:
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

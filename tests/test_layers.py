@@ -19,7 +19,7 @@ LAYERS = [
     {"floats", "lowering"},
     {"engine"},
     {"vectors"},
-    {"analysis", "mapping"},
+    {"analysis", "mapping", "proofs"},
     {"report"},
     {"cli", "__main__"},
 ]
@@ -71,7 +71,7 @@ def test_the_top_of_the_package_is_the_way_of_the_data():
     entries = {path.name for path in PACKAGE.iterdir() if not path.name.startswith(("__", "."))} - {"py.typed"}
     assert entries == {
         *("analysis", "cli.py", "engine", "errors.py", "files", "floats", "graph", "kernels", "lowering"),
-        *("mapping", "ops.py", "report", "spec", "vectors"),
+        *("mapping", "ops.py", "proofs", "report", "spec", "vectors"),
     }
     for folder in PACKAGE.rglob("*"):
         if folder.is_dir() and "__pycache__" not in folder.parts and folder.name != "data":
