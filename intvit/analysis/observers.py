@@ -69,8 +69,8 @@ def resolved(
 ) -> Resolved:
     """Choose the observer of every quantizer of at most 8 bits; wider ones keep minmax.
 
-    `activations`: what is calibrated on; the first images of it judge single quantizers. Raises IntvitError if the model cannot be
-    lowered with any observer.
+    `activations`: what is calibrated on; the first images of it judge single quantizers. Raises IntvitError if the
+    model cannot be lowered with any observer.
     """
     if graph.metadata.get("trained"):
         raise IntvitError("observer: must not be auto, as the weights were trained with the ranges that they came with")

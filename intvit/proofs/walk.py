@@ -10,16 +10,15 @@ import numpy as np
 
 from intvit.graph import layout
 from intvit.graph.ir import LAYOUT_OPS, IntGraph, Node, Tensor
+from intvit.graph.operators.accumulators import NUMERICS, numerics_of
 from intvit.graph.operators.methods import mask_rows
 from intvit.graph.operators.requantize import signed
 from intvit.graph.parameters import method_params, node_method
-from intvit.proofs import activations, norms, products, rounding, softmax
+from intvit.proofs import activations, datapath, norms, products, rounding, softmax
 from intvit.proofs.claims import DECLARED, OPEN, Claim, Clamp, Facts, Note, NotProven, Proof, Tie
 from intvit.proofs.intervals import Box, Interval, box, hull
 
 Progress = Callable[[int, int], None]
-NUMERICS = "numerics"
-"""The attribute of a node whose datapath is not the usual one."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,13 @@ def declared(tensor: Tensor) -> Box:
     return Box((low,), (high,))
 
 
-def prove(graph: IntGraph, *, rules: Rules | None = None, progress: Progress | None = None) -> Proof:
+def prove(
+    graph: IntGraph, *, rules: Rules | None = None, datapaths: bool = True, progress: Progress | None = None
+) -> Proof:
     """Intervals, ties, clamps and notes of every node of a checked graph, of methods by `rules`, or else by `RULES`.
 
-    The output of a method without a rule is taken as the graph declares it.
+    The output of a method without a rule is taken as the graph declares it, and without `datapaths` that of a
+    requantization with numerics of its own.
     """
     known = {name: Known(declared(graph.tensors[name])) for name in graph.inputs}
     claims, ties, clamps, notes = list[Claim](), list[Tie](), list[Clamp](), list[Note]()
@@ -88,7 +90,8 @@ def prove(graph: IntGraph, *, rules: Rules | None = None, progress: Progress | N
             known[node.output] = moved(node, inputs, tensors, output)
         else:
             operator = operator_of(node)
-            facts = facts_of(node, inputs, tensors, output, RULES if rules is None else rules, unproven)
+            every = RULES if rules is None else rules
+            facts = facts_of(node, inputs, tensors, output, every, unproven, datapaths=datapaths)
             how = facts.y_how
             if facts.y is None:
                 facts.y, how = declared(output), DECLARED
@@ -155,7 +158,7 @@ def moved(node: Node, inputs: list[Known], tensors: list[Tensor], output: Tensor
 
 
 def facts_of(node: Node, inputs: list[Known], tensors: list[Tensor], output: Tensor, rules: Rules,
-             unproven: dict[str, str]) -> Facts:  # fmt: skip
+             unproven: dict[str, str], *, datapaths: bool = True) -> Facts:  # fmt: skip
     x = inputs[0].box
     if node.op == "linear":
         return accumulated(node, products.linear(x, node.arrays["weight"], node.arrays.get("bias")), output)
@@ -166,10 +169,13 @@ def facts_of(node: Node, inputs: list[Known], tensors: list[Tensor], output: Ten
     if node.op == "mean":
         axis, shape = node.attrs["axis"], tensors[0].shape
         return products.mean(x, shape[axis], axis == len(shape) - 1)
-    if node.op == "requantize" and NUMERICS not in node.attrs:
+    if node.op == "requantize" and (datapaths or NUMERICS not in node.attrs):
         extra = {key: signed(node, key) for key in ("residual_m", "residual_e") if key in node.arrays}
         residual = signed(node, "residual") if "residual" in node.arrays else inputs[1].box if extra else None
-        return rounding.requantize(x, signed(node, "m"), signed(node, "e"), node.attrs["bits"], residual, **extra)
+        m, e, bits = signed(node, "m"), signed(node, "e"), node.attrs["bits"]
+        if NUMERICS in node.attrs:
+            return datapath.requantize(x, m, e, bits, numerics_of(node), residual, **extra)
+        return rounding.requantize(x, m, e, bits, residual, **extra)
     if "method" in node.attrs:
         return method_facts(node, x, tensors[0], rules, unproven)
     unproven[node.name] = f"no rule for {node.op} with {dict(node.attrs)!r:.120} is known"
