@@ -57,7 +57,5 @@ def fitting(y: Array, bits: int, policy: str) -> Array:
     if beyond.any():
         at = np.unravel_index(int(np.argmax(beyond)), y.shape)
         image, *index = (int(i) for i in at)
-        raise Beyond(
-            f"accumulator must lie in {low}..{high}, its {bits} bits, and is {int(y[at])} at {index}", image
-        )
+        raise Beyond(f"accumulator must lie in {low}..{high}, its {bits} bits, and is {int(y[at])} at {index}", image)
     return y

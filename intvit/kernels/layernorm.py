@@ -161,8 +161,11 @@ def _ibert_kernel(p: spec.IbertLayerNorm) -> Any:
 
 
 def _ibert_bound(p: spec.IbertLayerNorm, x_max: int, n_channels: int) -> int | None:
-    """A variance taken after a shift can miss small deviations: |d| / root is then not below 1."""
-    return _bias_bound(p, x_max, n_channels) if p.shift == 0 else None
+    """d * F < 2**32 - 2**(31 - shift) before the halving: a root taken after a shift misses less than 2**shift of a d.
+
+    docs/prove.md, "LayerNorm".
+    """
+    return int(2**31 - (2**30 >> p.shift) + max(abs(b) for b in p.bias))
 
 
 # ------------------------------------------------------------------------------------------ FQ-ViT

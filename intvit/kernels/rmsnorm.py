@@ -93,8 +93,8 @@ def _bound(p: Any, x_max: int, n_channels: int) -> int:
 
 
 def _ibert_bound(p: spec.IbertRmsNorm, x_max: int, n_channels: int) -> int | None:
-    """A root taken after a shift can miss small values: |x| / root is then not below 1."""
-    return _bound(p, x_max, n_channels) if p.shift == 0 else None
+    """x * F < 2**32 - 2**(31 - shift) before the halving, as of I-BERT's LayerNorm; docs/prove.md."""
+    return 2**31 - (2**30 >> p.shift)
 
 
 IVIT = Method(

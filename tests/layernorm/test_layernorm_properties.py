@@ -37,11 +37,25 @@ def test_gamma_zero_replacement_is_the_documented_one():
     assert scale[1] == unit * 2.0**-23
 
 
-def test_bound_of_layernorm_grows_with_the_bias_and_is_open_after_a_shift():
+def test_bound_of_layernorm_grows_with_the_bias_and_the_shift():
     params, _ = registry.get("layernorm", "ivit").lower(0.05, gamma=[0.5, 1.0], beta=[1.0, -3.0])
-    m = registry.get("layernorm", "ibert")
     assert registry.get("layernorm", "ivit").bound(params, 127, 2) == 2**30 + max(abs(b) for b in params.bias)
-    assert m.bound(m.lower(0.05, gamma=[1.0], beta=[0.0], shift=1)[0], 127, 1) is None
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2, 5, 9])
+@pytest.mark.parametrize("operator", ["layernorm", "rmsnorm"])
+def test_bound_of_ibert_after_a_shift_is_attained_and_never_passed(operator, shift):
+    """What a shift cuts off is missing in the root: one deviation of 2**(shift + 1) - 1 is seen as 1."""
+    m = registry.get(operator, "ibert")
+    facts = {"gamma": [1.0] * 4, "shift": shift, **({"beta": [0.0] * 4} if operator == "layernorm" else {})}
+    params, _ = m.constants(0.05, facts, {})
+    bound = m.bound(params, 2**15, 4)
+    rng, low = np.random.default_rng(shift), -(2**shift)
+    rows = rng.integers(low * 2, -low * 2, (3000, 4)).tolist()
+    extreme = [2 ** (shift + 1) - 1, *([low] * 2 if operator == "layernorm" else [0, 0]), 0]
+    largest = max(max(map(abs, m.spec(row, params))) for row in [*rows, extreme])
+    assert largest <= bound == 2**31 - 2 ** (30 - shift)
+    assert largest == bound
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

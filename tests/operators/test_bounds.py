@@ -47,4 +47,4 @@ def test_bounds_of_fine_scales():
     ibert = registry.get("layernorm", "ibert")
     for shift in (0, 1):
         params = ibert.lower(0.1, gamma=[1.0, 1.0], beta=[0.0, 0.0], shift=shift)[0]
-        assert ibert.bound(params, 127, 2) == (None if shift else 2**30)
+        assert ibert.bound(params, 127, 2) == 2**31 - 2 ** (30 - shift)
