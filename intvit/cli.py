@@ -986,6 +986,54 @@ def _show_proof(name: str, found: Any, everything: bool) -> None:
             out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+@app.command("costs")
+def costs_command(
+    graphs: Annotated[list[Path], typer.Argument(help="Integer graphs, from `intvit lower`: one for each method.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="TOML to write: cost of a site by method, for `map --costs`.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="KIND=NUMBER,...", help="What an operation costs; the others as usual: multiplications=1, "
+                     "additions=0.1, shifts=0.1, comparisons=0.1, divisions=10, roots=10."),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every site, not sums by method.")] = False,
+    as_json: JsonOpt = False,
+) -> None:  # fmt: skip
+    """Count what every operator does for one image: multiplications, additions, shifts, divisions, bytes, table bits.
+
+    Of methods they are counted in their own specification. Of several graphs the methods are put side by side.
+
+    Example: intvit costs ivit.h5 ibert.h5 fqvit.h5 --weights divisions=20 -o costs.toml
+
+    Example: intvit map vit.onnx --images images.h5 --search greedy --costs costs.toml --most-cost 1e6 -o mapping.json
+    """
+    from intvit.analysis.costs import KINDS, all_methods, by_method, costs, format_toml, read_weights, records, summed
+    from intvit.graph.store import load
+
+    weighed = read_weights(weights)
+    found = all_methods([costs(load(path)) for path in graphs])
+    shown = records(found if every or as_json else summed(found), weighed)
+    if output is not None:
+        text = format_toml(by_method(found, weighed))
+
+        def write(path: Path) -> None:
+            path.write_text(text)
+
+        _write_whole(output, write)
+        _notice(f"wrote {output}")
+    if as_json:
+        print(json.dumps(shown, indent=1))
+        return
+    columns = [*KINDS, "weighed", "bytes_moved", "bytes_constant", "table_bits"]
+    rows = [
+        [" ".join(filter(None, (each["site"], each["operator"], each["method"]))),
+         *("" if each[key] is None else f"{each[key]:,.0f}" for key in columns)]
+        for each in shown
+    ]  # fmt: skip
+    out.print(_table("Operations for one image", ["", *(key.replace("_", " ") for key in columns)], rows))
+
+
 @app.command()
 def methods(
     check: Annotated[

@@ -13,7 +13,7 @@ from intvit.graph.store import load
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = [["import"], ["record"], ["lower"], ["run"], ["eval"], ["map"], ["methods"], ["golden", "export"],
-            ["golden", "check"], ["demo"], ["doctor"], ["report"], ["prove"]]  # fmt: skip
+            ["golden", "check"], ["demo"], ["doctor"], ["report"], ["prove"], ["costs"]]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
