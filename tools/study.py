@@ -73,6 +73,7 @@ FORMAT, VERSION = "intvit.study", 1
 CHUNK = 1000
 """Test images that are measured, and kept, at once."""
 BYTES = np.dtype("u1")
+QUANTIZERS = "quantizers"
 DEFAULT = "rule uniform/sqnr_diff"
 """Of `intvit map`."""
 
@@ -249,8 +250,10 @@ class Cell:
         """Of what follows from the cell's models and images."""
         entry, study = self.subject.entry, self.study
         by = [intvit.__version__, SPEC_VERSION, VERSION, study.preset, self.bits, entry.calibration]
-        observer = [] if self.observer is None else [self.observer]
-        return key_of(kind, [*by, self.subject.model.sha256, self._images, *observer, *facts])
+        chosen: list[Any] = []  # quantizers that something else follows from
+        if self.observer is not None:
+            chosen = [self.observer] if kind == QUANTIZERS else [self.recipe.model_dump_json(exclude_none=True)]
+        return key_of(kind, [*by, self.subject.model.sha256, self._images, *chosen, *facts])
 
     @cached_property
     def _images(self) -> list[str]:
@@ -290,7 +293,7 @@ class Cell:
                 f"  observer auto: {done} of {total} quantizers"))  # fmt: skip
             return found.recipe.model_dump(mode="json", exclude_none=True)
 
-        return build_recipe(self.kept("quantizers", [AUTO], make))
+        return build_recipe(self.kept(QUANTIZERS, [AUTO], make))
 
     @cached_property
     def calibration(self) -> Calibration:
