@@ -44,6 +44,7 @@ observed = 20
 single = 10
 ceiling = 10
 searches = { greedy = 12, pairwise = 8, exact = 6, tpe = 4 }
+quantizers_too = ["greedy"]
 budget = 8
 """
 
@@ -91,6 +92,7 @@ def test_what_is_said_is_what_models_do(data, whole):
     searches = {f"search {kind}" for kind in ("greedy", "pairwise", "exact", "tpe")}
     named = {f"uniform {name}" for name in ("ibert", "fqvit", "ivit")} | searches
     named |= {f"rule {each}" for each in ("uniform/sqnr_diff", "isolated/sqnr_output", "prefix/sqnr_diff")}
+    named |= {"uniform of observer auto", "search quantizers+greedy"}
     named |= {"default of map", "ceiling", f"observer mse: {first['best']}", "observer mse: rule uniform/sqnr_diff"}
     assert set(records) == named
     model = FloatModel(data / "small.onnx")
@@ -170,6 +172,7 @@ def test_workers_give_the_same_results(data, whole, tmp_path):
         ('"small.onnx"', '"none.onnx"', "none.onnx"),
         ('test = "test.npz"\ncalibration = 8', "calibration = 40", "pool must have more than 40 images"),
         ("greedy = 12", "best = 12", "models.0.searches.best"),
+        ("greedy = 12, ", "", "small: quantizers_too must be of its searches, and greedy is not"),
     ],
 )
 def test_wrong_studies_are_refused(data, tmp_path, old, new, message):
