@@ -177,7 +177,8 @@ def tie_lines(proof: Proof, everything: bool) -> list[str]:
         lines[0] += ": half_even, half_up and half_away give the same codes, RTL may add half and shift"
     for tie in met:
         where = f", channel {tie.witness[0]}: x = {tie.witness[1]}" if tie.witness else f": {tie.why}"
-        lines.append(f"  {tie.site} {tie.name}: {tie.verdict}, {tie.reachable} of {tie.channels}{where}")
+        count = "" if tie.reachable is None else f", {tie.reachable} of {tie.channels}"
+        lines.append(f"  {tie.site} {tie.name}: {tie.verdict}{count}{where}")
     others: dict[tuple[str, str, str, str], list[Tie]] = {}
     for tie in proof.ties:
         if tie.operator != "requantize":
