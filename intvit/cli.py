@@ -481,6 +481,10 @@ def run_command(
     output: OutputOpt,
     trace: Annotated[Path | None, typer.Option(help="Write every integer tensor to this HDF5 file.")] = None,
     backend: Annotated[str, typer.Option(help="kernel, or the slow scalar spec.")] = "kernel",
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse any float behind the input's quantizer, and values beyond their types."),
+    ] = False,
     limit: LimitOpt = None,
     batch: BatchOpt = 8,
     threads: ThreadsOpt = None,
@@ -503,7 +507,7 @@ def run_command(
     source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
                      resize=resize)  # fmt: skip
     n_images = min(limit or len(source), len(source))
-    engine = Engine(integer, backend)
+    engine = Engine(integer, backend, strict)
     parts: dict[str, list[Any]] = {name: [] for name in integer.outputs}
     names = list(integer.tensors) if trace else list(integer.outputs)
     batch, n_threads = batch_of(integer, batch), threads or os.cpu_count() or 1

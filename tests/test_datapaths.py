@@ -278,3 +278,48 @@ def test_golden_vectors_hold_their_numerics(vit, cli, tmp_path):
     assert cli("golden", "check", tmp_path / "v")[0] == 0
     texts = {path: path.read_text() for path in (tmp_path / "v").rglob("case.json")}
     assert any("double_rounding" in text for text in texts.values())
+
+
+# ------------------------------------------------------------------------------------------------ strict
+
+
+def test_a_strict_run_gives_the_same_bits(mixed, vit, monkeypatch):
+    """All methods and both kinds of products; no carrier of integers in floats is asked for."""
+    images = vit.test.read(0, 3)
+    expected = Engine(mixed).run(images)
+    for path in (None, "blas"):
+        if path:
+            monkeypatch.setattr("intvit.kernels.gemm.chosen_path", lambda: "blas")
+        engine = Engine(mixed, strict=True)
+        engine.program(mixed.outputs)
+        with monkeypatch.context() as patched:
+            patched.setattr("intvit.kernels.matmul.carrier", lambda bound: pytest.fail("a float"))
+            patched.setattr("intvit.kernels.matmul._product", lambda *_: pytest.fail("a float"))
+            found = engine.run(images)
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values)
+        assert all(value.dtype.kind == "i" for value in found.values())
+
+
+@pytest.mark.parametrize("broken", [lambda y: y.astype(np.float64), lambda y: y.astype(np.int64) + 1000])
+def test_a_strict_run_refuses_floats_and_values_beyond_their_type(broken, vit, monkeypatch):
+    graph = lowered(vit, "hawq")
+    site = next(n for n in graph.nodes if n.op == "requantize" and n.attrs["bits"] == 8).name
+    images = vit.test.read(0, 1)
+    steps = Engine(graph).program(tuple(graph.tensors)).steps
+    at = next(i for i, step in enumerate(steps) if step.output == site)
+    run = steps[at].run
+    changed = dataclasses.replace(steps[at], run=lambda values: broken(run(values)))
+    monkeypatch.setattr("intvit.engine.make_plan", lambda graph, wanted: [*steps[:at], changed, *steps[at + 1 :]])
+    with pytest.raises(IntvitError, match=rf"{site}: must (hold signed integers, and holds float64|lie in -128..127)"):
+        Engine(graph, strict=True).run(images)
+
+
+def test_strict_on_the_command_line(vit, cli, tmp_path):
+    save(lowered(vit, "hawq"), tmp_path / "g.h5")
+    for name, options in {"a": [], "b": ["--strict"], "c": ["--strict", "--backend", "spec"]}.items():
+        assert (
+            cli("run", tmp_path / "g.h5", "fashion-mnist:test", "--limit", "1", *options, "-o", tmp_path / name)[0] == 0
+        )
+    one, *others = (np.load(tmp_path / name)["logits"] for name in "abc")
+    assert all(np.array_equal(one, other) for other in others)

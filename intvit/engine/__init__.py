@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from intvit.engine import strict
 from intvit.engine.evaluate import prepare_in
 from intvit.engine.plan import Step, make_plan
 from intvit.errors import Beyond, IntvitError, placed
@@ -83,6 +84,8 @@ class Engine:
 
     graph: IntGraph
     backend: str = "kernel"
+    strict: bool = False
+    """No float behind the input's quantizer, and every tensor is held against its type (`engine.strict`)."""
 
     _programs: dict[frozenset[str], Program] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -95,9 +98,11 @@ class Engine:
 
     def _steps(self, wanted: frozenset[str]) -> list[Step]:
         if self.backend == "kernel":
-            return make_plan(self.graph, wanted)
-        checked_backend(self.backend)  # before a site is named
-        return [self._by_itself(node) for node in self.graph.nodes]
+            steps = make_plan(self.graph, wanted)
+        else:
+            checked_backend(self.backend)  # before a site is named
+            steps = [self._by_itself(node) for node in self.graph.nodes]
+        return [strict.step(self.graph, step) for step in steps] if self.strict else steps
 
     def _by_itself(self, node: Node) -> Step:
         with placed(node.name):
