@@ -187,3 +187,111 @@ def by_numerics(x, m, e, residual, residual_m, residual_e, addend, how, two, out
             else:
                 y = word(y, 0, how[OUTPUT], how[OUTPUT_WRAPS])
             out[i, j] = y
+
+
+# ------------------------------------------------------------------------------------------ narrow products
+
+E1, ADD1, AT1, MASK1, E2, ADD2, AT2, MASK2 = STAGES = range(8)
+"""Rows of `stages`: the constants of one rounded shift, and of a second one, which is none where E2 is 0."""
+
+
+def stages(e: Array, numerics: Numerics) -> Array:
+    """(8, n) int64 for 1 <= e <= 62: p -> (p + add + (mask & (p >> at))) >> e, once or twice."""
+    first, e = numerics.multiplier_bits - 1, e.astype(np.int64)
+    if not numerics.double_rounding:
+        return np.concatenate([_stage(e, numerics.rounding), np.zeros((4, len(e)), np.int64)])
+    one = _stage(np.minimum(e, first), "half_up")
+    rest = np.maximum(e - first, 0)
+    return np.concatenate([one, np.where(rest > 0, _stage(np.maximum(rest, 1), numerics.rounding), 0)])
+
+
+def _stage(e: Array, rounding: str) -> Array:
+    half, whole = np.int64(1) << (e - 1), (np.int64(1) << e) - 1
+    same = np.ones_like(e)
+    add, at, mask = {
+        "half_even": (half - 1, e, same),
+        "half_up": (half, e, 0 * same),
+        "half_away": (half, 63 * same, -same),
+        "floor": (0 * same, e, 0 * same),
+        "toward_zero": (0 * same, 63 * same, whole),
+    }[rounding]
+    return np.stack([e, add, at, mask])
+
+
+@kernel
+def staged(p, constants, j):
+    """A product through the shift: |p| <= 2**62."""
+    v = (p + constants[ADD1, j] + (constants[MASK1, j] & (p >> constants[AT1, j]))) >> constants[E1, j]
+    return (v + constants[ADD2, j] + (constants[MASK2, j] & (v >> constants[AT2, j]))) >> constants[E2, j]
+
+
+@kernel
+def cut(v, low, high, room, wraps):
+    """A word of low..high, of which `room` bits of 64 are above it."""
+    return (v << room) >> room if wraps else min(max(v, low), high)
+
+
+@kernel
+def narrowed(y, low, high, room, wraps, unsigned, most):
+    """The output's word."""
+    if unsigned:
+        return y & most if wraps else min(max(y, 0), most)
+    return cut(y, low, high, room, wraps)
+
+
+@border(x="int8|int16|int32 R C", m="int64 M=C|1", constants="int64 8 M", how="int64 10", out=f"{SIGNED} R C")
+@kernel
+def one_by_stages(x, m, constants, how, plus, out):
+    """As `by_stages`, of one term; `plus`: what is added to every result, small beside its words."""
+    wraps, room = how[ROUNDED_WRAPS] != 0, 64 - how[ROUNDED]
+    high = INT64_MAX >> room
+    out_wraps, out_room, unsigned = how[OUTPUT_WRAPS] != 0, 64 - how[OUTPUT], how[UNSIGNED] != 0
+    out_high, most = INT64_MAX >> out_room, (np.int64(1) << min(how[OUTPUT], 62)) - 1
+    if m.shape[0] == 1:
+        factor = m[0]
+        e, add, at, mask = constants[E1, 0], constants[ADD1, 0], constants[AT1, 0], constants[MASK1, 0]
+        f, more, by, sign = constants[E2, 0], constants[ADD2, 0], constants[AT2, 0], constants[MASK2, 0]
+        for i in range(x.shape[0]):
+            for j in range(x.shape[1]):
+                p = np.int64(x[i, j]) * factor
+                v = (p + add + (mask & (p >> at))) >> e
+                v = (v + more + (sign & (v >> by))) >> f
+                y = cut(cut(v, -high - 1, high, room, wraps) + plus, -high - 1, high, room, wraps)
+                out[i, j] = narrowed(y, -out_high - 1, out_high, out_room, out_wraps, unsigned, most)
+        return
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            p = np.int64(x[i, j]) * m[j]
+            v = (p + constants[ADD1, j] + (constants[MASK1, j] & (p >> constants[AT1, j]))) >> constants[E1, j]
+            v = (v + constants[ADD2, j] + (constants[MASK2, j] & (v >> constants[AT2, j]))) >> constants[E2, j]
+            y = cut(cut(v, -high - 1, high, room, wraps) + plus, -high - 1, high, room, wraps)
+            out[i, j] = narrowed(y, -out_high - 1, out_high, out_room, out_wraps, unsigned, most)
+
+
+@border(
+    x="int8|int16|int32 R C", m="int64 M=C|1", constants="int64 8 M", residual="int8|int16|int32 A C",
+    residual_m="int64 N=C|1", others="int64 8 N", addend="int64 B C", how="int64 10", out=f"{SIGNED} R C",
+)  # fmt: skip
+@kernel
+def by_stages(x, m, constants, residual, residual_m, others, addend, how, two, out):
+    """As `by_numerics` where no product is narrowed and their sum is 2**62 at most, and every e is one of 1..62."""
+    step, other_step = np.int64(m.shape[0] > 1), np.int64(residual_m.shape[0] > 1)
+    together, unsigned = how[TOGETHER] != 0, how[UNSIGNED] != 0
+    wraps, room = how[ROUNDED_WRAPS] != 0, 64 - how[ROUNDED]
+    high = INT64_MAX >> room
+    out_wraps, out_room = how[OUTPUT_WRAPS] != 0, 64 - how[OUTPUT]
+    out_high, most = INT64_MAX >> out_room, (np.int64(1) << min(how[OUTPUT], 62)) - 1
+    for i in range(x.shape[0]):
+        k, b = i % residual.shape[0], i % addend.shape[0]
+        for j in range(x.shape[1]):
+            c = j * step
+            p = np.int64(x[i, j]) * m[c]
+            if two and together:
+                p += np.int64(residual[k, j]) * residual_m[j * other_step]
+            y = cut(staged(p, constants, c), -high - 1, high, room, wraps)
+            if two and not together:
+                n = j * other_step
+                q = staged(np.int64(residual[k, j]) * residual_m[n], others, n)
+                y = cut(y + cut(q, -high - 1, high, room, wraps), -high - 1, high, room, wraps)
+            y = added(y, addend[b, j], how[ROUNDED], how[ROUNDED_WRAPS])
+            out[i, j] = narrowed(y, -out_high - 1, out_high, out_room, out_wraps, unsigned, most)

@@ -17,7 +17,7 @@ import numpy as np
 from intvit.errors import IntvitError
 from intvit.kernels.arith import INT64_MAX, INT64_MIN, doubled_high, kernel, rhe_product, rhe_shift, saturate
 from intvit.kernels.border import SIGNED, border, reals, shown
-from intvit.kernels.datapath import by_numerics, words
+from intvit.kernels.datapath import by_numerics, by_stages, one_by_stages, stages, words
 from intvit.kernels.rounding import ADD, AT, HALF_EVEN, LIMIT, ROUNDINGS, E, M, Rounding, regular, round_shift
 from intvit.spec.numerics import HAWQ, STORAGE_BITS, Numerics
 
@@ -354,9 +354,31 @@ class Requantize:
         if self.addend is not None:
             addend = _repeating(self.addend, shape)
         none = np.zeros((1, columns), np.int8)
+        if residual is None and self.addend is None and self._staged(rows, None):
+            one_by_stages(rows, term.m, stages(term.e, self.numerics),
+                          words(self.numerics, self.bits, signed=self.signed), self.zero_point, out)  # fmt: skip
+            return
+        if self._staged(rows, residual):
+            other = self.other if self.other is not None and residual is not None else term
+            by_stages(rows, term.m, stages(term.e, self.numerics), none if residual is None else residual, other.m,
+                      stages(other.e, self.numerics), addend, words(self.numerics, self.bits, signed=self.signed),
+                      residual is not None, out)  # fmt: skip
+            return
         other = self.other if self.other is not None and residual is not None else term
         by_numerics(rows, term.m, term.e, none if residual is None else residual, other.m, other.e, addend,
                     words(self.numerics, self.bits, signed=self.signed), residual is not None, out)  # fmt: skip
+
+    def _staged(self, rows: Array, residual: Array | None) -> bool:
+        """Whether products of these values pass their words as they are, and every shift is one of 1..62."""
+        most = 0
+        for term, values in ((self.term, rows), (self.other, residual)):
+            if term is None or values is None:
+                continue
+            if values.itemsize == 8 or term.e.min() < 1 or term.e.max() > 62:
+                return False
+            reach = max(-int(values.min()), int(values.max())) * int(np.abs(term.m).max()) if values.size else 0
+            most = most + reach if self.numerics.residual == "together" else max(most, reach)
+        return most <= 2**62 and most < 2 ** (self.numerics.product_bits - 1)
 
     @cached_property
     def limits(self) -> tuple[int, int]:

@@ -151,8 +151,8 @@ def _fuse(planner: Planner, node: Node) -> Step | None:
     nodes = [node, *moves, after] if after else [node]
     x = planner.tensor(node.inputs[0])
     epilogue = planner.epilogue(after, len(node.arrays["weight"]))
-    if epilogue is None:
-        return None
+    if epilogue is None:  # another datapath behind it: the sums alone
+        nodes, moves, after, epilogue = [node], [], None, gemm.Epilogue.raw()
     weight, bias = node.arrays["weight"], node.arrays.get("bias")
     prepared = gemm.prepare_linear(weight, bias, x.max_abs, storage(x.dtype), epilogue, planner.path)
     kind = storage(planner.tensor(nodes[-1].output).dtype)

@@ -139,9 +139,11 @@ def fused(planner: Planner, node: Node, convert: Callable[[Array], Array], lift:
     if after is not None and len(after.arrays["m"]) > 1:
         return None
     epilogue = planner.epilogue(after, b.shape[-1])
+    if epilogue is None:  # another datapath behind it: the sums alone
+        moves, after, epilogue = [], None, gemm.Epilogue.raw()
     nodes = [node, *moves, after] if after else [node]
     kind = storage(planner.tensor(nodes[-1].output).dtype)
-    if epilogue is None or (after is None and kind is not np.int32):
+    if after is None and kind is not np.int32:
         return None
     prepared = gemm.Product(planner.path, epilogue, lift)
     order = _order(moves[0] if moves else planner.next(node))
