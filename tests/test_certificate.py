@@ -197,7 +197,7 @@ def test_what_is_no_certificate_is_said_in_one_line(damage, tmp_path):
     done = subprocess.run(
         [sys.executable, str(CHECKER), str(tmp_path / "c.json")], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "not a certificate" in done.stderr
 

@@ -2,18 +2,22 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from intvit.engine import Engine, quantize_images
 from intvit.engine.evaluate import prepare_in
+from intvit.engine.plan import make_plan
 from intvit.errors import Beyond, Infeasible, IntvitError
 from intvit.graph.check import check
 from intvit.graph.inttypes import IntType
 from intvit.graph.ir import LAYOUT_OPS, Graph, Node, Tensor
-from intvit.graph.operators.accumulators import numerics_of
+from intvit.graph.operators.accumulators import numerics_of, proven
 from intvit.graph.store import load, save
+from intvit.kernels.accumulators import follow, saturating
+from intvit.kernels.gemm import available_paths
 from intvit.lowering.context import lower
 from intvit.lowering.recipe import build_recipe
 from intvit.spec import SPEC_VERSION
@@ -133,6 +137,44 @@ def test_narrow_accumulators(op, policy, bits, seed):
                 assert found[image, i, j] == accumulate(products, int(bias[j]), bits, policy)
 
 
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("lift", [0, 1 << 14, 1 << 15])
+def test_partial_sums_are_followed_only_where_one_may_leave(lift, seed):
+    """By lengths of rows and columns, by parts of the depth, product by product: as if always product by product."""
+    rng = np.random.default_rng([lift, seed])
+    n, rows, depth, columns = (int(rng.integers(1, most)) for most in (4, 9, 200, 140))
+    a = rng.integers(-lift if lift else -128, (1 << 15) if lift else 128, (n, rows, depth)).astype(np.int16)
+    b = rng.integers(-128, 128, (n, depth, columns)).astype(np.int8)
+    a[0, 0], b[0, :, 0] = -lift if lift else -128, -128
+    bias = rng.integers(-5000, 5000, columns)
+    wide = a.astype(np.int64) + lift
+    exact = (wide @ b.astype(np.int64)).astype(np.int32)
+    part = int(rng.integers(1, depth + 1))
+
+    def sums():
+        cuts = [slice(at, at + part) for at in range(0, depth, part)]
+        return part, [(wide[..., c] @ b[:, c].astype(np.int64)).astype(np.int32) for c in cuts]
+
+    bits = {max(2, int(x).bit_length() + 1) for q in (0.2, 0.5, 0.9, 1) for x in [np.quantile(np.abs(exact), q)]}
+    for width in [*bits, 31]:
+        expected = saturating(wide, b, bias, width)
+        for asked in (None, sums):
+            np.testing.assert_array_equal(follow(a, lift, b, bias, exact, asked, width), expected)
+
+
+@pytest.mark.parametrize("path", available_paths())
+@pytest.mark.parametrize("policy", ["saturate", "saturate_end", "wrap"])
+@pytest.mark.parametrize(("op", "bits"), [("linear", 18), ("linear", 20), ("matmul", 18), ("matmul", 21)])
+def test_narrow_accumulators_on_every_product_path(op, bits, policy, path):
+    graph = product_graph(op, policy, bits, depth=150, seed=3)
+    x = np.random.default_rng(bits).integers(-128, 128, (2, 3, 150)).astype(np.int8)
+    x[0, 0], x[1, 1, :60] = 127, -128
+    values = {"x": x}
+    for step in make_plan(graph, ["y"], path):
+        values[step.output] = step.run([values[name] for name in step.inputs])
+    np.testing.assert_array_equal(values["y"], Engine(graph, "spec").run(x)["y"])
+
+
 def test_every_policy_differs_where_it_acts():
     x = np.zeros((1, 3, 12), np.int8)
     x[0, 0] = [127] * 8 + [-128] * 4
@@ -192,6 +234,16 @@ def test_a_network_with_accumulators_of_16_bits(vit):
             given = [values[i] for i in node.inputs]
             np.testing.assert_array_equal(prepare_in(graph, node, "spec")(given), values[node.output], node.name)
     assert len(set(outputs.values())) == 3
+
+
+def test_the_sum_of_a_mean_must_fit():
+    """Its operator has no policy, so that none is silently left out."""
+    node = Node("mean", "pool", ("x",), "pool", {"axis": 0, "keepdims": False})
+    for policy in POLICIES:
+        context = SimpleNamespace(recipe=build_recipe({"numerics": {"accumulator_bits": 16, "accumulator": policy}}))
+        proven(context, node, 255 * 128)
+        with pytest.raises(Infeasible, match=r"pool: accumulator of a mean must be proven to fit 16 bits, .* 32768"):
+            proven(context, node, 256 * 128)
 
 
 # ------------------------------------------------------------------------------------------- bad input

@@ -196,4 +196,4 @@ def main(path):
 if __name__ == "__main__":
     try: sys.exit(main(Path(sys.argv[1])))
     except Exception as error:
-        sys.exit(f"{sys.argv[1:]}: not a certificate: {type(error).__name__}: {error}")
+        print(f"{sys.argv[1:]}: not a certificate: {type(error).__name__}: {error}", file=sys.stderr); sys.exit(2)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from intvit.errors import Infeasible, IntvitError
-from intvit.graph.inttypes import IntType
+from intvit.graph.inttypes import IntType, storage
 from intvit.graph.ir import Array, Node, Tensor
 from intvit.graph.operators import checks
+from intvit.graph.operators.kind import Evaluate
 from intvit.graph.ranges import accumulator_type
-from intvit.kernels.accumulators import fitting, saturating
+from intvit.kernels.accumulators import fitting, follow, saturating
 from intvit.spec.accumulators import accumulate
 from intvit.spec.numerics import HAWQ, Numerics, build_numerics
 
@@ -82,6 +84,14 @@ def lowered(context: Context, node: Node, bound: int) -> tuple[dict[str, Any], I
     return attrs, IntType(bits), None
 
 
+def proven(context: Context, node: Node, bound: int) -> None:
+    """Infeasible if sums of at most `bound`, of an operator without a policy, may leave a stated accumulator."""
+    bits = context.recipe.numerics_at(node.op, node.name).accumulator_bits
+    if bits is not None and bound >= 1 << (bits - 1):
+        raise Infeasible(node.name, f"accumulator of a {node.op} must be proven to fit {bits} bits, and its sums reach "
+                         f"{bound}, {bound.bit_length() + 1} bits")  # fmt: skip
+
+
 def may_act(node: Node, bound: int) -> bool:
     """Whether a sum of at most `bound` may leave the accumulator."""
     bits = numerics_of(node).accumulator_bits
@@ -103,8 +113,8 @@ def check(node: Node, output: Tensor, bound: int) -> None:
         raise IntvitError(f"{node.name}: output must be s{bits} without a bound, not {output.dtype} {output.bound}")
 
 
-def by_kernel(node: Node, exact: Callable[[Sequence[Array]], Array], factors: Callable[[Sequence[Array]], Any],
-              bias: Array | None = None) -> Callable[[Sequence[Array]], Array]:  # fmt: skip
+def by_kernel(node: Node, exact: Evaluate, factors: Callable[[Sequence[Array]], Any],
+              bias: Array | None = None) -> Evaluate:  # fmt: skip
     """Sums under the node's policy. factors(values): (a (..., R, K), b (..., K, C)), of which they are the products."""
     how = numerics_of(node)
     bits, policy = how.accumulator_bits, how.accumulator
@@ -115,6 +125,37 @@ def by_kernel(node: Node, exact: Callable[[Sequence[Array]], Array], factors: Ca
             a, b = factors(values)
             return saturating(a, b, bias, bits)
         return fitting(exact(values), bits, policy)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a fast path makes of the inputs of a product, where int32 holds its sums."""
+
+    exact: Evaluate
+    """The sums, without a bias."""
+    sums: Callable[[Sequence[Array]], tuple[int, list[Array]]] | None
+    """(elements of K in a part, the sums of every part); None: there are no parts."""
+    factors: Callable[[Sequence[Array]], tuple[Array, int, Array]]
+    """(a, lift, b) of `kernels.accumulators.follow`."""
+
+
+def fused(node: Node, parts: Parts, output: Tensor) -> Evaluate:
+    """As `by_kernel`, stored in the integers of `output`."""
+    how = numerics_of(node)
+    bits, policy = how.accumulator_bits, how.accumulator
+    assert bits is not None
+    bias, kind = node.arrays.get("bias", np.zeros(output.shape[-1], np.int64)), storage(output.dtype)
+
+    def run(values: Sequence[Array]) -> Array:
+        exact = parts.exact(values)
+        if policy == "saturate":
+            in_parts = partial(parts.sums, values) if parts.sums else None
+            found = follow(*parts.factors(values), bias, exact, in_parts, bits)
+        else:
+            found = fitting(exact + bias.astype(np.int32), bits, policy)
+        return found.astype(kind, copy=False)
 
     return run
 

@@ -13,11 +13,15 @@ from intvit.graph.ir import Array, Node, Tensor
 from intvit.graph.operators import accumulators, checks
 from intvit.graph.operators.kind import Evaluate, Operator
 from intvit.graph.ranges import linear_bound
+from intvit.kernels.matmul import INT32_MAX
 
 if TYPE_CHECKING:
     from intvit.engine.plan import Planner, Step
     from intvit.floats.importers.onnx import Reader
     from intvit.lowering.context import Context
+
+PART, PARTS = 64, 16
+"""Of the depth of a product, where its partial sums are looked at: that many at least, in at most so many parts."""
 
 
 def _read_conv(r: Reader, node: Any) -> None:
@@ -146,7 +150,7 @@ def _fuse(planner: Planner, node: Node) -> Step | None:
     from intvit.kernels import gemm
 
     if _may_act(node, planner.tensor(node.inputs[0])):
-        return None
+        return _narrow(planner, node)
     moves, after = planner.moves_to_requantize(node)
     nodes = [node, *moves, after] if after else [node]
     x = planner.tensor(node.inputs[0])
@@ -159,6 +163,28 @@ def _fuse(planner: Planner, node: Node) -> Step | None:
     if prepared is None or (after is None and kind is not np.int32):
         return None
     return planner.step_of(nodes, lambda values: planner.moved(prepared.run(values[0], kind), moves))
+
+
+def _narrow(planner: Planner, node: Node) -> Step | None:
+    """linear, where the accumulator may be too narrow."""
+    from intvit.kernels import gemm
+
+    x, weight = planner.tensor(node.inputs[0]), node.arrays["weight"]
+    part = max(PART, -(-x.shape[-1] // PARTS))
+    cuts = [slice(None), *(slice(at, at + part) for at in range(0, x.shape[-1], part))]
+    raw, left = gemm.Epilogue.raw(), storage(x.dtype)
+    linears = [gemm.prepare_linear(weight[:, cut], None, x.max_abs, left, raw, planner.path) for cut in cuts]
+    ready = [(linear, cut) for linear, cut in zip(linears, cuts, strict=True) if linear]
+    if len(ready) < len(cuts) or linear_bound(weight, node.arrays.get("bias"), x.max_abs).max() > INT32_MAX:
+        return None
+    (whole, _), *of_parts = ready
+    turned = np.ascontiguousarray(weight.T, np.int8)
+    parts = accumulators.Parts(
+        lambda values: whole.run(values[0], np.int32),
+        lambda values: (part, [linear.run(values[0][..., cut], np.int32) for linear, cut in of_parts]),
+        lambda values: (values[0], 0, turned),
+    )
+    return planner.step_of([node], accumulators.fused(node, parts, planner.tensor(node.output)))
 
 
 LINEAR = Operator(

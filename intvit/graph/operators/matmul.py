@@ -13,7 +13,7 @@ from intvit.graph.ir import Array, Node, Tensor
 from intvit.graph.operators import accumulators, checks
 from intvit.graph.operators.kind import Evaluate, Operator
 from intvit.graph.operators.methods import integers
-from intvit.kernels.matmul import LOG2_LIFT, log2_matmul_codes, log2_weights, matmul
+from intvit.kernels.matmul import INT32_MAX, LOG2_LIFT, log2_matmul_codes, log2_weights, matmul
 from intvit.spec.matmul import LOG2_FRACTION_BITS
 from intvit.spec.matmul import log2_matmul as spec_log2_matmul
 from intvit.spec.matmul import matmul as spec_matmul
@@ -131,7 +131,7 @@ def fused(planner: Planner, node: Node, convert: Callable[[Array], Array], lift:
     from intvit.kernels import gemm
 
     if accumulators.may_act(node, _bound(node.op, *(planner.tensor(name) for name in node.inputs))):
-        return None
+        return _narrow(planner, node, convert, lift)
     moves, after = planner.moves_to_requantize(node)
     b = planner.tensor(node.inputs[1])
     if planner.path == "blas" or planner.tensor(node.output).dtype.bits > 32 or not planner.narrow(b.name):
@@ -152,6 +152,22 @@ def fused(planner: Planner, node: Node, convert: Callable[[Array], Array], lift:
         return planner.moved(prepared.run(convert(values[0]), values[1], kind, order), moves)
 
     return planner.step_of(nodes, run)
+
+
+def _narrow(planner: Planner, node: Node, convert: Callable[[Array], Array], lift: int) -> Step | None:
+    """A product whose accumulator may be too narrow."""
+    from intvit.kernels import gemm
+
+    a, b = (planner.tensor(name) for name in node.inputs)
+    if planner.path == "blas" or not planner.narrow(b.name) or _bound(node.op, a, b) > INT32_MAX:
+        return None
+    exact = gemm.Product(planner.path, gemm.Epilogue.raw(), lift)
+
+    def sums(values: Sequence[Array]) -> Array:
+        return exact.run(convert(values[0]), values[1], np.int32)
+
+    parts = accumulators.Parts(sums, None, lambda values: (convert(values[0]), lift, values[1]))
+    return planner.step_of([node], accumulators.fused(node, parts, planner.tensor(node.output)))
 
 
 def _left_operand(planner: Planner, op: str, a: Tensor) -> tuple[Callable[[Array], Array] | None, int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.graph.ir import Array, Node, Tensor
-from intvit.graph.operators import checks
+from intvit.graph.operators import accumulators, checks
 from intvit.graph.operators.kind import Evaluate, Operator
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def _read(r: Reader, node: Any) -> None:
 
 def _lower(context: Context, node: Node) -> None:
     x = context.value(node.inputs[0])
+    accumulators.proven(context, node, x.shape[node.attrs["axis"]] * x.max_abs)
     output = Tensor(node.output, context.graph.tensors[node.output].shape, x.dtype, x.scale, bound=x.bound)
     context.emit(Node("mean", node.name, (x.name,), node.output, node.attrs), output)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from intvit.kernels.arith import inlined
-from intvit.kernels.gemm.intrinsics import finish_panel
+from intvit.kernels.gemm.intrinsics import add_panel, finish_panel
 from intvit.kernels.gemm.layout import NR, Array
 from intvit.kernels.rounding import ADD, AT, HALF_EVEN, E, M, Rounding, regular
 
@@ -58,15 +58,17 @@ def finish(scratch, rows, columns, first, offset, epilogue, out, row):
     through `edge`.
     """
     sums, edge, flat, to = scratch.sums, scratch.edge, out.flat, out.start + row * out.row + first
-    if epilogue.m.shape[0] == 0:
-        for i in range(rows):
-            for c in range(columns):
-                flat[to + i * out.row + c] = np.int32(sums[i, c] + offset[first + c])
-        return
+    raw = epilogue.m.shape[0] == 0
     if columns == NR:
-        finish_panel(sums, rows, offset, epilogue, first, flat, to, out.row)
+        if raw:
+            add_panel(sums, rows, offset, first, flat, to, out.row)
+        else:
+            finish_panel(sums, rows, offset, epilogue, first, flat, to, out.row)
         return
-    finish_panel(sums, rows, offset, epilogue, first, edge, 0, NR)
+    if raw:
+        add_panel(sums, rows, offset, first, edge, 0, NR)
+    else:
+        finish_panel(sums, rows, offset, epilogue, first, edge, 0, NR)
     for i in range(rows):
         for c in range(columns):
             flat[to + i * out.row + c] = edge[i * NR + c]

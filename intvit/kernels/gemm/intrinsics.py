@@ -164,6 +164,37 @@ def finish_panel(typingctx, sums, rows, offset, epilogue, first, out, at, stride
     return signature, codegen
 
 
+@intrinsic
+def add_panel(typingctx, sums, rows, offset, first, out, at, stride):
+    """out[at + i*stride + c] = sums[i, c] + offset[first + c], NR columns a row, 32 bits that wrap.
+
+    Narrower outputs keep the low bits: a raw product is asked for in int32 only.
+    """
+    count = types.int64
+    signature = types.void(sums, count, offset, count, out, count, count)
+
+    def codegen(context, builder, signature, args):
+        sums_kind, _, offset_kind, _, out_kind, *_ = signature.args
+        sums, rows, offset, first, out, at, stride = args
+        width = out_kind.dtype.bitwidth
+        vector, stored = ir.VectorType(_I32, 8), ir.VectorType(_INTEGERS[width], 8)
+        base = _bytes_at(context, builder, offset_kind, offset, builder.mul(first, _I64(WORD)))
+        offsets = [_load_vector(builder, base, group * 8 * WORD, vector, vector) for group in range(NR // 8)]
+        with cgutils.for_range(builder, rows) as loop:
+            row = _bytes_at(context, builder, sums_kind, sums, builder.mul(loop.index, _I64(NR * WORD)))
+            to = builder.add(at, builder.mul(loop.index, stride))
+            target = _bytes_at(context, builder, out_kind, out, builder.mul(to, _I64(width // 8)))
+            for group in range(NR // 8):
+                total = builder.add(_load_vector(builder, row, group * 8 * WORD, vector, vector), offsets[group])
+                if width != 32:
+                    total = (builder.trunc if width < 32 else builder.sext)(total, stored)
+                place = builder.gep(target, [_I64(group * width)])
+                builder.store(total, builder.bitcast(place, stored.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 def _load_vector(builder: Any, base: Any, offset: int, vector: Any, operand: Any) -> Any:
     at = builder.bitcast(builder.gep(base, [_I64(offset)]), vector.as_pointer())
     return builder.bitcast(builder.load(at, align=4), operand)
