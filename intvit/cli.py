@@ -154,8 +154,9 @@ def _recipe(graph: FloatGraph, path: Path | None, mapping: Path | None, method: 
 
 
 def _observed(
-    graph: FloatGraph, model: Path | FloatModel, activations: Any, recipe: Recipe, limit: int | None, report: Any
-) -> Recipe:
+    graph: FloatGraph, model: Path | FloatModel, activations: Any, recipe: Recipe, limit: int | None, report: Any,
+    judged: int | None = None,
+) -> Recipe:  # fmt: skip
     """The recipe with an observer for each quantizer, where it asks for `auto`."""
     if recipe.observer.kind != "auto":
         return recipe
@@ -163,7 +164,7 @@ def _observed(
     from intvit.floats.model import FloatModel
 
     model = FloatModel(model) if isinstance(model, Path) else model
-    found = resolved(graph, model, activations, recipe, limit=limit, progress=report)
+    found = resolved(graph, model, activations, recipe, limit=limit, judged=judged, progress=report)
     _notice(found.note)
     return found.recipe
 
@@ -547,6 +548,7 @@ def eval_command(
     images: ImagesArg,
     model: Annotated[Path | None, typer.Option("--float", help="Float ONNX model to compare with.")] = None,
     limit: LimitOpt = None,
+    calibrate_limit: Annotated[int | None, typer.Option(min=1, help="Calibrate on the first images only.")] = None,
     batch: BatchOpt = 8,
     threads: ThreadsOpt = None,
     mean: MeanOpt = None,
@@ -704,8 +706,9 @@ def map_command(
         float_model = FloatModel(model)
         activations: Any = recorded or LiveActivations(float_model, source, limit)
         report = stack.enter_context(progress("map"))
-        chosen = _observed(graph, float_model, activations, chosen, limit, report)
-        calibration = calibrate(graph, activations, chosen, limit=limit)
+        seen = calibrate_limit or limit
+        chosen = _observed(graph, float_model, activations, chosen, seen, report, judged=limit)
+        calibration = calibrate(graph, activations, chosen, limit=seen)
         shards = None
         if spread:
             shards = Shards(stack.enter_context(cluster(scheduler, workers)), float_model, part or PART)

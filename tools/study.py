@@ -289,8 +289,13 @@ class Cell:
             return recipe
 
         def make() -> Any:
-            found = resolved(self.graph, self.subject.model, self.live, recipe, progress=lambda done, total: say_over(
-                f"  observer auto: {done} of {total} quantizers"))  # fmt: skip
+            n_judged = max(self.subject.entry.searches.values(), default=0)
+            many = LiveActivations(self.subject.model, self.seen, max(n_judged, self.subject.entry.calibration))
+            found = resolved(
+                self.graph, self.subject.model, many, recipe, limit=self.subject.entry.calibration,
+                judged=many.n_images,
+                progress=lambda done, total: say_over(f"  observer auto: {done} of {total}"),
+            )  # fmt: skip
             return found.recipe.model_dump(mode="json", exclude_none=True)
 
         return build_recipe(self.kept(QUANTIZERS, [AUTO], make))

@@ -1,7 +1,7 @@
 """Observer `auto`: for every quantizer the observer with which the outputs lose least, measured one by one.
 
 A quantizer is judged with everything else float (`emulation`); then the integer model of all choices is measured beside
-those of one observer everywhere, on all images, and the best is taken if it is surely better than minmax everywhere.
+those of one observer everywhere, on many images, and the best is taken if it is surely better than minmax everywhere.
 """
 
 from __future__ import annotations
@@ -65,12 +65,14 @@ def resolved(
     recipe: Recipe,
     *,
     limit: int | None = None,
+    judged: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Resolved:
     """Choose the observer of every quantizer of at most 8 bits; wider ones keep minmax.
 
-    `activations`: what is calibrated on; the first images of it judge single quantizers. Raises IntvitError if the
-    model cannot be lowered with any observer.
+    `limit`: of the images of `activations`, those that are calibrated on; the first of them judge single quantizers.
+    `judged`: those that judge whole models, left out as many. Many more than are calibrated on make a better judge: on
+    its own images a range leaves nothing out. Raises IntvitError if the model cannot be lowered with any observer.
     """
     if graph.metadata.get("trained"):
         raise IntvitError("observer: must not be auto, as the weights were trained with the ranges that they came with")
@@ -102,7 +104,7 @@ def resolved(
             quantizers[site] = quantizers.get(site, Quantizers()).model_copy(update={"observer": best})
     recipes[AUTO] = _with(recipe, "minmax").model_copy(update={"quantizers": quantizers})
     lowered[AUTO] = lower(graph, calibrate(graph, activations, recipes[AUTO], limit=limit), recipes[AUTO])
-    n_images = min(limit or activations.n_images, activations.n_images)
+    n_images = min(judged or limit or activations.n_images, activations.n_images)
     signal, noises = _measured(graph, model, activations, lowered, n_images, progress)
     sqnr = {kind: decibel(signal, float(np.sum(noise))) for kind, noise in noises.items()}
     usual = next(iter(lowered))
