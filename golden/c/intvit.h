@@ -125,6 +125,7 @@ int intvit_requantize(const struct intvit_requantize *p, const struct intvit_num
 
 struct intvit_accumulator {
     intvit_wide total;
+    int64_t part; /* of the sum, not in `total` yet */
     const struct intvit_numerics *how;
 };
 

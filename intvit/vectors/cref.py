@@ -91,9 +91,10 @@ def differences(program: str | Path, cases: Iterable[str | Path]) -> list[str]:
         some = paths[first : first + AT_ONCE]
         done = _run([str(program), *some])
         if done.returncode not in (0, DIFFERENT):
-            words = done.stderr.strip() or f"it ended with status {done.returncode}"
-            raise IntvitError(reason(ValueError(words)) if done.returncode == REFUSED else
-                              f"{program}: must replay {some[0]} and those after it: {reason(ValueError(words))}")  # fmt: skip
+            words = reason(ValueError(done.stderr.strip() or f"it ended with status {done.returncode}"))
+            if done.returncode == REFUSED:
+                raise IntvitError(words)
+            raise IntvitError(f"{program}: must replay {some[0]} and those after it: {words}")
         lines = done.stdout.splitlines()
         wrong = [line for line in lines if ": equal: " not in line]
         if len(lines) != len(some) or bool(wrong) != (done.returncode == DIFFERENT):
@@ -133,7 +134,7 @@ def write(case: Case, folder: str | Path) -> Path:
     with writing(home):
         home.mkdir(parents=True, exist_ok=True)
         lines = ["intvit c case 1"]
-        lines += [f"tensor {i} {_shaped(part.tensors[name].dtype, part.tensors[name].shape)}" for name, i in numbers.items()]  # fmt: skip
+        lines += [f"tensor {i} {_shaped(t.dtype, t.shape)}" for i, t in enumerate(part.tensors.values())]
         for i, node in enumerate(part.nodes):
             lines += _node(part, node, f"n{i}", numbers, home)
         for image in case.images:
