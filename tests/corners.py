@@ -64,10 +64,15 @@ def fqvit_layernorm(channels, rng):
     columns = []
     for _ in range(channels):
         sign = rng.choice((-1, 0, 1, 1, -1))
-        gain, exponent = (rng.choice((2**60, 2**61 - 1, rng.randrange(2**60, 2**61))), rng.choice((-400, 0, 50, 60, 70, 90, 900)) + rng.randint(-3, 3)) if sign else (0, 61)  # fmt: skip
-        slope, slope_exp = mantissa(channels * gain, exponent) if sign else (0, 61)
-        bias, bias_exp = rng.choice(((0, 61), (rng.choice((-1, 1)) * rng.randrange(2**60, 2**61 + 1), rng.randint(0, 140))))  # fmt: skip
-        columns.append((2 ** rng.randint(0, 8), sign, slope, slope_exp, gain, exponent, bias, bias_exp))
+        gain, gain_exp = slope, slope_exp = bias, bias_exp = 0, 61
+        if sign:
+            gain = rng.choice((2**60, 2**61 - 1, rng.randrange(2**60, 2**61)))
+            gain_exp = rng.choice((-400, 0, 50, 60, 70, 90, 900)) + rng.randint(-3, 3)
+            slope, slope_exp = mantissa(channels * gain, gain_exp)
+        if rng.random() < 0.7:
+            bias = rng.choice((-1, 1)) * rng.choice((2**60, 2**61, rng.randrange(2**60, 2**61)))
+            bias_exp = rng.randint(0, 140)
+        columns.append((2 ** rng.randint(0, 8), sign, slope, slope_exp, gain, gain_exp, bias, bias_exp))
     return FqvitLayerNorm(*zip(*columns, strict=True))
 
 

@@ -157,7 +157,8 @@ static int digit_of(int character)
     return -1;
 }
 
-/* The value of a word of `n_digits` digits: above the type's bits there are zeros, or copies of the sign. */
+/* The value of a word of `n_digits` digits, all that its type has and maybe more: above its bits there are zeros, or
+ * copies of the sign. */
 static int64_t value_of(uint64_t word, int n_digits, const struct array *array, const char *path, size_t line)
 {
     int width = 4 * n_digits;
@@ -165,6 +166,8 @@ static int64_t value_of(uint64_t word, int n_digits, const struct array *array, 
     uint64_t mask = array->bits == 64 ? UINT64_MAX : ((uint64_t)1 << array->bits) - 1;
     int negative = array->is_signed && (word >> (array->bits - 1)) % 2 == 1;
 
+    if (n_digits < (array->bits + 3) / 4)
+        fail("%s:%lu: word must have %d digits, not %d", path, (unsigned long)line, (array->bits + 3) / 4, n_digits);
     if ((word & ~mask) != 0 && !(negative && (word | mask) == all))
         fail("%s:%lu: word must fit %c%d, and does not", path, (unsigned long)line, array->is_signed ? 's' : 'u',
              array->bits);
@@ -1023,7 +1026,7 @@ static int replay(const char *path)
     if (n != 4 || strcmp(tokens[0], "intvit") != 0 || strcmp(tokens[1], "c") != 0 || strcmp(tokens[2], "case") != 0
         || strcmp(tokens[3], "1") != 0)
         fail("must begin with `intvit c case 1`");
-    while ((n = read_line(file, line, tokens)) > 0) {
+    while ((n = read_line(file, line, tokens)) > 0 && strcmp(tokens[0], "end") != 0) {
         if (strcmp(tokens[0], "tensor") == 0) {
             must_have(n, 4, 4 + INTVIT_MOST_AXES, "tensor NUMBER TYPE AXES SIZES");
             if (it.nodes != NULL || size(tokens[1], MOST_ELEMENTS) != it.n_tensors)
@@ -1049,10 +1052,12 @@ static int replay(const char *path)
                 fail("images must come after the nodes");
             different |= replay_image(file, line, tokens, &it);
         } else
-            fail("must be tensor, node or image, not %.40s", tokens[0]);
+            fail("must be tensor, node, image or end, not %.40s", tokens[0]);
     }
-    if (ferror(file) || it.images == 0)
-        fail("must have an image at least, and be readable to its end");
+    if (it.images == 0)
+        fail("must have an image at least");
+    if (n != 1 || read_line(file, line, tokens) != 0 || ferror(file))
+        fail("must end with `end` and nothing behind it");
     fclose(file);
     if (!different)
         printf("%s: equal: %lu images, %lu tensors, %lu elements\n", path, (unsigned long)it.images,

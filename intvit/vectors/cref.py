@@ -139,6 +139,7 @@ def write(case: Case, folder: str | Path) -> Path:
             lines += _node(part, node, f"n{i}", numbers, home)
         for image in case.images:
             lines += _image(case, image, numbers, home)
+        lines.append("end")
         path = home / "case.txt"
         path.write_bytes(("\n".join(lines) + "\n").encode("ascii"))
     return path
