@@ -252,6 +252,23 @@ def test_inputs_outside_are_refused(program, tmp_path, name, limit):
             equal(program, [case], tmp_path / str(value))
 
 
+def test_the_last_bits_of_the_reciprocal_root(program, tmp_path):
+    """Offsets of 60 bits show every bit of FQ-ViT's 1 / sqrt(Dv); narrower ones hide them."""
+    rng = Random(8)
+    gain = tuple(rng.randrange(2**60, 2**61) for _ in range(3))
+    slope = tuple(3 * g >> 2 for g in gain)
+    slope, slope_exp = zip(*((v << 1, -1) if v < 2**60 else (v, -2) for v in slope), strict=True)
+    params = FQVIT.params((1,) * 3, (1, -1, 1), slope, slope_exp, gain, (0,) * 3, (2**60,) * 3, (0,) * 3)
+    rows = []
+    while len(rows) < 200:
+        row = [rng.randint(-(2 ** rng.randint(1, 20)), 2 ** rng.randint(1, 20)) for _ in range(3)]
+        spread = 3 * sum(x * x for x in row) - sum(row) ** 2
+        if 0 < 16 * sum(row) ** 2 < 4 * spread:
+            rows.append(row)
+    assert max(abs(v) for row in rows for v in FQVIT.spec(row, params)) > 2**59
+    equal(program, [rows_case(FQVIT, params, rows)], tmp_path)
+
+
 NARROW = [2**30 - 1, -1, 0, 0]
 """4 * (max - min)**2 is 2**62, and with one less it is below."""
 
