@@ -54,6 +54,26 @@ def between(graph: IntGraph, start: Sequence[str], end: Sequence[str]) -> IntGra
     return Graph(tuple(start), tuple(end), tuple(nodes), tensors, graph.metadata)
 
 
+def reaching(graph: IntGraph, start: str, end: str) -> list[str]:
+    """The sites from `start` to `end`, both included, that `end` depends on; what else they read is known.
+
+    IntvitError where `end` does not depend on `start`.
+    """
+    graph.node(start), graph.node(end)
+    behind = {graph.node(start).output}
+    for node in graph.nodes:
+        if behind.intersection(node.inputs):
+            behind.add(node.output)
+    needed, sites = {graph.node(end).output}, list[str]()
+    for node in reversed(graph.nodes):
+        if node.output in needed and node.output in behind:
+            sites.insert(0, node.name)
+            needed.update(node.inputs)
+    if start not in sites:
+        raise IntvitError(f"{end}: must depend on {start}, and does not")
+    return sites
+
+
 def run(part: IntGraph, stimuli: Mapping[str, Array], wanted: Sequence[str] | None = None, backend: str = "kernel",
         ) -> dict[str, Array]:  # fmt: skip
     """Tensors of a part, each (B, *shape), from its inputs; by default its outputs. Nothing is fused.

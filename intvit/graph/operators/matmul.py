@@ -192,8 +192,8 @@ def _order(reader: Node | None) -> tuple[int, ...] | None:
 
 MATMUL = Operator(
     "matmul", reads={"MatMul": _read}, lower=_lower, check=_check, kernel=_kernel, spec=_spec, fuse=_fuse,
-    product=True, narrow_input=True,
+    product=True, narrow_input=True, row_inputs=1,
 )  # fmt: skip
 LOG2_MATMUL = Operator(
-    "log2_matmul", check=_check, kernel=_log2_kernel, spec=_log2_spec, fuse=_fuse, log2_inputs=1
+    "log2_matmul", check=_check, kernel=_log2_kernel, spec=_log2_spec, fuse=_fuse, log2_inputs=1, row_inputs=1
 )  # fmt: skip
