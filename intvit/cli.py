@@ -1106,6 +1106,7 @@ def golden_export(
     count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 1,
     hex_files: Annotated[bool, typer.Option("--hex/--no-hex", help="Write $readmemh files.")] = True,
     taps: Annotated[bool, typer.Option("--taps", help="Named intermediates of every operator too.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an export with --resume was ended.")] = False,
     mean: MeanOpt = None,
     std: StdOpt = None,
     resize: ResizeOpt = None,
@@ -1133,7 +1134,7 @@ def golden_export(
         raise IntvitError(f"--first/--count: must lie within {len(source)} images, not {first}..{first + count - 1}")
     with progress("export") as report:
         index = export(integer, source.read(first, first + count), output, parts=chosen, first_image=first,
-                       hex_files=hex_files, taps=taps, progress=report)  # fmt: skip
+                       hex_files=hex_files, taps=taps, resume=resume, progress=report)  # fmt: skip
     _applied(source.preprocessing)
     _notice(f"wrote {index.n_cases} cases to {output}, digest {index.digest}")
 
@@ -1163,6 +1164,7 @@ def golden_check(
     folder: Annotated[Path, typer.Argument(help="Folder or zip of golden vectors.")],
     backend: Annotated[list[str] | None, typer.Option(help="spec, kernel; default both.")] = None,
     digest: Annotated[str | None, typer.Option(help="The bundle's digest, as `golden export` printed it.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes. [default: one a core, of 100 parts on]")] = None,
     full: Annotated[bool, typer.Option("--full", help="All rows of large sites by the specification too.")] = False,
     as_json: JsonOpt = False,
 ) -> None:
@@ -1175,7 +1177,7 @@ def golden_check(
     from intvit.vectors.check import BACKENDS, check
 
     with progress("check") as report:
-        found = check(folder, backends=backend or BACKENDS, digest=digest, full=full, progress=report)
+        found = check(folder, backends=backend or BACKENDS, digest=digest, full=full, jobs=jobs, progress=report)
     mismatches = [str(mismatch) for mismatch in found.mismatches]
     if as_json:
         print(json.dumps({"cases": found.n_cases, "digest": found.digest, "mismatches": mismatches,
@@ -1191,6 +1193,17 @@ def golden_check(
         out.print(f"digest {found.digest}", highlight=False)
     if mismatches:
         raise typer.Exit(1)
+
+
+@golden.command("schema")
+def golden_schema() -> None:
+    """Print the JSON Schema of the manifests of a bundle: index.json, part.json, case.json.
+
+    Example: intvit golden schema > golden.schema.json
+    """
+    from intvit.vectors.manifest import schema
+
+    print(json.dumps(schema(), indent=1, sort_keys=True))
 
 
 @app.command()

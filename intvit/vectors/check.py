@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +30,14 @@ from intvit.vectors.bundle import (
     shown,
 )
 from intvit.vectors.compare import Mismatch, first_difference
-from intvit.vectors.manifest import INDEX, PART, SHA256, Case, Index, Part, sha256
+from intvit.vectors.manifest import INDEX, PART, SHA256, Case, Index, Listed, Part, sha256
 from intvit.vectors.source import Source, open_source
 
 BACKENDS = ("spec", "kernel")
-SPEC_STEPS = 2_000_000
+SPEC_STEPS = 1_000_000
 """Multiplications, or the like, of a site that the specification is given; of more it computes some rows."""
+MANY = 100
+"""Parts that are worth the start of processes."""
 STEPS_AN_ELEMENT = 16
 """Of an operator that is no product."""
 
@@ -53,13 +59,15 @@ def check(
     backends: Sequence[str] = BACKENDS,
     digest: str | None = None,
     full: bool = False,
+    jobs: int | None = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Check a bundle of golden vectors (a folder or a zip), against its `digest` if one is given.
 
     IntvitError if it is not in the format. A bundle all of whose digests were made anew for other values is caught by
     the recomputation if arithmetic contradicts it, else by `digest` alone. The kernels compute everything; the
-    specification, which is slow, as many rows of a site as `SPEC_STEPS` allow, spread evenly; `full`: all.
+    specification, which is slow, as many rows of a site as `SPEC_STEPS` allow, spread evenly; `full`: all. `jobs`:
+    processes, among which the parts are shared out; None: as many as there are cores, for many parts.
     """
     for backend in backends:
         if backend not in BACKENDS:
@@ -69,34 +77,53 @@ def check(
     source = open_source(folder)
     index = read_index(source)
     actual = index.content_digest
-    found = []
+    found: list[Mismatch] = []
     for what, expected in (("digest", index.digest), ("digest that was asked for", digest)):
         if expected not in (None, actual):
             found.append(Mismatch(source.shown(INDEX), what, str(expected), actual))
     parts, cases = _manifests(source, index)
     intact = {name for name, (_, altered) in parts.items() if not altered}
     _check_consistent(source, index, {name: parts[name][0] for name in parts if name in intact}, cases)
-    checker = _Checker(source, backends, full)
+    n_jobs = min(jobs or (os.cpu_count() if len(index.parts) >= MANY else 1) or 1, len(index.parts))
     done = 0
-    for listed in index.parts:
-        part, altered = parts[listed.part]
-        found += altered
-        constants = read_parameters(source, part)
-        found += constants.mismatches
-        usable = constants.intact and not altered
-        graph = graph_of(part, constants.arrays, source.shown(f"{part.folder}/{PART}")) if usable else None
-        for case, of_case in cases[listed.part]:
-            if of_case:
-                found += of_case
-            elif not altered:
-                arrays = read_arrays(source, part, case)
-                found += arrays.mismatches
-                if graph is not None and arrays.intact:
-                    found += checker.recompute(part, graph, case, arrays.arrays)
-            done += 1
+    rows = [0, 0]
+    one = partial(_check_part, folder, index, tuple(backends), full)
+    with ExitStack() as stack:
+        found_of: Iterable[Found] = map(one, index.parts)
+        if n_jobs > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(n_jobs, get_context("spawn")))
+            stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+            found_of = pool.map(one, index.parts)
+        for listed, (mismatches, computed, total) in zip(index.parts, found_of, strict=True):
+            found += mismatches
+            rows = [rows[0] + computed, rows[1] + total]
+            done += len(listed.cases)
             if progress:
                 progress(done, index.n_cases)
-    return Report(index.n_cases, actual, tuple(found), (checker.computed, checker.all))
+    return Report(index.n_cases, actual, tuple(found), (rows[0], rows[1]))
+
+
+Found = tuple[list[Mismatch], int, int]
+
+
+def _check_part(folder: str | Path, index: Index, backends: Sequence[str], full: bool, listed: Listed) -> Found:
+    """Mismatches of a part and its cases; rows of its large sites that the specification computed, and all of them."""
+    source = open_source(folder)
+    part, altered = read_part(source, index, listed)
+    constants = read_parameters(source, part)
+    found = [*altered, *constants.mismatches]
+    usable = constants.intact and not altered
+    graph = graph_of(part, constants.arrays, source.shown(f"{part.folder}/{PART}")) if usable else None
+    checker = _Checker(source, backends, full)
+    for entry in listed.cases:
+        case, of_case = read_case(source, index, part, entry)
+        found += of_case
+        if not of_case and not altered:
+            arrays = read_arrays(source, part, case)
+            found += arrays.mismatches
+            if graph is not None and arrays.intact:
+                found += checker.recompute(part, graph, case, arrays.arrays)
+    return found, checker.computed, checker.all
 
 
 Cases = Mapping[str, Sequence[tuple[Case, list[Mismatch]]]]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 
 from intvit.engine import Engine, quantize_images
 from intvit.errors import IntvitError
-from intvit.files import safe_name, whole_folder
+from intvit.files import remove, safe_name, whole_file, whole_folder
 from intvit.graph.check import check
 from intvit.graph.ir import LAYOUT_OPS, Array, IntGraph, Node, Tensor
 from intvit.spec import SPEC_VERSION
@@ -36,6 +38,7 @@ from intvit.vectors.manifest import (
     hex_name,
     key_of,
     layout,
+    parse_text,
     port_keys,
     sha256,
     written,
@@ -43,6 +46,7 @@ from intvit.vectors.manifest import (
 from intvit.vectors.memh import format_memh
 from intvit.vectors.npz import format_npz
 from intvit.vectors.part import parameters, part_of, reaching
+from intvit.vectors.source import write_zip
 from intvit.vectors.taps import tapped
 
 Progress = Callable[[int, int], None]
@@ -117,17 +121,20 @@ def export(
     first_image: int = 0,
     hex_files: bool = True,
     taps: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Index:
     """Write a case per part and image below `folder`, which must not exist; returns the index of what is there.
 
     `parts`: as `select_parts` gives them; left out, one for each of the `sites`. `taps`: the named intermediates too.
+    `resume`: keep what an export that was ended left, and take from it the cases that are the same. A name that ends in
+    .zip becomes one file.
     """
     origin = _origin(graph)
     wanted = select_parts(graph, sites) if parts is None else list(parts)
     names = sorted({name for each in wanted for name in _needed(each, taps)})
     q_images = quantize_images(graph, images)
-    writer = _Writer(origin, graph, hex_files, taps, len(wanted) * len(q_images), progress)
+    writer = _Writer(origin, graph, hex_files, taps, resume, len(wanted) * len(q_images), progress)
     engine = Engine(graph)
 
     def cases() -> Iterator[tuple[Wanted, int, dict[str, Array]]]:
@@ -147,11 +154,12 @@ def export_stimuli(
     parts: Sequence[Wanted],
     hex_files: bool = True,
     taps: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Index:
     """As `export`, with stimuli of its own for every part (by name); what comes of them is computed by the kernels."""
     n_cases = sum(len(next(iter(each.values.values()))) for each in stimuli.values())
-    writer = _Writer(_origin(graph), graph, hex_files, taps, n_cases, progress)
+    writer = _Writer(_origin(graph), graph, hex_files, taps, resume, n_cases, progress)
 
     def cases() -> Iterator[tuple[Wanted, int, dict[str, Array]]]:
         from intvit.vectors.part import run
@@ -172,9 +180,9 @@ def _needed(wanted: Wanted, taps: bool) -> tuple[str, ...]:
 
 
 class _Writer:
-    def __init__(self, origin: dict[str, Any], graph: IntGraph, hex_files: bool, taps: bool, n_cases: int,
-                 progress: Progress | None) -> None:  # fmt: skip
-        self.origin = origin
+    def __init__(self, origin: dict[str, Any], graph: IntGraph, hex_files: bool, taps: bool, resume: bool,
+                 n_cases: int, progress: Progress | None) -> None:  # fmt: skip
+        self.origin, self.resume = origin, resume
         self.recipe = graph.metadata.get("recipe", {})
         self.hex_files, self.taps, self.n_cases, self.progress = hex_files, taps, n_cases, progress
 
@@ -186,7 +194,7 @@ class _Writer:
         known: dict[str, Part] = {}
         hashes: dict[str, str] = {}
         entries: dict[str, list[Entry]] = {each.name: [] for each in wanted}
-        with whole_folder(folder) as partial:
+        with _bundle(Path(folder), self.resume) as partial:
             for done, (each, image, tensors) in enumerate(cases, 1):
                 taps = tapped(each.graph, tensors) if self.taps else {}
                 if each.name not in known:
@@ -198,6 +206,7 @@ class _Writer:
                     self.progress(done, self.n_cases)
             index = self._index(kind, [(each, hashes[each.name], entries[each.name]) for each in wanted])
             index = index.model_copy(update={"digest": index.content_digest})
+            _only_listed(partial, index)
             (partial / INDEX).write_bytes(written(index, "graph"))
         return index
 
@@ -245,6 +254,9 @@ class _Writer:
             files[COVERAGE] = (json.dumps(coverage, indent=1, sort_keys=True) + "\n").encode("ascii")
         part = build(Part, {**values, "files": {name: sha256(data) for name, data in files.items()}}, wanted.name)
         text = written(part, wanted.name)
+        if self.resume and (root / part.folder).is_dir():
+            for place in [place for place in (root / part.folder).iterdir() if not place.is_dir()]:
+                remove(place)
         _write(root / part.folder, {**files, PART: text})
         return part, text
 
@@ -262,16 +274,18 @@ class _Writer:
             check_values(where, part.of(port), arrays[port.key], tensor.bound)
         for tap_signal in part.tap_signals:
             check_values(f"{part.part}: {tap_signal.key}", tap_signal, arrays[tap_signal.key])
+        hashes = {signal.key: array_hash(arrays[signal.key]) for signal in part.signals}
+        facts = {**self.origin, "part": part.part, "image": image, "signals": hashes}
+        folder = root / case_folder(part.part, image)
+        if self.resume:
+            text = _known(folder, part, facts, self.hex_files)
+            if text is not None:
+                return text
+            remove(folder)
         files = self._files(part, ARRAYS, part.signals, arrays)
-        facts = {
-            **self.origin,
-            "part": part.part,
-            "image": image,
-            "signals": {signal.key: array_hash(arrays[signal.key]) for signal in part.signals},
-            "files": {name: sha256(data) for name, data in files.items()},
-        }
+        facts["files"] = {name: sha256(data) for name, data in files.items()}
         text = written(build(Case, facts, part.part), part.part)
-        _write(root / case_folder(part.part, image), {**files, CASE: text})
+        _write(folder, {**files, CASE: text})
         return text
 
     def _files(self, part: Part, npz: str, signals: Sequence[Signal], arrays: Mapping[str, Array]) -> dict[str, bytes]:
@@ -279,6 +293,56 @@ class _Writer:
         if self.hex_files:
             files |= {hex_name(s): format_memh(arrays[s.key], s.type, part.header(s)) for s in signals}
         return files
+
+
+@contextmanager
+def _bundle(path: Path, resume: bool) -> Iterator[Path]:
+    """A folder to fill: the bundle, or what is packed into it."""
+    if path.suffix != ".zip":
+        with whole_folder(path, resume=resume) as partial:
+            yield partial
+        return
+    folder = path.with_name(f"{path.name}.folder")
+    with whole_file(path) as file:
+        if path.exists() or path.is_symlink():
+            raise IntvitError(f"{path}: must not exist yet")
+        if not resume or folder.is_symlink() or not folder.is_dir():
+            remove(folder)
+            folder.mkdir()
+        try:
+            yield folder
+            write_zip(folder, file)
+            remove(folder)
+        finally:
+            if not resume:
+                remove(folder)
+
+
+def _known(folder: Path, part: Part, facts: Mapping[str, Any], hex_files: bool) -> bytes | None:
+    """The manifest of a case that an ended export left, if every file is there that it would be written with."""
+    try:
+        text = (folder / CASE).read_bytes()
+        case = parse_text(Case, text, folder)
+        case.matches(part)
+    except (OSError, ValueError):  # IntvitError is one
+        return None
+    stated = case.model_dump(exclude={"files", "format", "version"}, exclude_none=True)
+    if stated != dict(facts) or (len(case.files) > 1) != hex_files or set(os.listdir(folder)) != {CASE, *case.files}:
+        return None
+    same = all(sha256((folder / name).read_bytes()) == digest for name, digest in case.files.items())
+    return text if same else None
+
+
+def _only_listed(root: Path, index: Index) -> None:
+    """Remove what an ended export of something else left."""
+    wanted = {part.folder: {f"image{case.image}" for case in part.cases} for part in index.parts}
+    for folder in root.iterdir():
+        if folder.name not in wanted:
+            remove(folder)
+            continue
+        for place in folder.iterdir():
+            if place.is_dir() and place.name not in wanted[folder.name]:
+                remove(place)
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.json_schema import models_json_schema
 
 from intvit.errors import IntvitError, reading, reason
 from intvit.files import safe_name
@@ -348,6 +349,17 @@ def _sizes(part: Part, npz: str, signals: Sequence[Signal], names: Iterable[str]
 def case_folder(part: str, image: int) -> str:
     """Path of a case below the index."""
     return f"{safe_name(part)}/image{image}"
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the three manifests, under `$defs`; rules between fields stand in golden/FORMAT.md."""
+    _, found = models_json_schema([(Index, "validation"), (Part, "validation"), (Case, "validation")])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"{FORMAT} {VERSION}",
+        "anyOf": [{"$ref": f"#/$defs/{name}"} for name in ("Index", "Part", "Case")],
+        **found,
+    }
 
 
 def _few(names: Iterable[str]) -> str:
