@@ -17,6 +17,9 @@ from intvit.vectors.layouts.layout import NUMBERS, Layout, Layouts
 from intvit.vectors.layouts.memory import Array, Memory, Unpacked, pack, unpack
 from intvit.vectors.layouts.numbers import EXACT_BITS, VALID, bank_of, parse_npz
 
+Wanted = tuple[tuple[int, ...], IntType]
+"""Shape and type of a signal."""
+
 MOST_FILE = 1 << 32
 """Bytes of one file of a dump."""
 _BANK = re.compile(r"\.bank(0|[1-9][0-9]{0,3})")
@@ -68,9 +71,7 @@ def write_dump(
     return names
 
 
-def read_dump(
-    path: str | Path, wanted: Mapping[str, tuple[tuple[int, ...], IntType]], layouts: Layouts, *, partial: bool = True
-) -> Dump:
+def read_dump(path: str | Path, wanted: Mapping[str, Wanted], layouts: Layouts, *, partial: bool = True) -> Dump:
     """What a folder, or a single file, holds of the wanted signals (shape and type by name).
 
     A folder has the files of each signal under its safe name, in the layout's format or in one that the suffix names;
@@ -115,8 +116,8 @@ def _owner(name: str, keys: Mapping[str, str]) -> tuple[str | None, int]:
 
 
 def _signal(
-    folder: Path, key: str, files: Mapping[int, str], wanted: tuple[tuple[int, ...], IntType], layout: Layout, partial: bool
-) -> Unpacked:  # fmt: skip
+    folder: Path, key: str, files: Mapping[int, str], wanted: Wanted, layout: Layout, partial: bool
+) -> Unpacked:
     """One signal from the files of its banks. A bank whose file is not there is missing as a whole."""
     texts = {i: (folder / name, read_bytes(folder, folder / name, MOST_FILE)) for i, name in files.items()}
     kinds = {detect(files[i], data, layout) for i, (_, data) in texts.items()}
@@ -129,7 +130,7 @@ def _decoded(
     key: str,
     texts: Mapping[int, tuple[Path, bytes]],
     kind: str,
-    wanted: tuple[tuple[int, ...], IntType],
+    wanted: Wanted,
     layout: Layout,
     where: Path,
     partial: bool,
@@ -148,9 +149,7 @@ def _decoded(
     return unpack(memory, shape, dtype, layout, place, partial=partial)
 
 
-def _read_file(
-    path: Path, wanted: Mapping[str, tuple[tuple[int, ...], IntType]], layouts: Layouts, partial: bool
-) -> Dump:
+def _read_file(path: Path, wanted: Mapping[str, Wanted], layouts: Layouts, partial: bool) -> Dump:
     data = read_bytes(path.parent, path, MOST_FILE)
     if path.name.endswith(".npz"):
         return _read_npz(path, data, wanted, layouts, partial)
@@ -158,18 +157,15 @@ def _read_file(
     if key is None and len(wanted) == 1:
         key = next(iter(wanted))
     if key is None:
-        raise IntvitError(
-            f"{path}: must be named after one of the signals, as {safe_name(next(iter(wanted), 'x'))}.hex"
-        )
+        names = ", ".join(f"{safe_name(key)}.*" for key in list(wanted)[:3])
+        raise IntvitError(f"{path}: must be named after one of the signals ({names})")
     layout = layouts.of(key)
     kind = detect(path.name, data, layout)
     signal = _decoded(key, {bank: (path, data)}, kind, wanted[key], layout, path.parent, partial)
     return Dump({key: signal}, {key: (path.name,)}, ())
 
 
-def _read_npz(
-    path: Path, data: bytes, wanted: Mapping[str, tuple[tuple[int, ...], IntType]], layouts: Layouts, partial: bool
-) -> Dump:
+def _read_npz(path: Path, data: bytes, wanted: Mapping[str, Wanted], layouts: Layouts, partial: bool) -> Dump:
     """Arrays by the name of their signal, or its safe name; masks beside them."""
     arrays = parse_npz(data, path)
     signals: dict[str, Unpacked] = {}
@@ -186,9 +182,9 @@ def _read_npz(
         where = f"{path}:{shown(name)}"
         bank = bank_of(array, arrays.get(name + VALID), layout.word_bits, not layout.packed, where)
         if layout.packed:
-            memory = Memory(layout.word_bits, (bank,), placed=False)
+            memory = Memory(layout.word_bits, (bank,))
         else:
-            memory = Memory(EXACT_BITS, (bank,), placed=False, signed=True, shape=array.shape)
+            memory = Memory(EXACT_BITS, (bank,), signed=True, shape=array.shape)
         signals[key] = unpack(memory, shape, dtype, layout, where, partial=partial)
     extra = tuple(shown(name) for name in arrays if name not in used)
     return Dump(signals, dict.fromkeys(signals, (path.name,)), extra)

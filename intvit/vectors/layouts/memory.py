@@ -33,8 +33,8 @@ def _nowhere(index: int) -> str:
 class Bank:
     """Words of one memory: (n, bytes) u8, lowest byte first; `unknown` are the bits that are x or z.
 
-    `place(i)` says where word i was read, for messages. `placed`: the addresses are those of the memory; else they count
-    from 0 for the first word of the file.
+    `place(i)` says where word i was read, for messages. `placed`: the addresses are those of the memory; else they
+    count from 0 for the first word of the file.
     """
 
     addresses: Addresses
@@ -48,8 +48,8 @@ class Bank:
 class Memory:
     """Banks of words of `word_bits` bits. Addresses count words, or bytes for the unit "byte".
 
-    `bytewise`: the words are bytes at byte addresses, which only a layout makes words of. `shape`: of the numbers, where a format
-    keeps one. `signed`: the words are numbers, two's complement. `depth`: words of the memory; `byte_order`: of a word.
+    `bytewise`: the words are bytes at byte addresses, which only a layout makes words of. `shape`: of the numbers,
+    where a format keeps one. `signed`: the words are numbers, two's complement. `depth`: words of the memory; `byte_order`: of a word.
     """
 
     word_bits: int
