@@ -1153,20 +1153,21 @@ def golden_check(
 
 
 def _whatif_help() -> str:
-    from intvit.analysis.inject import KINDS, SYNTAX
+    from intvit.analysis.injections import SYNTAX, USAGE
 
-    return (
+    text = (
         "Put deviations of hardware into an integer graph; say how far they spread on images, and what they cost.\n\n"
-        f"--inject {SYNTAX}: the site a shell pattern over site, operator and operator.method, as `intvit sites` lists "
-        "them; a pattern may name more sites than the kind fits. Kinds:\n\n"
-        + "\n\n".join(f"- {kind.usage}" for kind in KINDS.values())
+        f"--inject {SYNTAX}: SITE is a shell pattern over site, operator and operator.method, as `intvit sites` lists "
+        "them; it may name more sites than the kind fits. Kinds:\n\n"
+        + "\n\n".join(f"- {usage}" for usage in USAGE.values())
         + "\n\nA width with a minus is so many bits fewer. Of every site behind a change: share of elements changed, "
         "largest difference, SQNR against the golden integers; at the outputs also the class, with 95 % intervals. "
-        "docs/whatif.md has it all."
+        "docs/whatif.md explains each kind."
         + "\n\nExample: intvit whatif vit_int8.h5 fashion-mnist:test --inject 'blocks.0.*:rounding=floor'"
         + "\n\nExample: intvit whatif vit_int8.h5 fashion-mnist:test --limit 200 --isolated "
         "--inject 'softmax:bit=3,stuck0' --inject 'linear:accumulator_bits=20,wrap'"
     )
+    return text.replace("[", r"\[")
 
 
 @app.command("whatif", help=_whatif_help())
@@ -1192,7 +1193,7 @@ def whatif_command(
     as_json: JsonOpt = False,
 ) -> None:
     from intvit.analysis import whatif
-    from intvit.analysis.inject import parse
+    from intvit.analysis.injections import parse
     from intvit.files.records import write_csv
     from intvit.graph.store import load, save
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
+from intvit.analysis.injections import Injection
 from intvit.errors import IntvitError, placed
 from intvit.graph import operators
 from intvit.graph.check import check
@@ -32,72 +32,8 @@ from intvit.kernels.requantize import dyadic, dyadic_together
 from intvit.spec.numerics import PRESETS, Numerics, build_numerics
 from intvit.vectors.export import select_nodes
 
-SYNTAX = "SITE:KIND=VALUE[,WORD...][@INDEX]"
 PRODUCTS = frozenset({"linear", "matmul", "log2_matmul"})
 REQUANTIZE = frozenset({"requantize"})
-
-
-@dataclass(frozen=True)
-class Injection:
-    """One `--inject`: what is changed, and at which sites."""
-
-    text: str
-    pattern: str
-    kind: str
-    value: str
-    words: tuple[str, ...] = ()
-    index: tuple[int, ...] | None = None
-
-    def at(self, site: str) -> str:
-        """The same at one site, for messages."""
-        return f"{site}:{self.text.rpartition(':')[2]}"
-
-    def one_of(self, choices: Sequence[str], default: str | None = None) -> str:
-        """The word that is one of `choices`."""
-        found = [word for word in self.words if word in choices]
-        if len(found) > 1 or (not found and default is None):
-            said = ", ".join(found) or "none of them"
-            raise IntvitError(f"{self.kind}={self.value}: must say one of {', '.join(choices)}, and says {said}")
-        return found[0] if found else cast(str, default)
-
-    def knows(self, *choices: str, options: bool = False) -> None:
-        """IntvitError for any other word; `options`: KEY=VALUE is none of them."""
-        for each in self.words:
-            if each not in choices and not (options and "=" in each):
-                known = f"one of {', '.join(choices)}" if choices else "left out"
-                raise IntvitError(f"{self.kind}={self.value}: what follows it must be {known}, not {each!r:.60}")
-
-    def number(self, low: int, high: int, now: int | None = None) -> int:
-        """The value in low..high; one with a minus is so many fewer than `now`."""
-        found = int(self.value) if re.fullmatch(r"-?[0-9]{1,18}", self.value) else None
-        if found is not None and found < 0 and now is not None:
-            found += now
-        if found is None or not low <= found <= high:
-            raise IntvitError(f"{self.kind}: must be an integer in {low}..{high}, not {self.value[:40]}")
-        return found
-
-
-def parse(text: str) -> Injection:
-    """
-    >>> parse("blocks.0.*:accumulator_bits=20,wrap").words, parse("a:b:bit=3,flip@1,2").index
-    (('wrap',), (1, 2))
-    """
-    pattern, colon, change = text.rpartition(":")
-    head, at, tail = change.partition("@")
-    first, *words = (part.strip() for part in head.split(","))
-    kind, equals, value = first.partition("=")
-    kind, value = kind.strip(), value.strip()
-    if not (colon and pattern and equals and value) or "" in words:
-        raise IntvitError(f"--inject: must be {SYNTAX}, not {text!r:.120}")
-    if kind not in KINDS:
-        raise IntvitError(f"--inject: kind must be one of {', '.join(KINDS)}, not {kind!r:.40}")
-    index = None
-    if at:
-        parts = [part.strip() for part in tail.split(",")]
-        if not all(part.isascii() and part.isdecimal() and len(part) < 12 for part in parts):
-            raise IntvitError(f"--inject: what follows @ must be the index of an element, as 3,17, not {tail!r:.60}")
-        index = tuple(map(int, parts))
-    return Injection(text, pattern, kind, value, tuple(words), index)
 
 
 def matched(graph: IntGraph, injection: Injection) -> list[Node]:
@@ -211,7 +147,9 @@ class Draft:
                     node, output = derived(node, inputs, output, old)
             nodes.append(node)
             tensors[node.output] = output
-        noted = {"injected": list(texts), **({} if only is None else {"injected_at": only})}
+        noted = {"injected": [*self.before.metadata.get("injected", []), *texts]}
+        if only is not None:
+            noted["injected_at"] = [only]
         metadata = {**self.before.metadata, **noted}
         return Graph(self.before.inputs, self.before.outputs, tuple(nodes), tensors, metadata)
 
@@ -222,7 +160,7 @@ class Draft:
 def derived(node: Node, inputs: Sequence[Tensor], output: Tensor, old: Sequence[Tensor]) -> tuple[Node, Tensor]:
     """(the node, its output) as its inputs are now; `old`: as they were when the node and `output` were made.
 
-    Types only grow where they must, and scales are left as they stand where those of the inputs are.
+    Types and bounds are those that `lower` would give; scales are left as they stand where those of the inputs are.
     """
     x = inputs[0]
     factors = [np.asarray(new.scale / was.scale) for new, was in zip(inputs, old, strict=True)]
@@ -241,10 +179,8 @@ def derived(node: Node, inputs: Sequence[Tensor], output: Tensor, old: Sequence[
         kept = output.scale if op == node.op and not scaled else scale
         return dataclasses.replace(node, op=op), _summed(node, output, matmul.sum_bound(op, *inputs), kept)
     if node.op == "mean":
-        bits = max(output.dtype.bits, x.dtype.bits)
-        return node, dataclasses.replace(
-            output, dtype=IntType(bits), bound=x.bound, scale=x.scale if scaled else output.scale
-        )
+        scale = x.scale if scaled else output.scale
+        return node, dataclasses.replace(output, dtype=x.dtype, bound=x.bound, scale=scale)
     if "method" not in node.attrs:
         raise IntvitError(f"must be an operator whose output is known, not {node.op}")
     if scaled:
@@ -261,12 +197,17 @@ def _moved(node: Node, inputs: Sequence[Tensor], output: Tensor, scaled: bool) -
         scaled and (node.arrays or np.shape(first.scale) != np.shape(output.scale))
     ):
         raise IntvitError(f"{node.op} must join tensors of one scale")
-    bits = max(output.dtype.bits, *(t.dtype.bits for t in inputs))
-    bound = max([t.max_abs for t in inputs] + [int(np.abs(array).max()) for array in node.arrays.values()])
-    free = any(t.bound is None for t in inputs)
-    scale = first.scale if scaled else output.scale
+    constants = [int(np.abs(array).max()) for array in node.arrays.values()]
+    bound = max([t.max_abs for t in inputs] + constants)
+    dtype = max((t.dtype for t in inputs), key=lambda dtype: dtype.bits)
+    if bound > max(t.max_abs for t in inputs):
+        dtype = narrowest(bound, dtype.bits)
     return dataclasses.replace(
-        output, dtype=IntType(bits), bound=None if free else bound, scale=scale, encoding=first.encoding
+        output,
+        dtype=dtype,
+        bound=None if any(t.bound is None for t in inputs) else bound,
+        scale=first.scale if scaled else output.scale,
+        encoding=first.encoding,
     )
 
 
@@ -307,11 +248,10 @@ def _stating(node: Node, how: Numerics) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Kind:
-    """What can be injected. `usage`: how it is written, and what it is."""
+    """How a kind of `injections.USAGE` is done. `operators`: those that it fits; None: all."""
 
-    usage: str
     apply: Callable[[Draft, Node, Injection], None]
-    operators: Callable[[], frozenset[str] | None]
+    operators: Callable[[], frozenset[str] | None] = lambda: None
 
 
 def _numerics(node: Node, given: Mapping[str, Any]) -> Numerics:
@@ -374,8 +314,11 @@ def _accumulator_bits(draft: Draft, node: Node, injection: Injection) -> None:
 def _output_bits(draft: Draft, node: Node, injection: Injection) -> None:
     injection.knows("saturate", "wrap", *INPUTS)
     overflow = injection.one_of(("saturate", "wrap"), "saturate")
-    bits = _word_bits(draft, node, injection)
-    _place(draft, node, injection, injection.number(2, bits - 1, bits), overflow, {})
+    now, zero_point = _word_bits(draft, node, injection), _tensor(draft, node, injection).zero_point
+    bits = injection.number(2, now - 1, now)
+    if not IntType(bits).min <= zero_point <= IntType(bits).max:
+        raise IntvitError(f"output_bits: must leave room for the zero point {zero_point}, and {bits} bits do not")
+    _place(draft, node, injection, bits, overflow, {})
 
 
 INPUTS = ("output", "input", "input0", "input1")
@@ -443,8 +386,12 @@ def _element(index: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(index) == 1 and len(shape) != 1 and index[0] < math.prod(shape):
         return tuple(map(int, np.unravel_index(index[0], shape)))
     if len(index) != len(shape) or any(i >= n for i, n in zip(index, shape, strict=True)):
-        raise IntvitError(f"@: must be an element of {shape}, not {index}")
+        raise IntvitError(f"@: must name an element of the shape {_axes(shape)}, as 0,3,17, not {_axes(index)}")
     return index
+
+
+def _axes(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers)) or "()"
 
 
 def _method(draft: Draft, node: Node, injection: Injection) -> None:
@@ -524,38 +471,21 @@ def _alike(one: Method, two: Method) -> bool:
     return made[0] == made[1]
 
 
-def _any() -> None:
-    return None
-
-
-def _only(names: frozenset[str]) -> Callable[[], frozenset[str]]:
-    return lambda: names
+def _of_requantize() -> frozenset[str]:
+    return REQUANTIZE
 
 
 KINDS = {
-    "rounding": Kind(
-        "rounding=half_even|half_up|half_away|floor|toward_zero: of a requantization", _rounding, _only(REQUANTIZE)
-    ),
-    "overflow": Kind("overflow=saturate|wrap: at the output of a requantization", _overflow, _only(REQUANTIZE)),
-    "multiplier_bits": Kind(
-        "multiplier_bits=N: m of a requantization, with its sign; the nearest m / 2**e", _multiplier_bits,
-        _only(REQUANTIZE),
-    ),
-    "product_bits": Kind(
-        "product_bits=N[,saturate|wrap]: the word of x * m in a requantization", _inner_bits, _only(REQUANTIZE)
-    ),
-    "rounded_bits": Kind(
-        "rounded_bits=N[,saturate|wrap]: the word behind its shift", _inner_bits, _only(REQUANTIZE)
-    ),
-    "numerics": Kind("numerics=PRESET: a whole datapath, docs/numerics.md", _preset, _only(REQUANTIZE)),
-    "accumulator_bits": Kind(
-        "accumulator_bits=N,saturate|saturate_end|wrap|raise|prove: of a product", _accumulator_bits, _only(PRODUCTS)
-    ),
-    "output_bits": Kind("output_bits=N[,saturate|wrap][,input]: a narrower word at any site", _output_bits, _any),
-    "bit": Kind("bit=K,stuck0|stuck1|flip[,input][@INDEX]: a bit of every element, or of one", _bit, _any),
-    "drop_lsb": Kind("drop_lsb=N[,input][@INDEX]: the lowest bits are 0", _drop_lsb, _any),
-    "method": Kind(
-        "method=NAME[,OPTION=N]: of a nonlinear operator", _method, lambda: frozenset(operators.with_methods())
-    ),
-}  # fmt: skip
-"""Name -> kind, in the order in which they are explained."""
+    "rounding": Kind(_rounding, _of_requantize),
+    "overflow": Kind(_overflow, _of_requantize),
+    "multiplier_bits": Kind(_multiplier_bits, _of_requantize),
+    "product_bits": Kind(_inner_bits, _of_requantize),
+    "rounded_bits": Kind(_inner_bits, _of_requantize),
+    "numerics": Kind(_preset, _of_requantize),
+    "accumulator_bits": Kind(_accumulator_bits, lambda: PRODUCTS),
+    "output_bits": Kind(_output_bits),
+    "bit": Kind(_bit),
+    "drop_lsb": Kind(_drop_lsb),
+    "method": Kind(_method, lambda: frozenset(operators.with_methods())),
+}
+"""By name, as in `injections.USAGE`."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from intvit.analysis.inject import Injection, inject, matched
+from intvit.analysis.inject import inject, matched
+from intvit.analysis.injections import Injection
 from intvit.analysis.outputs import MISSING, compared, labels_of, summary
 from intvit.analysis.sqnr import decibel
 from intvit.engine import DEFAULT_BATCH, Engine
@@ -151,7 +152,7 @@ def paired(golden: IntGraph, changed: IntGraph) -> tuple[IntGraph, dict[str, str
     reached, twins = reaches(golden, changed), dict[str, str]()
     names = {*golden.tensors, *changed.tensors}
     for name in reached:
-        twin = f"{name} changed"
+        twin = f"{name} (changed)"
         while twin in names:
             twin += "'"
         names.add(twin)
@@ -161,7 +162,7 @@ def paired(golden: IntGraph, changed: IntGraph) -> tuple[IntGraph, dict[str, str
         if node.name in golden.by_name:
             nodes.append(golden.by_name[node.name])
         if node.output in reached:
-            name = f"{node.name} changed"
+            name = f"{node.name} (changed)"
             while name in taken:
                 name += "'"
             taken.add(name)
@@ -388,7 +389,8 @@ def lines(found: Findings) -> Iterator[str]:
     what = f"{len(found.injected)} sites changed" if len(found.injected) > 1 else "1 site changed"
     yield f"{what}: the outputs of {differ} of {len(found.sites) + found.untouched} sites differ"
     changed = f"{_percent(outputs.changed.value)} of the elements changed, " if outputs.changed else ""
-    yield f"outputs: {changed}SQNR against golden {_decibels(outputs.sqnr.value)} dB{_interval(outputs.sqnr, '{:.1f}')}"
+    power = f"SQNR against golden {outputs.sqnr.value:.1f} dB{_interval(outputs.sqnr, '{:.1f}')}"
+    yield f"outputs: {'every element equal' if outputs.sqnr.value == math.inf else changed + power}"
     if outputs.agreement:
         yield f"same class as golden: {_percent(outputs.agreement.value)}{_interval(outputs.agreement, '{:.2%}')}"
     if outputs.gain and outputs.top1 is not None and outputs.golden_top1 is not None:
