@@ -1206,6 +1206,117 @@ def golden_schema() -> None:
     print(json.dumps(schema(), indent=1, sort_keys=True))
 
 
+def _whatif_help() -> str:
+    from intvit.analysis.injections import SYNTAX, USAGE
+
+    text = (
+        "Put deviations of hardware into an integer graph; say how far they spread on images, and what they cost.\n\n"
+        f"--inject {SYNTAX}: SITE is a shell pattern over site, operator and operator.method, as `intvit sites` lists "
+        "them; it may name more sites than the kind fits. Kinds:\n\n"
+        + "\n\n".join(f"- {usage}" for usage in USAGE.values())
+        + "\n\nA width with a minus is so many bits fewer. Of every site behind a change: share of elements changed, "
+        "largest difference, SQNR against the golden integers; at the outputs also the class, with 95 % intervals. "
+        "docs/whatif.md explains each kind."
+        + "\n\nExample: intvit whatif vit_int8.h5 fashion-mnist:test --inject 'blocks.0.*:rounding=floor'"
+        + "\n\nExample: intvit whatif vit_int8.h5 fashion-mnist:test --limit 200 --isolated "
+        "--inject 'softmax:bit=3,stuck0' --inject 'linear:accumulator_bits=20,wrap'"
+    )
+    return text.replace("[", r"\[")
+
+
+@app.command("whatif", help=_whatif_help())
+def whatif_command(
+    graph: GraphArg,
+    images: ImagesArg,
+    injected: Annotated[
+        list[str], typer.Option("--inject", metavar="SITE:KIND=VALUE", help="A deviation; repeat.", show_default=False)
+    ],
+    isolated: Annotated[
+        bool, typer.Option("--isolated", help="Every site that is changed also alone, all others golden.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the changed graph, HDF5, for `run`, `eval`, `golden`.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a line per site to this file.")] = None,
+    limit: LimitOpt = None,
+    batch: BatchOpt = 8,
+    threads: ThreadsOpt = None,
+    mean: MeanOpt = None,
+    std: StdOpt = None,
+    resize: ResizeOpt = None,
+    as_json: JsonOpt = False,
+) -> None:
+    from intvit.analysis import whatif
+    from intvit.analysis.injections import parse
+    from intvit.files.records import write_csv
+    from intvit.graph.store import load, save
+
+    injections = [parse(text) for text in injected]
+    integer = load(graph)
+    source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
+                     resize=resize)  # fmt: skip
+    with progress("whatif") as report:
+        found, changed = whatif.whatif(integer, source, injections, isolated=isolated, limit=limit, batch=batch,
+                                       threads=threads, progress=report)  # fmt: skip
+    if csv is not None:
+        _write_whole(csv, lambda path: write_csv(path, whatif.records(found)))
+    if output is not None:
+        save(changed, output)
+    _applied(source.preprocessing)
+    if as_json:
+        print(json.dumps(whatif.as_json(found)))
+    else:
+        _show_whatif(graph.name, found)
+    for path in [path for path in (csv, output) if path is not None]:
+        _notice(f"wrote {path}")
+
+
+def _show_whatif(name: str, found: Any) -> None:
+    from intvit.analysis import whatif
+
+    table = _table(f"{name}, {found.images} images: every site behind a change", list(whatif.HEADERS), [])
+    for row in whatif.rows(found):
+        table.add_row(*row)
+    out.print(table)
+    if found.alone:
+        out.print(_table("Each changed site alone, all others golden", list(whatif.ALONE_HEADERS),
+                         list(whatif.alone_rows(found))))  # fmt: skip
+    for line in whatif.lines(found):
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command("sites")
+def sites_command(
+    graph: GraphArg,
+    site: Annotated[list[str] | None, typer.Option(help="Site, operator or operator.method; * and ? allowed.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Layout too: how elements come to their sites.")] = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """List the sites of an integer graph in execution order: operator, types and shapes of inputs and output.
+
+    Constants are counted with the numbers of a method and of a requantization; --json names each with its shape.
+
+    These are the names that `golden export --site` and `whatif --inject` take.
+
+    Example: intvit sites vit_int8.h5
+
+    Example: intvit sites vit_int8.h5 --site 'blocks.0.attn.*' --all
+    """
+    from intvit.analysis import sites
+    from intvit.graph.store import load
+
+    found = sites.sites(load(graph), site or ["*"], layout=everything)
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = _table(f"{graph.name}, {len(found)} sites", ["site", "operator", "inputs", "output", "constants"], [])
+    for column in table.columns[1:4]:
+        column.justify = "left"
+    for row in sites.rows(found):
+        table.add_row(*row)
+    out.print(table)
+
+
 @app.command()
 def demo(
     output: OutputOpt = Path("intvit-demo"),
