@@ -5,6 +5,10 @@ scalar spec with `backend="spec"`. Inputs may have any integer dtype, byte order
 fit int64, and bools are no integers. Reductions run over the last axis. Outputs are int64; an input without elements
 gives an output without elements. `real = y_int * out_scale`; out_scale is a float, or float64 (C,) per channel.
 
+`params`, the method's own parameter class (`intvit.spec.gelu.IbertGelu`, ...), stands for an accelerator with constants
+of its own: it takes the place of scales, facts and options, none of which may then be given, and out_scale is None, as
+what those integers stand for is known to their owner alone.
+
 What is outside a limit is refused by an IntvitError. A kernel has limits that its spec does not have.
 """
 
@@ -22,6 +26,7 @@ from intvit.graph.operators.kind import checked_backend
 from intvit.graph.operators.matmul import log2_product
 from intvit.graph.operators.methods import evaluator
 from intvit.graph.operators.requantize import by_spec
+from intvit.graph.parameters import stated_params
 from intvit.kernels import registry
 from intvit.kernels.arith import INT64_MAX, as_rows
 from intvit.kernels.border import integer, real, reals, shown
@@ -38,10 +43,11 @@ Array = np.ndarray[Any, Any]
 def apply(
     operator: str,
     x_int: Any,
-    in_scale: Any,
+    in_scale: Any = None,
     *,
     method: str,
     facts: Mapping[str, Any] | None = None,
+    params: Any = None,
     mask: Any = None,
     backend: str = "kernel",
     **options: Any,
@@ -49,7 +55,14 @@ def apply(
     """Any operator that has methods, over the last axis; x (..., C) -> (y (..., C) int64, out_scale).
 
     `facts` are what its methods take beside the scale (`operators.Operator.facts`: `gamma` of an `rmsnorm`, for
-    example), `options` the method's own. `mask` only where the operator takes one.
+    example), `options` the method's own. `mask` only where the operator takes one. Or `params`, the integers that
+    scale, facts and options give: a value of the method's parameter class, whose vectors have C elements, or one where
+    the operator takes one for all channels. IntvitError for a value of another class, for vectors of another length,
+    and for scale, facts or options beside it.
+
+    >>> from intvit.spec.softmax import IvitSoftmax
+    >>> apply("softmax", [12, -3, 40], method="ivit", params=IvitSoftmax(x0=-20, n=15, out_bits=8))
+    (array([23, 11, 93]), None)
     """
     x = _integers(operator, x_int)
     kind = operators.get(operator)
@@ -61,42 +74,58 @@ def apply(
     if unknown:
         raise IntvitError(f"{operator}: facts must be of {', '.join(kind.facts) or 'none'}, not {unknown[0]}")
     m = _method(operator, method)
+    hidden = None if mask is None else _mask(mask, x.shape)
+    if params is not None:
+        _given(m, params, x, {"in_scale": in_scale, **(facts or {}), **options})
+        return _run(m, params, x, backend, hidden), None
     params, out_scale = m.constants(in_scale, facts or {}, _options(m, options))
-    return _run(m, params, x, backend, None if mask is None else _mask(mask, x.shape)), out_scale
+    return _run(m, params, x, backend, hidden), out_scale
 
 
 def softmax(
     x_int: Any,
-    in_scale: float,
+    in_scale: float | None = None,
     *,
     method: str,
-    out_bits: int,
+    out_bits: int | None = None,
     exp_range_max: float | None = None,
+    params: Any = None,
     mask: Any = None,
     backend: str = "kernel",
     **options: Any,
-) -> tuple[Array, float]:
+) -> tuple[Array, float | None]:
     """Softmax over the last axis; x (..., N) -> (codes (..., N) int64, out_scale).
 
     `method` ivit (values below 2**(out_bits-1), scale 2**-(out_bits-1)), ibert (unsigned, scale 2**-out_bits) or fqvit
     (log2 codes of `out_bits` bits: probability 2**-code, -1 for zero; out_scale 1). `exp_range_max`: I-BERT's frozen
     range of the exponent in its own integers, natural by default. `mask` (broadcast against x): True takes no part.
-    `options` are the method's own.
+    `options` are the method's own. Or, in place of all but the mask, `params`: `IvitSoftmax`, `IbertSoftmax` or
+    `FqvitSoftmax` of `intvit.spec.softmax`.
     """
-    scale = real("softmax: input scale", in_scale)
+    scale = in_scale if params is not None else real("softmax: input scale", in_scale)
     facts = {"out_bits": out_bits, "exp_range_max": exp_range_max}
-    return apply("softmax", x_int, scale, method=method, mask=mask, backend=backend, facts=facts, **options)
+    return apply(
+        "softmax", x_int, scale, method=method, mask=mask, backend=backend, facts=facts, params=params, **options
+    )
 
 
 def gelu(
-    x_int: Any, in_scale: Any, *, method: str, n: int | None = None, backend: str = "kernel", **options: Any
-) -> tuple[Array, Any]:
+    x_int: Any, in_scale: Any = None, *, method: str, n: int | None = None, params: Any = None,
+    backend: str = "kernel", **options: Any,
+) -> tuple[Array, Any]:  # fmt: skip
     """GELU; x (..., C) -> (y (..., C) int64, out_scale). I-BERT takes per-channel scales; its out_scale is negative.
 
     I-ViT's outputs depend on the other channels of the token. `n` is I-BERT's exponent, 14 (published) by default; the
-    other methods have none. `options` are the method's own.
+    other methods have none. `options` are the method's own. Or, in place of them all, `params`: `IvitGelu` or
+    `IbertGelu` of `intvit.spec.gelu`, the latter's vectors (C,) or (1,).
+
+    >>> from intvit.spec.gelu import IbertGelu
+    >>> gelu([12, -3, 40], method="ibert", params=IbertGelu(b=(-50,), c=(-2770,), shift=(-2770,), n=0))
+    (array([ -49152,    6627, -217600]), None)
     """
     x = _integers("gelu", x_int)
+    if params is not None:
+        return apply("gelu", x, in_scale, method=method, params=params, backend=backend, n=n, **options)
     if "n" in _method("gelu", method).options.model_fields:
         options["n"] = n
     scales = reals("gelu: input scale", in_scale)
@@ -107,14 +136,15 @@ def gelu(
 
 def layernorm(
     x_int: Any,
-    in_scale: Any,
-    gamma: Any,
-    beta: Any,
+    in_scale: Any = None,
+    gamma: Any = None,
+    beta: Any = None,
     *,
     method: str,
     shift: int = 0,
     factor: Any = None,
     out_scale: float | None = None,
+    params: Any = None,
     backend: str = "kernel",
     **options: Any,
 ) -> tuple[Array, Any]:
@@ -122,9 +152,13 @@ def layernorm(
 
     ivit and ibert: out_scale (C,) carries gamma and its sign; `shift` is I-BERT's frozen shift. fqvit: `factor` are the
     power-of-two factors of the input scale, `out_scale` the next quantizer's scale, which is also returned. `options`
-    are the method's own.
+    are the method's own. Or, in place of them all, `params`: `IvitLayerNorm`, `IbertLayerNorm` or `FqvitLayerNorm` of
+    `intvit.spec.layernorm`, all vectors (C,).
     """
     x = _integers("layernorm", x_int)
+    if params is not None:
+        given = {"gamma": gamma, "beta": beta, "shift": shift or None, "factor": factor, "out_scale": out_scale}
+        return apply("layernorm", x, in_scale, method=method, facts=given, params=params, backend=backend, **options)
     m = _method("layernorm", method)
     scales = reals("layernorm: input scale", in_scale)
     if scales.size != 1 and scales.shape != x.shape[-1:]:
@@ -330,6 +364,21 @@ def _options(m: Method, options: dict[str, Any]) -> dict[str, Any]:
         return m.checked({key: value for key, value in options.items() if value is not None})
     except IntvitError as error:
         raise IntvitError(f"{m.operator} {m.name}: {error}") from None
+
+
+def _given(m: Method, params: Any, x: Array, others: Mapping[str, Any]) -> None:
+    """IntvitError unless `params` are the method's, fit the channels of `x`, and nothing stands beside them."""
+    if type(params) is not m.params:
+        raise IntvitError(f"{m.operator} {m.name}: params must be {m.params.__name__}, not {shown(params)}")
+    beside = [key for key, value in others.items() if value is not None]
+    if beside:
+        raise IntvitError(f"{m.operator} {m.name}: {beside[0]} must not be given beside params")
+    kind, channels = operators.get(m.operator), x.shape[-1:]
+    lengths = channels if kind is not None and kind.per_channel else (1, *channels)
+    for key, vector in stated_params(params)[1].items():
+        if x.ndim and len(vector) not in lengths:
+            rule = " or ".join(map(str, lengths))
+            raise IntvitError(f"{m.operator} {m.name}: params.{key} must have {rule} elements, not {len(vector)}")
 
 
 def _run(m: Method, params: Any, x: Array, backend: str, mask: Array | None = None) -> Array:

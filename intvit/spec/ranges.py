@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
 from intvit.errors import IntvitError
+
+Range = tuple[int, int]
+_asked: ContextVar[dict[str, Range] | None] = ContextVar("intvit.spec.ranges", default=None)
+
+
+def asked(make: Callable[[], object]) -> dict[str, Range]:
+    """Every range that is required while `make` runs: what stands in front of the rule -> (least, largest).
+
+    >>> asked(lambda: require("softmax ivit: n", 0, 23, 15))
+    {'softmax ivit: n': (0, 23)}
+
+    Raises what `make` raises.
+    """
+    ranges: dict[str, Range] = {}
+    token = _asked.set(ranges)
+    try:
+        make()
+    finally:
+        _asked.reset(token)
+    return ranges
 
 
 def require(where: str, low: int, high: int, value: int) -> None:
@@ -14,6 +35,9 @@ def require(where: str, low: int, high: int, value: int) -> None:
     Traceback (most recent call last):
     intvit.errors.IntvitError: softmax ivit: n must be an integer in 0..23, not 24
     """
+    ranges = _asked.get()
+    if ranges is not None:
+        ranges[where] = (low, high)
     if type(value) is not int or not low <= value <= high:
         text = repr(value) if type(value) is not int or value.bit_length() < 80 else f"{value.bit_length()} bits"
         raise IntvitError(f"{where} must be an integer in {low}..{high}, not {text[:60]}")
