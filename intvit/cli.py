@@ -1106,6 +1106,9 @@ def golden_export(
     count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 1,
     hex_files: Annotated[bool, typer.Option("--hex/--no-hex", help="Write $readmemh files.")] = True,
     taps: Annotated[bool, typer.Option("--taps", help="Named intermediates of every operator too.")] = False,
+    layout: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="Layouts of the memory files (docs/layouts.md). [default: hex]")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an export with --resume was ended.")] = False,
     mean: MeanOpt = None,
     std: StdOpt = None,
@@ -1123,18 +1126,20 @@ def golden_export(
     """
     from intvit.graph.store import load
     from intvit.vectors.export import export, select_parts
+    from intvit.vectors.layouts.layout import read_values
 
     integer = load(graph)
     parts = {name: text.split(",") for name, text in _named("--part", part).items()}
     spans = {name: _span(text) for name, text in _named("--span", span).items()}
     chosen = select_parts(integer, site or ([] if parts or spans else ["*"]), parts, spans)
+    layouts = None if layout is None else read_values(layout)
     source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
                      resize=resize)  # fmt: skip
     if first + count > len(source):
         raise IntvitError(f"--first/--count: must lie within {len(source)} images, not {first}..{first + count - 1}")
     with progress("export") as report:
         index = export(integer, source.read(first, first + count), output, parts=chosen, first_image=first,
-                       hex_files=hex_files, taps=taps, resume=resume, progress=report)  # fmt: skip
+                       hex_files=hex_files, taps=taps, resume=resume, layouts=layouts, progress=report)  # fmt: skip
     _applied(source.preprocessing)
     _notice(f"wrote {index.n_cases} cases to {output}, digest {index.digest}")
 
