@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import bincopy
 import numpy as np
@@ -491,3 +492,21 @@ def test_bytewise_memories_are_not_written():
         write(memory, "bin")
     with pytest.raises(IntvitError, match=r"^format: must be one of memh, .*, not 'srec'$"):
         write(replace(memory, bytewise=False), "srec")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("bias.hex", "// bias s24\n@00000401\n1fe000001\n"),
+        ("bias.hex", "\n@400\nfe000001\n@402\n0\n0\n\n@500 0\n"),
+        ("bias.ihex", ":0110000001FF\n"),
+        ("bias.bin", "0000000"),
+    ],
+)
+def test_refusals_of_the_document(name, text):
+    layout = Layout(element_bits=24, lanes=4, words=3, base=0 if name == "bias.bin" else 0x400)
+    layout = layout.model_copy(update={"format": detect(name, text.encode(), layout)})
+    with pytest.raises(IntvitError) as refused:
+        unpack(read([(name, text.encode())], layout), (5,), IntType(24), layout)
+    document = (Path(__file__).resolve().parents[2] / "docs" / "layouts.md").read_text()
+    assert f"    {refused.value}\n" in document

@@ -1,6 +1,10 @@
 """Where integers lie: against a scalar reference that places one bit after the other, and back."""
 
+import doctest
+import re
+import tomllib
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -313,3 +317,40 @@ def test_an_unknown_order_of_a_pattern_is_the_order_of_the_file():
     found = build_layouts({"signals": {"w*": {"banks": 2}, "weight": {"banks": 3}}})
     assert found.of("weight").banks == 2
     assert Plan((2, 2), Layout(), "x").addresses(0) == range(4)
+
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "layouts.md").read_text()
+
+
+def test_the_document_shows_what_is_computed():
+    examples = doctest.DocTestParser().get_doctest(DOCUMENT, {}, "layouts.md", "layouts.md", 0)
+    said = []
+    runner = doctest.DocTestRunner()
+    runner.run(examples, out=said.append)
+    result = runner.summarize(verbose=False)
+    assert result.failed == 0, "".join(said)
+    assert result.attempted > 15
+
+
+def test_the_document_has_every_key_and_its_default():
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*?) \| [^|]* \|$", DOCUMENT, re.MULTILINE))
+    assert rows.keys() == Layout.model_fields.keys()
+    for key, value in Layout().model_dump().items():
+        shown = re.match(r"`?(\w+)", rows[key])[1]
+        assert shown == (str(value).lower() if value not in (None, []) else shown), key
+    assert [rows[key].split(";")[0] for key in ("tiles", "depth")] == ["none, sizes, or a list of such lists", "none"]
+
+
+def test_the_file_of_the_document_is_one():
+    found = build_layouts(tomllib.loads(re.search(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)[1]))
+    assert found.of("input0").levels == [[64, 64]]
+    assert found.of("weight").banks == 4
+    assert found.of("bias").words == 3
+    assert found.of("output").depth == 4096
+
+
+@pytest.mark.parametrize("keys", [{"lanes": 5, "words": 3, "element_bits": 24}])
+def test_refusals_of_the_document(keys):
+    with pytest.raises(IntvitError, match=r"^mine.toml: signals: bias: (.*)$") as refused:
+        build_layouts({"signals": {"bias": keys}}, "mine.toml")
+    assert f"    {refused.value}\n" in DOCUMENT

@@ -104,7 +104,7 @@ def parse_npy(data: bytes, where: object) -> Array:
         start = 8 + head.size + size
         if size > 1 << 16 or start > len(data):
             raise IntvitError(f"{where}: must be a whole npy file, and ends in its header")
-        facts = ast.literal_eval(data[8 + head.size : start].decode("latin1").strip())
+        facts = ast.literal_eval(data[8 + head.size : start].decode("ascii").strip())
         dtype, shape = np.dtype(facts["descr"]), tuple(facts["shape"])
         if dtype.hasobject or dtype.kind not in "iub":
             raise IntvitError(f"{where}: must hold integers, not {dtype}")
