@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import subprocess
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,8 @@ def refused(layout, shape):
     wide = layout.format == "c" and layout.packed and layout.word_bits > 64
     plan = Plan(shape, layout.as_stored(), "x")
     addresses = np.concatenate([np.asarray(plan.addresses(i), np.int64) for i in range(plan.layout.banks)])
-    return wide or (layout.format not in ("bin", "ihex") and bool((addresses % plan.layout.step).any()))
+    empty = layout.format in ("c", "sv") and any(not len(plan.addresses(i)) for i in range(plan.layout.banks))
+    return wide or empty or (layout.format not in ("bin", "ihex") and bool((addresses % plan.layout.step).any()))
 
 
 @given(layouts(MEMORIES))
@@ -209,6 +211,12 @@ MIF = "WIDTH=16;\nDEPTH=4;\nADDRESS_RADIX=HEX;\nDATA_RADIX=HEX;\nCONTENT BEGIN\n
         ("c", "const int8_t a[] = {1", "f: must have a constant of integers, and has none"),
         ("sv", "localparam int X = 8'h1FF;", "f: line 1: .* must be an integer"),
         ("sv", "localparam int X = 'dx;", "f: line 1: .* must be an integer"),
+        ("sv", "localparam int X = " + "9" * 1000 + ";", "f: line 1: a number of 3322 bits at address 0x0 must fit .*"),
+        (
+            "mif",
+            MIF.replace("DATA_RADIX=HEX", "DATA_RADIX=OCT") + "0 : 1;\n1 : 1\n " + "7" * 9999 + ";\nEND;",
+            "f: line 8: a number of 29997 bits must fit 16 bits",
+        ),
         ("npy", "0001\n", "f: must be an npy file, and does not begin as one"),
         ("npz", "0001\n", "f: must be a whole npz file, not: File is not a zip file"),
     ],
@@ -216,6 +224,36 @@ MIF = "WIDTH=16;\nDEPTH=4;\nADDRESS_RADIX=HEX;\nDATA_RADIX=HEX;\nCONTENT BEGIN\n
 def test_bad_files(kind, text, says):
     with pytest.raises(IntvitError, match=f"^{says}$"):
         read_words(text, kind, packed=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("memh", "/*" * 100_000),
+        ("memh", "0" * 200_000),
+        ("memh", "@" * 200_000),
+        ("mif", MIF + "0" * 200_000 + "\nEND;"),
+        ("mif", MIF + "[" * 200_000 + "\nEND;"),
+        ("mif", MIF + "0 : " + "0" * 200_000 + ";\nEND;"),
+        ("mif", "CONTENT BEGIN " * 20_000),
+        ("mif", "%" * 199_999),
+        ("coe", ";" * 200_000),
+        ("coe", COE + "1" * 200_000),
+        ("c", "int8_t " * 30_000),
+        ("c", "const int8_t a" + " " * 200_000 + "[" * 100_000),
+        ("sv", "localparam" + " " * 200_000),
+        ("sv", "localparam int signed [7:0] a" + "[0]" * 60_000),
+        ("sv", "localparam int a = " + "1" * 200_000 + ";"),
+        ("ihex", ":" * 200_000),
+    ],
+)
+def test_long_texts_are_refused_at_once(kind, text):
+    """Nothing is tried again from every byte on: that would take minutes."""
+    start = time.process_time()
+    with pytest.raises(IntvitError) as refused:
+        read_words(text, kind, packed=True)
+    assert len(str(refused.value)) < 300
+    assert time.process_time() - start < 20
 
 
 def npy(array):

@@ -273,6 +273,7 @@ def test_tiles_may_lie_between_each_other():
     layout = Layout(tiles=[2], word_stride=4, tile_stride=1)
     memory = pack(np.arange(8), S8, layout)
     assert words(memory) == dict(enumerate([0, 2, 4, 6, 1, 3, 5, 7]))
+    assert unpack(memory, (8,), S8, layout, partial=False).values.tolist() == list(range(8))
 
 
 def test_a_file_of_layouts(tmp_path):
