@@ -123,7 +123,7 @@ class Layout(BaseModel):
         if self.format not in NUMBERS or self.packed:
             return self
         kept = {key: getattr(self, key) for key in ("format", "order", "tiles", "tile_order", "edges", "element_bits")}
-        return Layout(**kept, extend=self.extend, word_bits=self.element_bits)
+        return Layout(**kept, word_bits=self.element_bits)
 
     def check_type(self, dtype: IntType, where: object) -> None:
         """IntvitError unless the elements hold this type, and 64-bit integers do."""
