@@ -63,7 +63,7 @@ def read_index(source: Source) -> Index:
 def layouts_of(source: Source, index: Index) -> Layouts | None:
     """The layouts of the memory files; None for one element a word. Their digest must be what the manifests say."""
     where = source.shown(INDEX)
-    found = None if index.layouts is None else build_layouts(index.layouts, f"{where}: layouts")
+    found = None if index.layouts is None else build_layouts(index.layouts.values, f"{where}: layouts")
     if index.layout != (None if found is None else found.digest):
         raise IntvitError(f"{where}: layout must be the digest of the layouts, and is not")
     return found

@@ -34,6 +34,7 @@ from intvit.vectors.manifest import (
     Listed,
     Part,
     Signal,
+    StoredLayouts,
     build,
     case_folder,
     hex_name,
@@ -187,7 +188,7 @@ class _Writer:
     def __init__(self, graph: IntGraph, hex_files: bool, taps: bool, resume: bool, layouts: Mapping[str, Any] | None,
                  n_cases: int, progress: Progress | None) -> None:  # fmt: skip
         self.layouts = None if layouts is None else build_layouts(layouts)
-        self.layout_values = None if layouts is None else dict(layouts)
+        self.layout_values = None if layouts is None else StoredLayouts.of(layouts)
         self.origin = _origin(graph)
         if self.layouts is not None:
             self.origin["layout"] = self.layouts.digest

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -276,12 +276,37 @@ class Listed(_Strict):
     cases: Annotated[list[Entry], Field(min_length=1, fail_fast=True)]
 
 
+class Section(_Strict):
+    """What a layout says of the signals that a pattern matches."""
+
+    pattern: str
+    layout: dict[str, Any]
+
+
+class StoredLayouts(_Strict):
+    """Layouts of memory files, as their TOML file has them; of the patterns the first that matches counts."""
+
+    common: dict[str, Any]
+    signals: list[Section]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return {**self.common, "signals": {each.pattern: each.layout for each in self.signals}}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> StoredLayouts:
+        common = {key: value for key, value in values.items() if key != "signals"}
+        return cls(
+            common=common, signals=[Section(pattern=p, layout=keys) for p, keys in values.get("signals", {}).items()]
+        )
+
+
 class Index(Origin):
     """`index.json`: every part, in the order in which the graph computes them, and its cases."""
 
     recipe: dict[str, Any]
-    layouts: dict[str, Any] | None = None
-    """The TOML values of the layouts of the memory files, where they are not one element a word."""
+    layouts: StoredLayouts | None = None
+    """Of the memory files, where these are not one element a word."""
     stimuli: Literal["images", "directed"] = "images"
     """images: the same for every part, so that a tensor has the same values in all. directed: each part has its own."""
     parts: Annotated[list[Listed], Field(min_length=1, fail_fast=True)]
