@@ -300,6 +300,15 @@ def test_a_change_is_what_lowering_would_have_made(vit, texts, recipe):
         np.testing.assert_array_equal(changed.tensors[node.output].scale, wanted.tensors[node.output].scale)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_scale_changes_through_a_word_too(vit, first):
+    base, texts = {"softmax": {"method": "ibert"}}, ["softmax:method=ivit", "*.matmul_av:drop_lsb=1,input"]
+    changed = changed_by(lowered(vit, **base), *(texts if first else texts[::-1]))
+    wanted = lowered(vit, softmax={"method": "ivit"}).node("blocks.0.attn.context.quant")
+    found = changed.node("blocks.0.attn.context.quant")
+    assert all(np.array_equal(found.arrays[key], array) for key, array in wanted.arrays.items())
+
+
 def test_bits_by_hand():
     graph, images = small_graph(), small_images(2)
     golden = outputs_of(graph, images)

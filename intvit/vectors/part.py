@@ -104,10 +104,10 @@ def fitting(part: IntGraph, name: str, stimuli: Mapping[str, Array]) -> Array:
 def parameters(node: Node) -> dict[str, Array]:
     """Every integer constant of a site by its name in docs/quantization.md, sorted: int64, scalars of shape ().
 
-    The numbers of a method and of a requantization (`bits`) and the arrays alike: there is no second place for any.
+    The numbers of a method, the `bits` of a word and the arrays alike: there is no second place for any.
     """
     scalars = dict(node.attrs.get("params", {}))
-    if node.op == "requantize":
+    if "bits" in node.attrs:
         scalars["bits"] = node.attrs["bits"]
     values: dict[str, Array] = {key: np.array(value, np.int64) for key, value in scalars.items()}
     values |= {key: np.asarray(array).astype(np.int64) for key, array in node.arrays.items()}
