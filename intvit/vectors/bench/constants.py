@@ -9,6 +9,7 @@ output.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -134,9 +135,9 @@ def constants(part: IntGraph, images: int, folder: str, word: int | None = None)
             for key, value in facts.items():
                 found.append(Constant(f"{stream.port}_{key}".upper(), value, True, said if key == "BITS" else ""))
     for prefix, node in _sites(part):
-        for key, value in parameters(node).items():
-            if value.shape == ():
-                found.append(Constant(f"{prefix}{key}".upper(), int(value)))
+        for key, array in parameters(node).items():
+            if array.shape == ():
+                found.append(Constant(f"{prefix}{key}".upper(), int(array)))
         for key, value in _derived(part, node):
             found.append(Constant(f"{prefix}{key}".upper(), value, counts=True))
     for memory in memories(part, word):
@@ -148,10 +149,10 @@ def constants(part: IntGraph, images: int, folder: str, word: int | None = None)
             Constant(f"{name}_MIN", int(values.min())),
             Constant(f"{name}_MAX", int(values.max())),
         ]
-    names = [constant.name for constant in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise IntvitError(f"{name}: must be the name of one constant of the case, not of {names.count(name)}")
+    counted = Counter(constant.name for constant in found)
+    for name, count in counted.items():
+        if count > 1:
+            raise IntvitError(f"{name}: must be the name of one constant of the case, not of {count}")
     return found
 
 

@@ -7,13 +7,13 @@ import random
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from intvit.errors import IntvitError
 from intvit.files import whole_folder
 from intvit.vectors.bench import simulate
-from intvit.vectors.bench.constants import Stream
+from intvit.vectors.bench.constants import Stream, printable
 from intvit.vectors.bench.write import TIMEOUT, Job, Written, linked, write_bench
 
 
@@ -54,6 +54,34 @@ class Report:
     @property
     def passed(self) -> bool:
         return all(o.passed for o in self.outcomes) and all(f.found for f in self.flips)
+
+    @property
+    def summary(self) -> dict[str, object]:
+        """For JSON."""
+        return {"simulator": self.simulator, "passed": self.passed, "outcomes": [asdict(o) for o in self.outcomes],
+                "flips": [asdict(f) for f in self.flips]}  # fmt: skip
+
+    def lines(self) -> list[str]:
+        """For people: a line for each case and bench, what differed below it, the flips, and last what it comes to."""
+        lines = []
+        for o in self.outcomes:
+            verdict = "PASS" if o.passed else "FAIL"
+            lines.append(f"{verdict}  {printable(o.case)}  {o.bench}: {o.words} words, {o.cycles} cycles")
+            lines += [f"      {line}" for line in o.said]
+        unasked = {printable(o.case): ", ".join(o.ignored) for o in self.outcomes if o.ignored}
+        lines += [f"note  {case}: the top has no parameter {names}" for case, names in unasked.items()]
+        for f in self.flips:
+            what = f"bit {f.bit} of word {f.word} of {f.file} flipped"
+            lines.append(f"{'PASS' if f.found else 'FAIL'}  {f.bench}: {what}, {'' if f.found else 'not '}found")
+            lines += [f"      {line}" for line in f.said if not f.found]
+        failed = sum(not o.passed for o in self.outcomes)
+        cases, words = len({o.case for o in self.outcomes}), sum(o.words for o in self.outcomes)
+        benches = " and ".join(dict.fromkeys(o.bench for o in self.outcomes))
+        verdict = "every bit equal" if not failed else f"{failed} of {len(self.outcomes)} runs FAILED"
+        lines.append(f"{cases} cases, {benches}, {self.simulator}: {words} words compared, {verdict}")
+        if self.flips:
+            lines.append(f"{len(self.flips)} flipped bits, {sum(f.found for f in self.flips)} found")
+        return lines
 
 
 def bench(
@@ -101,7 +129,8 @@ def _check_options(simulator: str, benches: Sequence[str], seed: int, stall: int
             raise IntvitError(f"bench: must be one of {', '.join(simulate.BENCHES)}, not {name!r}")
     if not benches:
         raise IntvitError("bench: must be sv or cocotb or both, not none")
-    for what, value, low, high in (("seed", seed, 0, 2**31 - 1), ("stall", stall, 0, 95), ("timeout", timeout, 100, 2**31 - 1)):
+    most = 2**31 - 1
+    for what, value, low, high in (("seed", seed, 0, most), ("stall", stall, 0, 95), ("timeout", timeout, 100, most)):
         if not low <= value <= high:
             raise IntvitError(f"{what}: must lie in {low}..{high}, not {value}")
     why = simulate.missing(simulator, benches)
@@ -135,7 +164,7 @@ def place(written: Written, stream: Stream, word: int) -> str:
         rest, at = divmod(rest, length)
         index.append(at)
     number = case.images[image] if image < len(case.images) else "?"
-    return f"{ascii(stream.tensor)[1:-1]}, image {number}, index {index[::-1]}"
+    return f"{printable(stream.tensor)}, image {number}, index {index[::-1]}"
 
 
 def _selftest(folder: Path, description: dict[str, object], written: Sequence[Written], name: str, simulator: str,

