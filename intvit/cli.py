@@ -1322,6 +1322,48 @@ def sites_command(
     out.print(table)
 
 
+@golden.command("bench")
+def golden_bench(
+    folder: Annotated[Path, typer.Argument(help="Folder of golden vectors.")],
+    top: Annotated[Path, typer.Option(help="SystemVerilog file of the top module, which has the file's name.")],
+    case: Annotated[list[str] | None, typer.Option(help="Case by name; * and ? allowed. Default all.")] = None,
+    bench: Annotated[list[str] | None, typer.Option(help="sv, cocotb; default both.")] = None,
+    simulator: Annotated[str, typer.Option(help="verilator or icarus.")] = "verilator",
+    seed: Annotated[int, typer.Option(help="Of the stalls and of the flipped bits.")] = 1,
+    stall: Annotated[int, typer.Option(help="Cycles in 100 in which a stream pauses, 0 to 95.")] = 25,
+    word: Annotated[int | None, typer.Option(help="Bits of every word, sign-extended; default as each type needs.")]
+    = None,
+    timeout: Annotated[int, typer.Option(help="Cycles without a word after which a case has failed.")] = 1_000_000,
+    selftest: Annotated[bool, typer.Option(help="Flip one bit of each expected file: the bench must fail.")] = False,
+    keep: Annotated[Path | None, typer.Option(help="New folder for benches, memories, logs.")] = None,
+    as_json: JsonOpt = False,
+) -> None:  # fmt: skip
+    """Replay cases against RTL in a SystemVerilog and a cocotb bench with seeded stalls; exit 1 if a bit differs.
+
+    The ports and parameters of a top module: docs/rtl.md. Needs the extra `rtl`, and g++, make and perl, or Icarus.
+
+    Example: intvit golden bench vectors --top softmax_ivit.sv --case 'blocks.*.softmax' --selftest
+    """
+    from intvit.vectors.bench import Job, read_top
+    from intvit.vectors.bench import bench as replay
+    from intvit.vectors.bench.cases import read_cases
+    from intvit.vectors.bench.simulate import BENCHES
+
+    module = read_top(top)
+    jobs = [Job(each, module, word) for each in read_cases(folder, case or ())]
+    with err.status("bench") if err.is_terminal else nullcontext() as status:
+        report = replay(jobs, simulator=simulator, benches=bench or BENCHES, seed=seed, stall=stall, timeout=timeout,
+                        selftest=selftest, keep=keep,
+                        progress=lambda text: status.update(text) if status else None)  # fmt: skip
+    if as_json:
+        print(json.dumps(report.summary))
+    else:
+        for line in report.lines():
+            out.print(line, soft_wrap=True, highlight=False, markup=False)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
 @app.command()
 def demo(
     output: OutputOpt = Path("intvit-demo"),
