@@ -29,9 +29,13 @@ def directed(part: IntGraph, *, seed: int = 0, level: int = 1, most: int | None 
         raise IntvitError(f"level: must be one of {', '.join(map(str, LEVELS))}, not {level!r:.60}")
     if most is not None and (type(most) is not int or most < 1):
         raise IntvitError(f"most: must be an integer of at least 1, not {most!r:.60}")
-    from intvit.vectors.directed import requantize
+    from intvit.vectors.directed import requantize, rows
 
-    return requantize.directed(part, node, seed, level, most)
+    if node.op == "requantize":
+        return requantize.directed(part, node, seed, level, most)
+    if "method" in node.attrs:
+        return rows.directed(part, node, seed, level, most)
+    raise IntvitError(f"{node.name}: no directed stimuli are known for {node.op}")
 
 
 def _one(part: IntGraph) -> Node:

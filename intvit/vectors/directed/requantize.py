@@ -309,11 +309,11 @@ def _window_of(group: Group, term: Term) -> Pair | None:
     return (at, to) if at <= to else None
 
 
-def _partner(group: Group, term: Term, x: int, stream: Stream, same: bool) -> Pair | None:
+def _partner(group: Group, term: Term, x: int, stream: Stream, same: bool) -> tuple[int, int | None] | None:
     """(x, r) or (r, x): an operand of the other term with which this one's last digit is seen."""
-    other = group.other if term is group.x else group.x
+    other = group.x if term.name else group.other
     if other is None or same:
-        return x, x
+        return x, x if same else None
     low, high = group.codes
     q = term.below(x) + group.addend
     if not other.values and low < q < high - 1 and other.low <= 0 <= other.high and stream.below(2):
@@ -322,20 +322,20 @@ def _partner(group: Group, term: Term, x: int, stream: Stream, same: bool) -> Pa
         r = other.pick(low - q, high - 1 - q, stream)
     if r is None:
         return None
-    return (x, r) if term is group.x else (r, x)
+    return (r, x) if term.name else (x, r)
 
 
 def _lines(group: Group, term: Term, stream: Stream) -> list[tuple[Term, int | None]]:
-    """A term, and with products that are added together the term beside some operands of the other."""
+    """A term, and with products that are added together each term beside some operands of the other."""
     if not group.together:
         return [(term, None)]
     assert group.other is not None
     found = []
-    for i in range(CONTEXTS):
-        r = _nearest(group.other, 0) if i == 0 else group.other.pick(*group.other.ends, stream)
-        if r is not None:
-            line = Term(term.name, term.low, term.high, term.m, term.e, term.how, (), r * group.other.m)
-            found.append((line, r))
+    for one, two in ((group.x, group.other), (group.other, group.x)):
+        for i in range(0 if one.values else CONTEXTS):
+            fixed = _nearest(two, 0) if i == 0 else two.pick(*two.ends, stream)
+            if fixed is not None:
+                found.append((dataclasses.replace(one, c=fixed * two.m), fixed))
     return found
 
 
@@ -366,11 +366,11 @@ def _solve(group: Group, term: Term, target: Target, ledger: Ledger, stream: Str
                 continue
             step, offset = target.nearest
             x = least(step * line.m, step * line.c + offset, target.modulus, *window)
-            placed |= _place(group, term, x, r, stream, same, name)
+            placed |= _place(group, line, x, r, stream, same, name)
             continue
         solutions = [x for ends in target.ranges for x in _solutions(line, target.modulus, ends, window)]
         for x in solutions:
-            placed |= _place(group, term, x, r, stream, same)
+            placed |= _place(group, line, x, r, stream, same)
         if not solutions:
             proofs.append({**proof, "residues": [list(each) for each in target.ranges]})
     if placed:
@@ -393,7 +393,10 @@ def _solutions(line: Term, modulus: int, ends: Pair, window: Pair) -> Iterator[i
 
 
 def _place(group: Group, term: Term, x: int, r: int | None, stream: Stream, same: bool, goal: str = "") -> bool:
-    pair = (x, r) if r is not None else _partner(group, term, x, stream, same)
+    if r is not None:
+        pair: tuple[int, int | None] | None = (r, x) if term.name else (x, r)
+    else:
+        pair = _partner(group, term, x, stream, same)
     if pair is None:
         return False
     at = group.add(*pair)
@@ -412,13 +415,13 @@ def _matters(group: Group, term: Term, ledger: Ledger, stream: Stream, same: boo
         found, tries = None, 0
         for x in _crossings(line, change, window) if window else ():
             tries += 1
-            if line.rounded(x) != other.rounded(x):
+            if _code(group, line.rounded(x)) != _code(group, other.rounded(x)):
                 found = x
                 break
             if tries == TRIES:
                 break
         if found is not None:
-            _place(group, term, found, r, stream, same)
+            _place(group, line, found, r, stream, same)
         elif tries < TRIES and not group.together:
             proof = {"m": line.m, "e": line.e, "operands": list(window or ())}
             ledger.unreachable(group.index, name, "every operand between the codes gives the same result", proof)
@@ -426,28 +429,46 @@ def _matters(group: Group, term: Term, ledger: Ledger, stream: Stream, same: boo
             ledger.open(group.index, name, f"none among {tries} operands whose product is near a step")
 
 
+def _code(group: Group, q: int) -> int:
+    """What the output shows of a rounded term; beside another term as if that could bring it between the codes."""
+    if group.other is not None or group.how.output_overflow == "wrap":
+        return q
+    low, high = group.codes
+    return min(max(q + group.addend, low), high)
+
+
 def _crossings(line: Term, change: int, window: Pair) -> Iterator[int]:
     """Operands whose product and that of m + change may lie on two sides of a step of the rounding, large ones first.
 
     The products are x apart: one of at most 2**k is that near to a step, or nowhere.
     """
-    part = line.how.multiplier_bits - 1
-    twice = line.how.double_rounding and line.e > part
-    slack = (1 << (part - 1)) if twice else 0
-    modulus = 1 << max(line.e, 0)
-    edge = 0 if line.how.rounding in ("floor", "toward_zero") else modulus >> 1
+    modulus, edges = 1 << max(line.e, 0), _steps(line)
     for k in range(max(abs(window[0]), abs(window[1])).bit_length(), 0, -1):
         for sign in (1, -1):
             low, high = sorted((sign << (k - 1), sign * ((1 << k) - 1)))
-            at, to = max(low, window[0]), min(high, window[1])
-            reach = ((1 << k) - 1) + slack
-            before = reach if change * sign > 0 else slack
-            while at <= to:
-                x = first(line.m, line.c - edge + before, modulus, 0, min(reach + slack, modulus - 1), at, to)
-                if x is None:
-                    break
-                yield x
-                at = x + 1
+            for edge in edges:
+                at, to = max(low, window[0]), min(high, window[1])
+                reach = (1 << k) - 1
+                before = reach if change * sign > 0 else 0
+                while at <= to:
+                    x = first(line.m, line.c - edge + before, modulus, 0, min(reach, modulus - 1), at, to)
+                    if x is None:
+                        break
+                    yield x
+                    at = x + 1
+
+
+def _steps(line: Term) -> tuple[int, ...]:
+    """The remainders of a product modulo 2**e from which on it is rounded to the next integer."""
+    part, nearest = line.how.multiplier_bits - 1, line.how.rounding not in ("floor", "toward_zero")
+    if line.e < 1:
+        return (0,)
+    if not line.how.double_rounding:
+        return (1 << (line.e - 1),) if nearest else (0,)
+    if line.e <= part:
+        return (1 << (line.e - 1),)
+    half = (1 << (line.e - part - 1)) if nearest else 0
+    return tuple((u << part) - (1 << (part - 1)) for u in (half, half + 1))
 
 
 def _clamps(group: Group, stream: Stream, same: bool) -> None:
@@ -461,7 +482,7 @@ def _clamps(group: Group, stream: Stream, same: bool) -> None:
             _edges(group, x, (low - group.addend, high - group.addend), None, same)
         elif group.together:
             for line, r in _lines(group, x, stream):
-                _edges(group, line, (low - group.addend, high - group.addend), r, same)
+                _edges(group, line, (low - group.addend, high - group.addend), r, same, swap=bool(line.name))
         else:
             for term, second in ((x, other), (other, x)):
                 if term.values:
@@ -471,7 +492,7 @@ def _clamps(group: Group, stream: Stream, same: bool) -> None:
                 picks += [] if second.values else [second.low, second.high, 0]
                 for pick in dict.fromkeys(v for v in picks if v is not None):
                     gone = second.rounded(pick) + group.addend
-                    _edges(group, term, (low - gone, high - gone), pick, same, swap=term is not x)
+                    _edges(group, term, (low - gone, high - gone), pick, same, swap=bool(term.name))
     if how.product_bits < WIDEST_PRODUCT:
         most = 1 << (how.product_bits - 1)
         for term in (x, other):
@@ -500,15 +521,20 @@ def _meetings(group: Group) -> None:
     other = group.other
     assert other is not None
     low, high = group.codes
-    by = {name: group.candidates[at] for name, at in group.goals}
+    ends = {name: group.candidates[at] for name, at in group.goals}
+    two = group.how.double_rounding or group.x.e < 1 or other.e < 1
     for side, name in (("below", "round up only together"), ("above", "round up only apart")):
-        group.wanted[f"terms {name}"] = None
-        for one in SIGNS.values():
-            for two in SIGNS.values():
-                a = by.get(f"rounded: nearest {side} a tie, {one}")
-                b = by.get(f"residual_rounded: nearest {side} a tie, {two}")
-                if a and b:
-                    group.add(a[0], b[1])
+        pairs = [
+            (a[0], b[1])
+            for one in SIGNS.values() for another in SIGNS.values()
+            if (a := ends.get(f"rounded: nearest {side} a tie, {one}"))
+            and (b := ends.get(f"residual_rounded: nearest {side} a tie, {another}"))
+        ]  # fmt: skip
+        pairs = [pair for pair in pairs if low <= group.x.below(pair[0]) + other.below(pair[1]) < high - 2]
+        if not two and any(_adds_up(group.x, other, *pair) for pair in pairs):
+            group.wanted[f"terms {name}"] = None
+            for pair in pairs:
+                group.add(*pair)
     half = [(t, 1 << (t.e - 1)) for t in (group.x, other) if t.e >= 1]
     if len(half) == 2:
         ties = [
@@ -522,6 +548,15 @@ def _meetings(group: Group) -> None:
             group.wanted["both terms tie"] = None
             for pair in pairs[:4]:
                 group.add(*pair)
+
+
+def _adds_up(one: Term, two: Term, x: int, r: int) -> bool:
+    """Whether the sum of two products rounds to another integer than the sum of the rounded ones."""
+    most = max(one.e, two.e)
+    total = (x * one.m << (most - one.e)) + (r * two.m << (most - two.e))
+    return words.step(total, most, "half_up") != sum(
+        words.step(v * t.m, t.e, "half_up") for t, v in ((one, x), (two, r))
+    )
 
 
 # ------------------------------------------------------------------------------------------- classes
@@ -648,8 +683,10 @@ def _goals(site: Site, at: Operands, of: Array, ledger: Ledger) -> Goals:
         for name, candidate in group.goals:
             each = by[name.split(":")[0]]
             j = start + candidate
-            numerator, shift = int(each.numerator[j]), int(each.shift[j])
-            goal(name, i, numerator & ((1 << shift) - 1))
+            rest = int(each.numerator[j]) & ((1 << int(each.shift[j])) - 1)
+            better = max if "below" in name or "largest" in name else min
+            known = int(goals[name][i]) if name in goals else NONE
+            goal(name, i, rest if known == NONE else better(rest, known))
         part = slice(start, start + len(group.candidates))
         for narrowing in trace.narrowings:
             _narrowing_goals(group, narrowing, narrowing.value[part], ledger, lambda n, v, i=i: goal(n, i, v))
