@@ -7,7 +7,7 @@ docs/directed.md.
 from __future__ import annotations
 
 from intvit.errors import IntvitError
-from intvit.graph.ir import IntGraph, Node
+from intvit.graph.ir import LAYOUT_OPS, IntGraph, Node
 from intvit.vectors.directed.coverage import Class, Coverage, Directed, Signal
 
 __all__ = ["Class", "Coverage", "Directed", "Signal", "directed"]
@@ -29,12 +29,16 @@ def directed(part: IntGraph, *, seed: int = 0, level: int = 1, most: int | None 
         raise IntvitError(f"level: must be one of {', '.join(map(str, LEVELS))}, not {level!r:.60}")
     if most is not None and (type(most) is not int or most < 1):
         raise IntvitError(f"most: must be an integer of at least 1, not {most!r:.60}")
-    from intvit.vectors.directed import requantize, rows
+    from intvit.vectors.directed import products, requantize, rows
 
     if node.op == "requantize":
         return requantize.directed(part, node, seed, level, most)
-    if "method" in node.attrs:
+    if node.op in products.OPERATORS:
+        return products.OPERATORS[node.op](part, node, seed, level, most)
+    if "method" in node.attrs or node.op == "mean":
         return rows.directed(part, node, seed, level, most)
+    if node.op in LAYOUT_OPS:
+        return products.moved(part, node, seed, level, most)
     raise IntvitError(f"{node.name}: no directed stimuli are known for {node.op}")
 
 

@@ -17,6 +17,7 @@ from intvit.graph.operators.methods import mask_rows
 from intvit.graph.parameters import method_params, node_method
 from intvit.proofs.claims import EXACT, NEVER, Facts
 from intvit.proofs.walk import RULES, Known, declared, facts_of
+from intvit.spec.pool import mean
 from intvit.spec.taps import Taps, intermediates
 from intvit.vectors.directed.cover import cover
 from intvit.vectors.directed.coverage import HIT, MISSED, OPEN, UNREACHABLE, Class, Coverage, Directed, Signal
@@ -25,8 +26,10 @@ from intvit.vectors.directed.shapes import Row, corners, every_distance, powers,
 from intvit.vectors.directed.steps import STEPS, Clamp, Division
 from intvit.vectors.directed.stream import Stream
 
-BUDGET = 60_000
-"""Elements of all seeded candidates of a site."""
+BUDGET = 480_000
+"""Intermediates of all seeded candidates of a site; those of more than 62 bits count for more."""
+LEAST, MOST = 150, 1200
+"""Seeded candidates of a site."""
 SPAN = 40
 """An intermediate that takes at most so many values has a class for each."""
 MOST_BITS = 130
@@ -75,6 +78,10 @@ class Site:
     """The rows of an image that have each of them."""
     facts: Facts
     unproven: str
+    lead: tuple[int, ...]
+    """Shape of the rows of an image."""
+    axis: int
+    """Of the tensor, along which a row lies."""
 
     def taps(self, row: Row, mask: int) -> Taps:
         given = () if self.masks[mask] is None else (list(self.masks[mask] or ()),)
@@ -82,19 +89,28 @@ class Site:
 
 
 def site_of(part: IntGraph, node: Node) -> Site:
-    x, method = part.tensors[node.inputs[0]], node_method(node)
-    n, count = x.shape[-1], int(np.prod(x.shape[:-1]))
+    x = part.tensors[node.inputs[0]]
+    axis = node.attrs["axis"] if node.op == "mean" else len(x.shape) - 1
+    n, lead = x.shape[axis], (*x.shape[:axis], *x.shape[axis + 1 :])
+    masks: list[tuple[bool, ...] | None] = [None]
+    rows = [list(range(int(np.prod(lead))))]
     hidden = mask_rows(node, (1, *x.shape))
-    if hidden is None:
-        masks, rows = [None], [list(range(count))]
-    else:
+    if hidden is not None:
         distinct, of = np.unique(hidden, axis=0, return_inverse=True)
         masks = [tuple(each) if any(each) else None for each in distinct.tolist()]
         rows = [np.flatnonzero(of.reshape(-1) == i).tolist() for i in range(len(masks))]
     unproven: dict[str, str] = {}
     facts = facts_of(node, [Known(declared(x))], [x], part.tensors[node.output], RULES, unproven)
-    return Site(node, method.id, method.spec, method_params(node), n, *limits_of(x), masks, rows, facts,
-                unproven.get(node.name, ""))  # fmt: skip
+    operator, spec, params = node.op, _mean, None
+    if node.op != "mean":
+        method = node_method(node)
+        operator, spec, params = method.id, method.spec, method_params(node)
+    return Site(node, operator, spec, params, n, *limits_of(x), masks, rows, facts, unproven.get(node.name, ""), lead,
+                axis)  # fmt: skip
+
+
+def _mean(row: Sequence[int], params: Any) -> list[int]:
+    return [mean(row)]
 
 
 # ----------------------------------------------------------------------------------------- what a row shows
@@ -218,7 +234,9 @@ def propose(site: Site, stream: Stream, level: int) -> Iterator[Candidate]:
     """Rows with a mask each; most of them with the first of the site's masks."""
     n, low, high = site.n, site.low, site.high
     kinds = list(range(len(site.masks)))
-    count = max(60, min(1200, BUDGET * level // n))
+    cost = sum(1 + 10 * (v is not None and v.bit_length() > 53) for values in
+               site.taps(seeded(n, low, high, stream), 0).values() for v in values)  # fmt: skip
+    count = level * max(LEAST, min(MOST, BUDGET // cost))
     structural = list(corners(n, low, high))
     structural += every_distance(n, low, high, max(4, count // 20))
     structural += _special(site, stream)
@@ -233,7 +251,7 @@ def propose(site: Site, stream: Stream, level: int) -> Iterator[Candidate]:
 def _special(site: Site, stream: Stream) -> Iterator[Row]:
     """Rows for sums with a stated remainder, and for sums that are a number of halves of their largest exponential."""
     n, low, high = site.n, site.low, site.high
-    if "mean" in site.facts.signals:
+    if "mean" in site.facts.signals or site.node.op == "mean":
         for i in range(96):
             goal = (n // 2, n // 2 - 1, n // 2 + 1, 0, n - 1, 1)[i % 6]
             row = seeded(n, low, high, stream)
@@ -351,9 +369,9 @@ def _decided(site: Site, goals: Mapping[str, Goal]) -> Iterator[tuple[str, str, 
 
 def _no_tie(site: Site, name: str, parity: str, sign: str) -> str:
     """Why a quotient of that sign cannot tie, where its interval says so."""
-    numerators = {"mean": "sum", "exp16": "exp", "ratio": "sum", "y": "total"}
+    numerators = {"mean": "sum", "exp16": "exp", "ratio": "sum", "y": "sum" if site.node.op == "mean" else "total"}
     claim = site.facts.signals.get(numerators.get(name, ""))
-    if name == "mean" and site.n % 2:
+    if (name == "mean" or site.node.op == "mean") and site.n % 2:
         return f"the divisor {site.n} is odd"
     if claim is not None and sign == "negative" and claim[0].low >= 0:
         return f"proven: {numerators[name]} is {claim[0].low} at least (intvit prove)"
@@ -445,15 +463,16 @@ def _covered(part: IntGraph, site: Site, goals: Sequence[Goal], others: Sequence
     for goal in goals:
         if goal.name in hits:
             image, row, element = hits[goal.name]
-            where = tuple(int(v) for v in np.unravel_index(row, x.shape[:-1])) if x.shape[:-1] else ()
-            where = where if element is None else (*where, element)
+            where = tuple(int(v) for v in np.unravel_index(row, site.lead)) if site.lead else ()
+            where = where if element is None else (*where[: site.axis], element, *where[site.axis :])
             classes.append(Class(goal.name, HIT, image=image, element=where, value=goal.value))
         else:
             classes.append(Class(goal.name, MISSED, value=goal.value, reason="no stimulus hits it"))
     signals = _signals(site, ends)
     coverage = Coverage(site.node.name, site.operator, seed, level, len(images), site.node.inputs[0],
                         (*classes, *others), signals=signals)  # fmt: skip
-    return Directed({site.node.inputs[0]: stored(images, x)}, coverage)
+    turned = np.moveaxis(images.reshape(len(images), *site.lead, site.n), -1, site.axis + 1)
+    return Directed({site.node.inputs[0]: stored(turned, x)}, coverage)
 
 
 def _signals(site: Site, ends: Mapping[str, tuple[int, int]]) -> tuple[Signal, ...]:

@@ -158,7 +158,12 @@ def _layernorm_fqvit(row: Row, taps: Taps, p: Any) -> Steps:
     yield Division("y", [v for v, _ in totals], [1 << n for _, n in totals], even=True)
 
 
+def _mean(row: Row, taps: Taps, p: Any) -> Steps:
+    yield Division("y", taps["sum"], [len(row)], even=True)
+
+
 STEPS: Mapping[str, Callable[[Row, Taps, Any], Steps]] = {
+    "mean": _mean,
     "softmax.ivit.v1": _softmax_ivit,
     "softmax.ibert.v1": _softmax_ibert,
     "softmax.fqvit.v1": _softmax_fqvit,
@@ -177,4 +182,4 @@ STEPS: Mapping[str, Callable[[Row, Taps, Any], Steps]] = {
     "rmsnorm.ivit.v1": lambda row, taps, p: _rmsnorm(row, taps, p, SUM_MAX),
     "rmsnorm.ibert.v1": lambda row, taps, p: _rmsnorm(row, taps, p, SUM_MAX + 1),
 }
-"""Method id -> its steps on one row. Pinned to versions, as the rules of `proofs.walk` are."""
+"""Method id, or operator -> its steps on one row. Pinned to versions, as the rules of `proofs.walk` are."""
