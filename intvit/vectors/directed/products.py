@@ -142,13 +142,12 @@ class Linear:
         yield "x: one-hot", ((x != 0).sum(axis=1, keepdims=True) == 1)
         yield "x: first element alone", ((x[:, 1:] == 0).all(axis=1) & (x[:, 0] != 0))[:, None]
         yield "x: last element alone", ((x[:, :-1] == 0).all(axis=1) & (x[:, -1] != 0))[:, None]
-        if x.shape[1] > 3:
+        if x.shape[1] > 1:
             half = x.shape[1] // 2
             first = x[:, :half].astype(np.int64) @ self.weight.T[:half]
-            most = max(abs(self.ends.low), abs(self.ends.high))
-            back = (np.abs(first) > most // 4) & (np.abs(sums) <= most // 32)
-            yield "a large partial sum that comes back, positive", back & (first > 0)
-            yield "a large partial sum that comes back, negative", back & (first < 0)
+            for sign, word in ((1, "above"), (-1, "below")):
+                fall = sign * first - np.abs(sums)
+                yield f"partial sum furthest {word} the sum", fall == fall.max(initial=0)
 
     def candidates(self, stream: Stream, level: int) -> Iterator[Row]:
         low, high, depth = self.low, self.high, self.weight.shape[1]
@@ -172,8 +171,12 @@ class Linear:
         yield from self._beside(tops[:3], bottoms[:3])
         half = depth // 2
         for o in (*tops[:2], *bottoms[:2]):
-            for first, second in ((up, down), (down, up)):
-                yield [*first[o, :half].tolist(), *second[o, half:].tolist()]
+            for ends in (up, down):
+                first, (before, after) = ends[o, :half].tolist(), np.split(self.weight[o], [half])
+                left = -int(self.bias[o]) - int((before * first).sum())
+                back = reach(after.tolist(), low, high, left)
+                other = down if ends is up else up
+                yield [*first, *(other[o, half:].tolist() if back is None else back)]
         for k in range((high - low).bit_length()):
             yield [v >> k if v >= 0 else -(-v >> k) for v in up[tops[0]].tolist()]
             yield [v >> k if v >= 0 else -(-v >> k) for v in down[bottoms[0]].tolist()]
@@ -198,7 +201,12 @@ class Linear:
                         yield row
 
     def _small(self) -> Iterator[Row]:
-        """Sums of every short length, of the outputs with the least biases."""
+        """Sums of every short length, of the outputs with the least biases; a sum of 0 of any."""
+        for weight, bias in zip(self.weight.tolist(), self.bias.tolist(), strict=True):
+            row = reach(weight, self.low, self.high, -bias)
+            if row is not None:
+                yield row
+                break
         for o in np.argsort(np.abs(self.bias), kind="stable")[:2].tolist():
             for k in range(max(abs(self.ends.low), abs(self.ends.high)).bit_length()):
                 for target in (1 << k, -(1 << k), 0):
@@ -216,7 +224,7 @@ def linear(part: IntGraph, node: Node, seed: int, level: int, most: int | None) 
     rows = np.unique(np.array(list(site.candidates(stream, level)), np.int64), axis=0)
     rows = rows[_allowed(site.sums(rows), ends).all(axis=1)]
     per_output = level > 1
-    hits = {name: found.any(axis=1) for name, found in site.classes(rows)}
+    hits = {name: np.broadcast_to(found, (len(rows), len(weight))).any(axis=1) for name, found in site.classes(rows)}
     extremes: dict[str, Array] = {}
     if per_output:
         up = site._attained(np.where(weight > 0, site.high, np.where(weight < 0, site.low, 0)))

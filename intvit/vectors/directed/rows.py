@@ -23,7 +23,7 @@ from intvit.vectors.directed.cover import cover
 from intvit.vectors.directed.coverage import HIT, MISSED, OPEN, UNREACHABLE, Class, Coverage, Directed, Signal
 from intvit.vectors.directed.place import limits_of, stored
 from intvit.vectors.directed.shapes import Row, corners, every_distance, powers, seeded, with_sum
-from intvit.vectors.directed.steps import STEPS, Clamp, Division
+from intvit.vectors.directed.steps import NO_TIES, STEPS, Clamp, Division
 from intvit.vectors.directed.stream import Stream
 
 BUDGET = 480_000
@@ -33,6 +33,8 @@ LEAST, MOST = 150, 1200
 SPAN = 40
 """An intermediate that takes at most so many values has a class for each."""
 MOST_BITS = 130
+MOST_SPAN = 512
+"""Codes of an activation all of whose pairs are tried for a proven end that no candidate hits."""
 Element = int | None
 Extremes = dict[str, tuple[int, Element]]
 
@@ -263,6 +265,21 @@ def _special(site: Site, stream: Stream) -> Iterator[Row]:
             yield from powers(n, site.params.x0, low, high, halves)
 
 
+def _hunted(site: Site, goals: Sequence[Goal]) -> Iterator[Candidate]:
+    """Rows for proven ends of an activation, which depends on an element and on the largest of its row: all pairs."""
+    if not goals or site.high - site.low > MOST_SPAN or not site.node.op.endswith(("gelu", "silu")) or site.n < 2:
+        return
+    left = {(goal.quantity, goal.value) for goal in goals if goal.quantity}
+    for top in range(site.low, site.high + 1):
+        row = list(range(site.low, top + 1))
+        for name, values in site.taps(row, 0).items():
+            for i in [i for i, v in enumerate(values) if (name, v) in left] if len(values) >= len(row) else ():
+                left.discard((name, values[i]))
+                yield Candidate([row[min(i, len(row) - 1)]] + [top] * (site.n - 1), 0)
+        if not left:
+            return
+
+
 # ----------------------------------------------------------------------------------------- classes
 
 
@@ -368,7 +385,9 @@ def _decided(site: Site, goals: Mapping[str, Goal]) -> Iterator[tuple[str, str, 
 
 
 def _no_tie(site: Site, name: str, parity: str, sign: str) -> str:
-    """Why a quotient of that sign cannot tie, where its interval says so."""
+    """Why a quotient of that sign cannot tie, where its interval or its constants say so."""
+    if site.operator in NO_TIES and name in NO_TIES[site.operator](site.params):
+        return "tried: it rounds a constant, and of every shift that there is none is a tie"
     numerators = {"mean": "sum", "exp16": "exp", "ratio": "sum", "y": "sum" if site.node.op == "mean" else "total"}
     claim = site.facts.signals.get(numerators.get(name, ""))
     if (name == "mean" or site.node.op == "mean") and site.n % 2:
@@ -392,6 +411,9 @@ def directed(part: IntGraph, node: Node, seed: int, level: int, most: int | None
     candidates = list(known.values())
     all_seen = [see(site, each) for each in candidates]
     goals, others = goals_of(site, all_seen)
+    hunted = list(_hunted(site, [g for g in goals if not any(g.element(seen)[0] for seen in all_seen)]))
+    candidates += hunted
+    all_seen += [see(site, each) for each in hunted]
     sets = [{i for i, goal in enumerate(goals) if goal.element(seen)[0]} for seen in all_seen]
     chosen = [candidates[i] for i in cover(sets, range(len(goals)))]
     if level > 1:

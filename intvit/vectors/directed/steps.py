@@ -162,6 +162,18 @@ def _mean(row: Row, taps: Taps, p: Any) -> Steps:
     yield Division("y", taps["sum"], [len(row)], even=True)
 
 
+def _constant_ties(p: Any) -> set[str]:
+    """FQ-ViT's beta_term rounds a constant, for the shifts N of 0..31: whether any ties."""
+    for bias, exp in zip(p.bias, p.bias_exp, strict=True):
+        for n in range(32):
+            shift = exp - n - max(0, min(GUARD_BITS, exp - n))
+            if shift > 0 and bias & ((1 << shift) - 1) == 1 << (shift - 1):
+                return set()
+    return {"beta_term"}
+
+
+NO_TIES: Mapping[str, Callable[[Any], set[str]]] = {"layernorm.fqvit.v1": _constant_ties}
+"""Method id -> roundings of its parameters that were tried out, and of which none is a tie."""
 STEPS: Mapping[str, Callable[[Row, Taps, Any], Steps]] = {
     "mean": _mean,
     "softmax.ivit.v1": _softmax_ivit,
