@@ -1093,7 +1093,8 @@ def _check_methods(name: str, as_json: bool) -> None:
 @golden.command("export")
 def golden_export(
     graph: GraphArg,
-    images: ImagesArg,
+    images: Annotated[str | None, typer.Argument(help="As of `run`. Not with --directed.")] = None,
+    *,
     output: OutputOpt,
     site: Annotated[list[str] | None, typer.Option(help="Site, operator or operator.method; * and ? allowed.")] = None,
     part: Annotated[
@@ -1110,6 +1111,10 @@ def golden_export(
         Path | None, typer.Option(metavar="TOML", help="Layouts of the memory files (docs/layouts.md). [default: hex]")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an export with --resume was ended.")] = False,
+    directed: Annotated[
+        int | None, typer.Option(min=1, max=2, metavar="LEVEL", help="Directed stimuli in place of images: 1 or 2.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="With --directed.")] = 0,
     mean: MeanOpt = None,
     std: StdOpt = None,
     resize: ResizeOpt = None,
@@ -1122,10 +1127,12 @@ def golden_export(
 
     Example: intvit golden export vit.h5 images.h5 -o block.zip --part 'block0=blocks.0.*' --taps
 
+    Example: intvit golden export vit.h5 -o corners --directed 1 --site 'blocks.0.*'
+
     Example: intvit golden export vit.h5 images.h5 -o mlp --span mlp=blocks.0.norm2..blocks.0.add2
     """
     from intvit.graph.store import load
-    from intvit.vectors.export import export, select_parts
+    from intvit.vectors.export import directed_stimuli, export, export_stimuli, select_parts
     from intvit.vectors.layouts.layout import read_values
 
     integer = load(graph)
@@ -1133,13 +1140,31 @@ def golden_export(
     spans = {name: _span(text) for name, text in _named("--span", span).items()}
     chosen = select_parts(integer, site or ([] if parts or spans else ["*"]), parts, spans)
     layouts = None if layout is None else read_values(layout)
+    common: dict[str, Any] = {"hex_files": hex_files, "taps": taps, "resume": resume, "layouts": layouts}
+    if directed is not None:
+        _none_of({"IMAGES": images, "--first": first, "--count": count > 1, "--mean": mean, "--std": std,
+                  "--resize": resize}, "must not go with --directed")  # fmt: skip
+        with progress("directed") as report:
+            stimuli = {}
+            for i, each in enumerate(chosen):
+                stimuli[each.name] = directed_stimuli(each.graph, seed, directed)
+                report(i + 1, len(chosen))
+        with progress("export") as report:
+            index = export_stimuli(integer, stimuli, output, parts=chosen, **common, progress=report)
+        for name, each_site in stimuli.items():
+            if missed := each_site.coverage["counts"]["missed"]:
+                _notice(f"note: {name}: {missed} classes are missed; coverage.json names them")
+        _notice(f"wrote {index.n_cases} cases to {output}, digest {index.digest}")
+        return
+    if images is None:
+        raise IntvitError("IMAGES: must be given, or --directed")
     source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
                      resize=resize)  # fmt: skip
     if first + count > len(source):
         raise IntvitError(f"--first/--count: must lie within {len(source)} images, not {first}..{first + count - 1}")
     with progress("export") as report:
         index = export(integer, source.read(first, first + count), output, parts=chosen, first_image=first,
-                       hex_files=hex_files, taps=taps, resume=resume, layouts=layouts, progress=report)  # fmt: skip
+                       progress=report, **common)  # fmt: skip
     _applied(source.preprocessing)
     _notice(f"wrote {index.n_cases} cases to {output}, digest {index.digest}")
 

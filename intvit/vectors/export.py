@@ -178,6 +178,14 @@ def export_stimuli(
     return writer.write(folder, parts, cases(), {name: each.coverage for name, each in stimuli.items()})
 
 
+def directed_stimuli(part: IntGraph, seed: int = 0, level: int = 1) -> Stimuli:
+    """Stimuli that reach the corners of a part of one site, and their coverage (docs/directed.md)."""
+    from intvit.vectors.directed import directed
+
+    found = directed(part, seed=seed, level=level)
+    return Stimuli(found.stimuli, found.coverage.value())
+
+
 def _needed(wanted: Wanted, taps: bool) -> tuple[str, ...]:
     """Which tensors of a part its cases are made of."""
     inside = [name for node in wanted.sites for name in node.inputs] if taps else []

@@ -6,15 +6,14 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from intvit.errors import IntvitError
-from intvit.graph.ir import Array, Graph, IntGraph, Node, Tensor
+from intvit.graph.ir import Array, Graph, IntGraph
 from intvit.vectors import part as parts
-from intvit.vectors.bundle import read_case, read_index, read_manifest
-from intvit.vectors.manifest import Signal
+from intvit.vectors.bundle import open_bundle
 
 
 class Case(Protocol):
@@ -81,44 +80,12 @@ def first_rows(part: IntGraph, stimuli: Mapping[str, Array], rows: int) -> tuple
 
 
 def read_cases(folder: str | Path, patterns: Sequence[str] = ()) -> list[Case]:
-    """The cases of a folder of golden vectors whose name matches a pattern, all without one, in its order.
+    """The cases of a bundle of golden vectors whose name matches a pattern, all without one, in its order.
 
-    IntvitError for a folder that is no such folder, whose bytes changed, and for a pattern that matches none.
+    IntvitError for what is no bundle, whose bytes changed, and for a pattern that matches none.
     """
-    root = Path(folder)
-    index = read_index(root)
-    sites: dict[str, list[Any]] = {}
-    for entry in index.cases:
-        sites.setdefault(entry.site, []).append(entry)
+    found = open_bundle(folder)
     for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(site, pattern) for site in sites):
-            raise IntvitError(f"--case {pattern}: must match a case of {root}, and matches none")
-    wanted = [s for s in sites if not patterns or any(fnmatch.fnmatchcase(s, p) for p in patterns)]
-    return [_of_bundle(root, index, site, sites[site]) for site in wanted]
-
-
-def _of_bundle(root: Path, index: Any, site: str, entries: Sequence[Any]) -> Case:
-    loaded = []
-    for entry in entries:
-        manifest, altered = read_manifest(root, index, entry)
-        case = read_case(root, manifest)
-        if altered or case.mismatches:
-            raise IntvitError(f"{root / entry.folder}: must be as it was exported, and differs: intvit golden check")
-        loaded.append((manifest, case.arrays))
-    manifest, arrays = loaded[0]
-    given = [s for s in manifest.signals if s.role == "stimulus"]
-    (output,) = [s for s in manifest.signals if s.role == "expected"]
-    constants = {s.key: arrays[s.key].astype(np.int64) for s in manifest.signals if s.role == "parameter"}
-    names = tuple(str(s.tensor) for s in given)
-    node = Node(manifest.op, site, names, str(output.tensor), manifest.attrs, constants)
-    tensors = {str(s.tensor): _tensor(s) for s in (*given, output)}
-    part = Graph(tuple(dict.fromkeys(names)), (node.output,), (node,), tensors)
-    keys = {str(s.tensor): s.key for s in (*given, output)}
-    stacked = {name: np.stack([each[key] for _, each in loaded]) for name, key in keys.items()}
-    images = tuple(entry.image for entry in entries)
-    return Vectors(site, part, images, {n: stacked[n] for n in part.inputs}, {node.output: stacked[node.output]})
-
-
-def _tensor(signal: Signal) -> Tensor:
-    return Tensor(str(signal.tensor), tuple(signal.shape), signal.type, np.asarray(signal.scale, np.float64),
-                  signal.encoding, signal.bound)  # fmt: skip
+        if not any(fnmatch.fnmatchcase(case.name, pattern) for case in found):
+            raise IntvitError(f"--case {pattern}: must match a case of {folder}, and matches none")
+    return [case for case in found if not patterns or any(fnmatch.fnmatchcase(case.name, p) for p in patterns)]
