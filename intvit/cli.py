@@ -1093,7 +1093,8 @@ def _check_methods(name: str, as_json: bool) -> None:
 @golden.command("export")
 def golden_export(
     graph: GraphArg,
-    images: ImagesArg,
+    images: Annotated[str | None, typer.Argument(help="As of `run`. Not with --directed.")] = None,
+    *,
     output: OutputOpt,
     site: Annotated[list[str] | None, typer.Option(help="Site, operator or operator.method; * and ? allowed.")] = None,
     part: Annotated[
@@ -1106,7 +1107,14 @@ def golden_export(
     count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 1,
     hex_files: Annotated[bool, typer.Option("--hex/--no-hex", help="Write $readmemh files.")] = True,
     taps: Annotated[bool, typer.Option("--taps", help="Named intermediates of every operator too.")] = False,
+    layout: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="Layouts of the memory files (docs/layouts.md). [default: hex]")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an export with --resume was ended.")] = False,
+    directed: Annotated[
+        int | None, typer.Option(min=1, max=2, metavar="LEVEL", help="Directed stimuli in place of images: 1 or 2.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="With --directed.")] = 0,
     mean: MeanOpt = None,
     std: StdOpt = None,
     resize: ResizeOpt = None,
@@ -1119,22 +1127,44 @@ def golden_export(
 
     Example: intvit golden export vit.h5 images.h5 -o block.zip --part 'block0=blocks.0.*' --taps
 
+    Example: intvit golden export vit.h5 -o corners --directed 1 --site 'blocks.0.*'
+
     Example: intvit golden export vit.h5 images.h5 -o mlp --span mlp=blocks.0.norm2..blocks.0.add2
     """
     from intvit.graph.store import load
-    from intvit.vectors.export import export, select_parts
+    from intvit.vectors.export import directed_stimuli, export, export_stimuli, select_parts
+    from intvit.vectors.layouts.layout import read_values
 
     integer = load(graph)
     parts = {name: text.split(",") for name, text in _named("--part", part).items()}
     spans = {name: _span(text) for name, text in _named("--span", span).items()}
     chosen = select_parts(integer, site or ([] if parts or spans else ["*"]), parts, spans)
+    layouts = None if layout is None else read_values(layout)
+    common: dict[str, Any] = {"hex_files": hex_files, "taps": taps, "resume": resume, "layouts": layouts}
+    if directed is not None:
+        _none_of({"IMAGES": images, "--first": first, "--count": count > 1, "--mean": mean, "--std": std,
+                  "--resize": resize}, "must not go with --directed")  # fmt: skip
+        with progress("directed") as report:
+            stimuli = {}
+            for i, each in enumerate(chosen):
+                stimuli[each.name] = directed_stimuli(each.graph, seed, directed)
+                report(i + 1, len(chosen))
+        with progress("export") as report:
+            index = export_stimuli(integer, stimuli, output, parts=chosen, **common, progress=report)
+        for name, each_site in stimuli.items():
+            if missed := each_site.coverage["counts"]["missed"]:
+                _notice(f"note: {name}: {missed} classes are missed; coverage.json names them")
+        _notice(f"wrote {index.n_cases} cases to {output}, digest {index.digest}")
+        return
+    if images is None:
+        raise IntvitError("IMAGES: must be given, or --directed")
     source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
                      resize=resize)  # fmt: skip
     if first + count > len(source):
         raise IntvitError(f"--first/--count: must lie within {len(source)} images, not {first}..{first + count - 1}")
     with progress("export") as report:
         index = export(integer, source.read(first, first + count), output, parts=chosen, first_image=first,
-                       hex_files=hex_files, taps=taps, resume=resume, progress=report)  # fmt: skip
+                       progress=report, **common)  # fmt: skip
     _applied(source.preprocessing)
     _notice(f"wrote {index.n_cases} cases to {output}, digest {index.digest}")
 
@@ -1315,6 +1345,48 @@ def sites_command(
     for row in sites.rows(found):
         table.add_row(*row)
     out.print(table)
+
+
+@golden.command("bench")
+def golden_bench(
+    folder: Annotated[Path, typer.Argument(help="Folder of golden vectors.")],
+    top: Annotated[Path, typer.Option(help="SystemVerilog file of the top module, which has the file's name.")],
+    case: Annotated[list[str] | None, typer.Option(help="Case by name; * and ? allowed. Default all.")] = None,
+    bench: Annotated[list[str] | None, typer.Option(help="sv, cocotb; default both.")] = None,
+    simulator: Annotated[str, typer.Option(help="verilator or icarus.")] = "verilator",
+    seed: Annotated[int, typer.Option(help="Of the stalls and of the flipped bits.")] = 1,
+    stall: Annotated[int, typer.Option(help="Cycles in 100 in which a stream pauses, 0 to 95.")] = 25,
+    word: Annotated[int | None, typer.Option(help="Bits of every word, sign-extended; default as each type needs.")]
+    = None,
+    timeout: Annotated[int, typer.Option(help="Cycles without a word after which a case has failed.")] = 1_000_000,
+    selftest: Annotated[bool, typer.Option(help="Flip one bit of each expected file: the bench must fail.")] = False,
+    keep: Annotated[Path | None, typer.Option(help="New folder for benches, memories, logs.")] = None,
+    as_json: JsonOpt = False,
+) -> None:  # fmt: skip
+    """Replay cases against RTL in a SystemVerilog and a cocotb bench with seeded stalls; exit 1 if a bit differs.
+
+    The ports and parameters of a top module: docs/rtl.md. Needs the extra `rtl`, and g++, make and perl, or Icarus.
+
+    Example: intvit golden bench vectors --top softmax_ivit.sv --case 'blocks.*.softmax' --selftest
+    """
+    from intvit.vectors.bench import Job, read_top
+    from intvit.vectors.bench import bench as replay
+    from intvit.vectors.bench.cases import read_cases
+    from intvit.vectors.bench.simulate import BENCHES
+
+    module = read_top(top)
+    jobs = [Job(each, module, word) for each in read_cases(folder, case or ())]
+    with err.status("bench") if err.is_terminal else nullcontext() as status:
+        report = replay(jobs, simulator=simulator, benches=bench or BENCHES, seed=seed, stall=stall, timeout=timeout,
+                        selftest=selftest, keep=keep,
+                        progress=lambda text: status.update(text) if status else None)  # fmt: skip
+    if as_json:
+        print(json.dumps(report.summary))
+    else:
+        for line in report.lines():
+            out.print(line, soft_wrap=True, highlight=False, markup=False)
+    if not report.passed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -6,7 +6,6 @@ import dataclasses
 
 import widths
 
-from intvit.errors import IntvitError
 from intvit.kernels import registry
 from intvit.spec.layernorm import FqvitLayerNorm
 from intvit.spec.ranges import asked
@@ -41,17 +40,14 @@ def constants(method, channels, rng):
     """Constants of a method for rows of `channels`, each anywhere in its range."""
     if method.params is FqvitLayerNorm:
         return fqvit_layernorm(channels, rng)
-    while True:
-        params = sample(method, channels)
-        try:
-            for key, (low, high) in ranges(params).items():
-                value = drawn(rng, low, high)
-                if isinstance(getattr(params, key), tuple):
-                    value = tuple(drawn(rng, low, high) for _ in range(len(getattr(params, key))))
-                params = dataclasses.replace(params, **{key: value})
-            return params
-        except IntvitError:  # a range that depends on another constant
-            continue
+    usual, values = sample(method, channels), {}
+    for key, (low, high) in ranges(usual).items():
+        if key == "b" and "x0" in values:  # a polynomial that rises
+            low = -2 * (values["x0"] + 1)
+        given = getattr(usual, key)
+        several = isinstance(given, tuple)
+        values[key] = tuple(drawn(rng, low, high) for _ in given) if several else drawn(rng, low, high)
+    return type(usual)(**values)
 
 
 def fqvit_layernorm(channels, rng):

@@ -336,3 +336,53 @@ def test_a_block_on_the_command_line(cli, mixed_path, tmp_path):
     block, mlp = open_bundle(tmp_path / "v.zip")
     assert (len(block.part.inputs), len(block.part.outputs)) == (1, 1)
     assert next(node.op for node in mlp.part.nodes if node.op not in LAYOUT_OPS) == "linear"
+
+
+LAYOUT = """
+element_bits = 64
+word_bits = 64
+[signals.weight]
+element_bits = 8
+lanes = 4
+word_bits = 32
+[signals."input*"]
+element_bits = 8
+lanes = 4
+word_bits = 32
+format = "{format}"
+"""
+
+
+@pytest.mark.parametrize("kind", ["memh", "mif", "bin"])
+def test_memory_files_lie_as_a_layout_says(graph, tmp_path, cli, kind):
+    from intvit.vectors.layouts.layout import build_layouts, read_values
+
+    (tmp_path / "l.toml").write_text(LAYOUT.format(format=kind))
+    values = read_values(tmp_path / "l.toml")
+    index = export(graph, small_images(1), tmp_path / "v", sites=["fc"], layouts=values)
+    assert index.layout == build_layouts(values).digest
+    assert check(tmp_path / "v").mismatches == ()
+    (weight,) = [p for p in (tmp_path / "v" / "fc").iterdir() if p.name.startswith("weight")]
+    assert f"layout {index.layout[:16]}" in weight.read_text()
+    (case,) = [c for c in open_bundle(tmp_path / "v") if c.name == "fc"]
+    assert case.layouts == build_layouts(values)
+    (path,) = [p for p in (tmp_path / "v" / "fc" / "image0").iterdir() if p.name.startswith("input0")]
+    data = path.read_bytes()
+    path.write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
+    status, out, _ = cli("golden", "check", tmp_path / "v")
+    assert (status, "input0" in out) == (1, True)
+    path.write_bytes(data)
+    path.rename(path.with_name("input0.other"))
+    assert cli("golden", "check", tmp_path / "v")[0] == 2
+
+
+def test_a_layout_that_does_not_fit_is_refused(cli, mixed_path, tmp_path):
+    (tmp_path / "l.toml").write_text("element_bits = 4\n")
+    arguments = ["golden", "export", mixed_path, "fashion-mnist:test", "-o", tmp_path / "v", "--site", "logits"]
+    status, _, err = cli(*arguments, "--layout", tmp_path / "l.toml")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "must fit element_bits" in err
+    (tmp_path / "l.toml").write_text("tile = 4\n")
+    status, _, err = cli(*arguments, "--layout", tmp_path / "l.toml")
+    assert (status, "l.toml: tile: must be a known key" in " ".join(err.split())) == (2, True)
+    assert [p.name for p in tmp_path.iterdir()] == ["l.toml"]

@@ -23,7 +23,7 @@ from intvit.graph.check import check
 from intvit.graph.inttypes import IntType
 from intvit.graph.ir import LAYOUT_OPS, Array, Graph, IntGraph, Node, Tensor
 from intvit.graph.operators import accumulators, matmul, methods, word
-from intvit.graph.operators.requantize import signed, zero_point_of
+from intvit.graph.operators.requantize import addend, signed
 from intvit.graph.parameters import method_params, node_method
 from intvit.graph.ranges import linear_bound, narrowest
 from intvit.kernels import registry
@@ -222,7 +222,7 @@ def refitted(node: Node, inputs: Sequence[Tensor], how: Numerics, factors: Seque
 
     `factors`: by which the scales of its inputs have grown.
     """
-    arrays, free = dict(node.arrays), zero_point_of(node) is not None
+    arrays, free = dict(node.arrays), addend(node) is not None
     terms = ["", "residual_"] if "residual_m" in arrays and not free else [""]
     ratios = []
     for i, term in enumerate(terms):

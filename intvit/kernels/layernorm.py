@@ -465,6 +465,7 @@ FQVIT = Method(
     "layernorm", "fqvit", 1, spec.FqvitLayerNorm, _fqvit_lower, spec.fqvit, _fqvit_kernel,
     "8-bit multiplier per channel and row, power-of-two factors", "arXiv 2111.13824", widths=(2, 8),
     fast=LayerNormForms(any_rows=True), stand_ins={"gelu": "ivit"}, accurate=Accurate(input_bits=16),
+    derived=spec.fqvit_derived,
 )  # fmt: skip
 IVIT_TVM = Method(
     "layernorm", "ivit_tvm", 1, spec.IvitTvmLayerNorm, _bias_lower(spec.IvitTvmLayerNorm), spec.ivit_tvm,

@@ -104,6 +104,9 @@ class Method:
     outside: Callable[[Any, Mapping[str, Sequence[int | None]]], str | None] | None = None
     """(params, the intermediates of a row, by the names of its specification) -> the rule that the row breaks, if it is
     one for which the method was not made: its result is defined, and bad."""
+    derived: Callable[[list[int], Any], Mapping[str, list[int]]] | None = None
+    """(row, params) -> the numbers of a row by which its paper writes the method, and hardware computes it, where the
+    parameters are others: name -> (C,)."""
     informative: bool = False
     """True for a variant that documents a deployment and is not a normative published semantics."""
 

@@ -230,6 +230,23 @@ def fqvit_constants(total: int, inverse: int, exponent: int, j: int, p: FqvitLay
     return m, n, tap("offset", rhe_shift(tap("beta_term", bias) - tap("mean_term", u), guard))
 
 
+def fqvit_derived(row: Sequence[int], p: FqvitLayerNorm) -> dict[str, list[int]]:
+    """The paper's M, N and B of a row, (C,) each: `multiplier`, `shift`, `offset`; y = rhe(sign*M*X + B, 2**N).
+
+    They depend on the row by its sum and its Dv alone. Equal values (Dv = 0): M and N are 0, B is y.
+    """
+    scaled = [x * f for x, f in zip(row, p.factor, strict=True)]
+    total = sum(scaled)
+    var = len(scaled) * sum(x * x for x in scaled) - total**2
+    if var == 0:
+        constants = [(0, 0, rhe_shift(b, exp)) for b, exp in zip(p.bias, p.bias_exp, strict=True)]
+    else:
+        inverse, exponent = inverse_sqrt(var)
+        constants = [fqvit_constants(total, inverse, exponent, j, p) for j in range(len(scaled))]
+    m, n, offset = (list(values) for values in zip(*constants, strict=True))
+    return {"multiplier": m, "shift": n, "offset": offset}
+
+
 # ------------------------------------------------------------------- I-ViT, deployed in 32 bits
 
 

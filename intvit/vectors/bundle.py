@@ -19,7 +19,9 @@ from intvit.graph.inttypes import IntType
 from intvit.graph.ir import LAYOUT_OPS, Graph, IntGraph, Node, Tensor, TensorDigest
 from intvit.graph.operators.accumulators import NUMERICS
 from intvit.spec import SPEC_VERSION
-from intvit.vectors.compare import Mismatch, first_difference
+from intvit.vectors.compare import Mismatch, first_difference, shown
+from intvit.vectors.layouts.dump import encoded
+from intvit.vectors.layouts.layout import Layouts, build_layouts
 from intvit.vectors.manifest import (
     ARRAYS,
     CASE,
@@ -41,8 +43,8 @@ from intvit.vectors.manifest import (
     parse_text,
     sha256,
 )
-from intvit.vectors.memh import format_memh, parse_memh
-from intvit.vectors.npz import parse_npz
+from intvit.vectors.memh import format_memh, parse_memh, size_memh
+from intvit.vectors.npz import parse_npz, size_npz
 from intvit.vectors.source import Source, open_source
 
 Array = np.ndarray[Any, Any]
@@ -56,6 +58,15 @@ def read_index(source: Source) -> Index:
         raise _stale(source.shown(INDEX), index.spec_version)
     source.holds_exactly("", {INDEX, *(part.folder for part in index.parts)})
     return index
+
+
+def layouts_of(source: Source, index: Index) -> Layouts | None:
+    """The layouts of the memory files; None for one element a word. Their digest must be what the manifests say."""
+    where = source.shown(INDEX)
+    found = None if index.layouts is None else build_layouts(index.layouts.values, f"{where}: layouts")
+    if index.layout != (None if found is None else found.digest):
+        raise IntvitError(f"{where}: layout must be the digest of the layouts, and is not")
+    return found
 
 
 def _stale(path: str, actual: int) -> IntvitError:
@@ -104,11 +115,11 @@ class Arrays:
     intact: bool
 
 
-def read_parameters(source: Source, part: Part) -> Arrays:
+def read_parameters(source: Source, part: Part, layouts: Layouts | None) -> Arrays:
     """The constants of a part; those that are what their digest says have the narrowest type."""
     given = {p.key for p in part.parameters}
     digests = {p.key: p.sha256 for p in part.parameters}
-    found = _read(source, part, part.folder, PARAMETERS, part.parameters, digests, part.files, part.sizes, given)
+    found = _read(source, part, part.folder, PARAMETERS, part.parameters, digests, part.files, given, layouts)
     if COVERAGE in part.files:
         path = f"{part.folder}/{COVERAGE}"
         data = source.read(path, MOST_MANIFEST)
@@ -116,26 +127,30 @@ def read_parameters(source: Source, part: Part) -> Arrays:
     return found
 
 
-def read_arrays(source: Source, part: Part, case: Case) -> Arrays:
+def read_arrays(source: Source, part: Part, case: Case, layouts: Layouts | None) -> Arrays:
     """The arrays of a case; those that are what their digest says fit their types and bounds."""
     given = {port.key for port in part.stimuli}
     folder = f"{part.folder}/image{case.image}"
-    return _read(source, part, folder, ARRAYS, part.signals, case.signals, case.files, case.sizes(part), given)
+    return _read(source, part, folder, ARRAYS, part.signals, case.signals, case.files, given, layouts)
 
 
 def _read(source: Source, part: Part, folder: str, npz: str, signals: Sequence[Signal], digests: Mapping[str, str],
-          listed: Mapping[str, str], sizes: Mapping[str, int], given: Collection[str]) -> Arrays:  # fmt: skip
-    files = {name: source.read(f"{folder}/{name}", size) for name, size in sizes.items()}
+          listed: Mapping[str, str], given: Collection[str], layouts: Layouts | None) -> Arrays:  # fmt: skip
+    memories = set(listed) - {npz, COVERAGE}
     if not signals:
         return Arrays({}, [], True)
     where = source.shown(folder)
+    files = {npz: source.read(f"{folder}/{npz}", size_npz(layout(signals)))}
     stored = parse_npz(files[npz], layout(signals), f"{where}/{npz}")
     bounds = {port.key: part.tensors[port.tensor].bound for port in (*part.stimuli, *part.expected)}
     found: list[Mismatch] = []
     intact = True
     for signal in signals:
         array = stored[signal.name]
-        found += _compare_hex(where, part, npz, signal, array, files)
+        if layouts is None and memories:
+            size = size_memh(signal.type, tuple(signal.shape), part.header(signal))
+            files[hex_name(signal)] = source.read(f"{folder}/{hex_name(signal)}", size)
+            found += _compare_hex(where, part, npz, signal, array, files)
         actual = array_hash(array)
         if actual == digests[signal.key]:
             check_values(f"{where}: {signal.name}", signal, array, bounds.get(signal.key))
@@ -146,9 +161,37 @@ def _read(source: Source, part: Part, folder: str, npz: str, signals: Sequence[S
         else:
             found.append(Mismatch(where, f"sha256 of {signal.name}", digests[signal.key], actual))
             intact &= signal.key not in given
+    if layouts is not None and memories:
+        arrays = {signal.key: stored[signal.name] for signal in signals}
+        found += _compare_laid(source, part, folder, signals, arrays, memories, files, layouts, npz)
     for name, data in files.items():
         found += _altered(f"{where}/{name}", listed[name], data)
     return Arrays({s.key: stored[s.name] for s in signals}, found, intact)
+
+
+def laid_out(part: Part, signals: Sequence[Signal], arrays: Mapping[str, Array], layouts: Layouts) -> dict[str, bytes]:
+    """The memory files of some arrays, as layouts ask for them."""
+    types = {signal.key: signal.type for signal in signals}
+    return dict(encoded({key: (arrays[key], types[key]) for key in types}, layouts, part.made_from))
+
+
+def _compare_laid(
+    source: Source, part: Part, folder: str, signals: Sequence[Signal], arrays: Mapping[str, Array],
+    memories: Collection[str], files: dict[str, bytes], layouts: Layouts, npz: str,
+) -> Iterator[Mismatch]:  # fmt: skip
+    """Memory files must be, byte by byte, what the arrays give; `files` gets them."""
+    fitting = [signal for signal in signals if fits(arrays[signal.key], signal.type)]
+    wanted = laid_out(part, fitting, arrays, layouts)
+    if len(fitting) == len(signals) and set(wanted) != set(memories):
+        raise IntvitError(f"{source.shown(folder)}: memory files must be {sorted(wanted)}, not {sorted(memories)}")
+    for name in sorted(memories):
+        expected = wanted.get(name, b"")
+        files[name] = source.read(f"{folder}/{name}", max(len(expected), 1 << 16))
+        if name in wanted and files[name] != expected:
+            at = next((i for i, (a, b) in enumerate(zip(files[name], expected, strict=False)) if a != b), 0)
+            line = expected[:at].count(b"\n") + 1
+            place = f"{source.shown(folder)}/{name}"
+            yield Mismatch(place, f"byte {at} (line {line}) against {npz}", "that of its array", "another")
 
 
 def _compare_hex(where: str, part: Part, npz: str, signal: Signal, array: Array, files: Mapping[str, bytes],
@@ -212,6 +255,8 @@ class GoldenCase:
     _source: Source
     _index: Index
     _listed: Listed
+    layouts: Layouts | None
+    """Of the memory files; None: one element a word."""
 
     def stimuli(self, image: int) -> dict[str, Array]:
         """Tensor -> (*shape)."""
@@ -230,7 +275,7 @@ class GoldenCase:
         if entry is None:
             raise IntvitError(f"{self.name}: image must be one of {_span(self.images)}, not {image}")
         case, altered = read_case(self._source, self._index, self.manifest, entry)
-        found = read_arrays(self._source, self.manifest, case)
+        found = read_arrays(self._source, self.manifest, case, self.layouts)
         _intact([*altered, *found.mismatches])
         return found.arrays
 
@@ -241,14 +286,14 @@ def open_bundle(path: str | Path) -> list[GoldenCase]:
     index = read_index(source)
     if index.digest != index.content_digest:
         _intact([Mismatch(source.shown(INDEX), "digest", index.digest, index.content_digest)])
-    found = []
+    found, layouts = list[GoldenCase](), layouts_of(source, index)
     for listed in index.parts:
         part, altered = read_part(source, index, listed)
-        constants = read_parameters(source, part)
+        constants = read_parameters(source, part, layouts)
         _intact([*altered, *constants.mismatches])
         graph = graph_of(part, constants.arrays, source.shown(f"{part.folder}/{PART}"))
         images = tuple(entry.image for entry in listed.cases)
-        found.append(GoldenCase(listed.part, graph, images, part, source, index, listed))
+        found.append(GoldenCase(listed.part, graph, images, part, source, index, listed, layouts))
     return found
 
 
@@ -297,8 +342,3 @@ def declared_type(array: Array) -> IntType:
     """The narrowest signed type of at least 2 bits that holds the values of a parameter."""
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
     return IntType(max(high.bit_length(), (~low).bit_length(), 1) + 1)
-
-
-def shown(name: str) -> str:
-    """A name as printable ASCII."""
-    return ascii(name)[1:-1]

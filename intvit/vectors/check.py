@@ -22,14 +22,14 @@ from intvit.graph.inttypes import IntType, storage
 from intvit.graph.ir import LAYOUT_OPS, Array, IntGraph, Node
 from intvit.vectors.bundle import (
     graph_of,
+    layouts_of,
     read_arrays,
     read_case,
     read_index,
     read_parameters,
     read_part,
-    shown,
 )
-from intvit.vectors.compare import Mismatch, first_difference
+from intvit.vectors.compare import Mismatch, first_difference, shown
 from intvit.vectors.manifest import INDEX, PART, SHA256, Case, Index, Listed, Part, sha256
 from intvit.vectors.source import Source, open_source
 
@@ -76,6 +76,7 @@ def check(
         raise IntvitError(f"digest: must be 64 lower-case hex digits, not {digest!r}")
     source = open_source(folder)
     index = read_index(source)
+    layouts_of(source, index)
     actual = index.content_digest
     found: list[Mismatch] = []
     for what, expected in (("digest", index.digest), ("digest that was asked for", digest)):
@@ -109,8 +110,9 @@ Found = tuple[list[Mismatch], int, int]
 def _check_part(folder: str | Path, index: Index, backends: Sequence[str], full: bool, listed: Listed) -> Found:
     """Mismatches of a part and its cases; rows of its large sites that the specification computed, and all of them."""
     source = open_source(folder)
+    layouts = layouts_of(source, index)
     part, altered = read_part(source, index, listed)
-    constants = read_parameters(source, part)
+    constants = read_parameters(source, part, layouts)
     found = [*altered, *constants.mismatches]
     usable = constants.intact and not altered
     graph = graph_of(part, constants.arrays, source.shown(f"{part.folder}/{PART}")) if usable else None
@@ -119,7 +121,7 @@ def _check_part(folder: str | Path, index: Index, backends: Sequence[str], full:
         case, of_case = read_case(source, index, part, entry)
         found += of_case
         if not of_case and not altered:
-            arrays = read_arrays(source, part, case)
+            arrays = read_arrays(source, part, case, layouts)
             found += arrays.mismatches
             if graph is not None and arrays.intact:
                 found += checker.recompute(part, graph, case, arrays.arrays)

@@ -19,7 +19,8 @@ from intvit.files import remove, safe_name, whole_file, whole_folder
 from intvit.graph.check import check
 from intvit.graph.ir import LAYOUT_OPS, Array, IntGraph, Node, Tensor
 from intvit.spec import SPEC_VERSION
-from intvit.vectors.bundle import array_hash, check_values, declared_type, numerics_hash
+from intvit.vectors.bundle import array_hash, check_values, declared_type, laid_out, numerics_hash
+from intvit.vectors.layouts.layout import build_layouts
 from intvit.vectors.manifest import (
     ARRAYS,
     CASE,
@@ -33,6 +34,7 @@ from intvit.vectors.manifest import (
     Listed,
     Part,
     Signal,
+    StoredLayouts,
     build,
     case_folder,
     hex_name,
@@ -122,19 +124,21 @@ def export(
     hex_files: bool = True,
     taps: bool = False,
     resume: bool = False,
+    layouts: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Index:
     """Write a case per part and image below `folder`, which must not exist; returns the index of what is there.
 
     `parts`: as `select_parts` gives them; left out, one for each of the `sites`. `taps`: the named intermediates too.
+    `layouts`: the TOML values of layouts (docs/layouts.md), by which memory files are written instead of plain hex.
     `resume`: keep what an export that was ended left, and take from it the cases that are the same. A name that ends in
     .zip becomes one file.
     """
-    origin = _origin(graph)
+    _origin(graph)
     wanted = select_parts(graph, sites) if parts is None else list(parts)
     names = sorted({name for each in wanted for name in _needed(each, taps)})
     q_images = quantize_images(graph, images)
-    writer = _Writer(origin, graph, hex_files, taps, resume, len(wanted) * len(q_images), progress)
+    writer = _Writer(graph, hex_files, taps, resume, layouts, len(wanted) * len(q_images), progress)
     engine = Engine(graph)
 
     def cases() -> Iterator[tuple[Wanted, int, dict[str, Array]]]:
@@ -155,11 +159,12 @@ def export_stimuli(
     hex_files: bool = True,
     taps: bool = False,
     resume: bool = False,
+    layouts: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Index:
     """As `export`, with stimuli of its own for every part (by name); what comes of them is computed by the kernels."""
     n_cases = sum(len(next(iter(each.values.values()))) for each in stimuli.values())
-    writer = _Writer(_origin(graph), graph, hex_files, taps, resume, n_cases, progress)
+    writer = _Writer(graph, hex_files, taps, resume, layouts, n_cases, progress)
 
     def cases() -> Iterator[tuple[Wanted, int, dict[str, Array]]]:
         from intvit.vectors.part import run
@@ -173,6 +178,14 @@ def export_stimuli(
     return writer.write(folder, parts, cases(), {name: each.coverage for name, each in stimuli.items()})
 
 
+def directed_stimuli(part: IntGraph, seed: int = 0, level: int = 1) -> Stimuli:
+    """Stimuli that reach the corners of a part of one site, and their coverage (docs/directed.md)."""
+    from intvit.vectors.directed import directed
+
+    found = directed(part, seed=seed, level=level)
+    return Stimuli(found.stimuli, found.coverage.value())
+
+
 def _needed(wanted: Wanted, taps: bool) -> tuple[str, ...]:
     """Which tensors of a part its cases are made of."""
     inside = [name for node in wanted.sites for name in node.inputs] if taps else []
@@ -180,9 +193,14 @@ def _needed(wanted: Wanted, taps: bool) -> tuple[str, ...]:
 
 
 class _Writer:
-    def __init__(self, origin: dict[str, Any], graph: IntGraph, hex_files: bool, taps: bool, resume: bool,
+    def __init__(self, graph: IntGraph, hex_files: bool, taps: bool, resume: bool, layouts: Mapping[str, Any] | None,
                  n_cases: int, progress: Progress | None) -> None:  # fmt: skip
-        self.origin, self.resume = origin, resume
+        self.layouts = None if layouts is None else build_layouts(layouts)
+        self.layout_values = None if layouts is None else StoredLayouts.of(layouts)
+        self.origin = _origin(graph)
+        if self.layouts is not None:
+            self.origin["layout"] = self.layouts.digest
+        self.resume = resume
         self.recipe = graph.metadata.get("recipe", {})
         self.hex_files, self.taps, self.n_cases, self.progress = hex_files, taps, n_cases, progress
 
@@ -215,7 +233,8 @@ class _Writer:
         listed = []
         for each, digest, entries in parts:
             listed.append(Listed(part=each.name, folder=safe_name(each.name), sha256=digest, cases=entries))
-        index = build(Index, {**self.origin, "recipe": self.recipe, "stimuli": kind, "parts": listed}, "graph")
+        facts = {"recipe": self.recipe, "layouts": self.layout_values, "stimuli": kind, "parts": listed}
+        index = build(Index, {**self.origin, **facts}, "graph")
         written(index, "graph")
         return index
 
@@ -245,7 +264,8 @@ class _Writer:
             "files": {},
         }
         names = [PARAMETERS] if stated else []
-        names += [f"{safe_name(str(facts['key']))}.hex" for facts in stated if self.hex_files]
+        if self.hex_files and self.layouts is None:
+            names += [f"{safe_name(str(facts['key']))}.hex" for facts in stated]
         part = build(Part, {**values, "files": dict.fromkeys(names, "0" * 64)}, wanted.name)
         for signal in part.parameters:
             check_values(f"{wanted.name}: {signal.name}", signal, constants[signal.key])
@@ -290,7 +310,9 @@ class _Writer:
 
     def _files(self, part: Part, npz: str, signals: Sequence[Signal], arrays: Mapping[str, Array]) -> dict[str, bytes]:
         files = {npz: format_npz({s.name: arrays[s.key] for s in signals}, layout(signals))}
-        if self.hex_files:
+        if self.layouts is not None:
+            files |= laid_out(part, signals, arrays, self.layouts)
+        elif self.hex_files:
             files |= {hex_name(s): format_memh(arrays[s.key], s.type, part.header(s)) for s in signals}
         return files
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,8 +20,7 @@ from intvit.errors import IntvitError, reading, reason
 from intvit.files import safe_name
 from intvit.graph.inttypes import IntType
 from intvit.graph.ir import LAYOUT_OPS
-from intvit.vectors.memh import size_memh
-from intvit.vectors.npz import Layout, size_npz, stored_type
+from intvit.vectors.npz import Layout, stored_type
 
 FORMAT: Final = "intvit.golden"
 VERSION: Final = 3
@@ -199,7 +198,8 @@ class Part(Origin):
                 raise ValueError(f"attrs of {node.site!r} must have no integer constants")
         hex_files = {hex_name(signal) for signal in self.parameters}
         plain = set(self.files) - {COVERAGE}
-        if plain not in (_npz_of(self.parameters), {*_npz_of(self.parameters), *hex_files}):
+        npz = {PARAMETERS} if self.parameters else set()
+        if self.layout is None and plain not in (npz, npz | hex_files):
             rule = f"{PARAMETERS}, if there are parameters, and a .hex for every one or none"
             raise ValueError(f"files must be {rule}, not {_few(self.files)}")
         return self
@@ -227,15 +227,14 @@ class Part(Origin):
         return safe_name(self.part)
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """File name -> its length in bytes, which types and shapes decide; that of the coverage is not."""
-        return _sizes(self, PARAMETERS, self.parameters, set(self.files) - {COVERAGE})
+    def made_from(self) -> str:
+        """What every memory file says it belongs to."""
+        origin = f"graph {self.graph_hash[:16]} spec {self.spec_version} numerics {self.numerics[:16]}"
+        return f"{origin} layout {(self.layout or 'plain')[:16]}"
 
     def header(self, signal: Signal) -> str:
         """First line of a hex file, without the slashes."""
-        origin = f"graph {self.graph_hash[:16]} spec {self.spec_version} numerics {self.numerics[:16]}"
-        what = f"{self.folder} {signal.name} {signal.dtype} shape {signal.shape}, row-major"
-        return f"{what}; {origin} layout {(self.layout or 'plain')[:16]}"
+        return f"{self.folder} {signal.name} {signal.dtype} shape {signal.shape}, row-major; {self.made_from}"
 
 
 class Case(Origin):
@@ -253,15 +252,12 @@ class Case(Origin):
         if set(self.signals) != keys:
             raise ValueError(f"signals must be {_few(keys)}, not {_few(self.signals)}")
         hexes = {hex_name(signal) for signal in part.signals}
-        if set(self.files) not in ({ARRAYS}, {ARRAYS, *hexes}):
+        if self.layout is None and set(self.files) not in ({ARRAYS}, {ARRAYS, *hexes}):
             raise ValueError(f"files must be {ARRAYS}, and a .hex for every array or none, not {_few(self.files)}")
 
     @property
     def folder(self) -> str:
         return case_folder(self.part, self.image)
-
-    def sizes(self, part: Part) -> dict[str, int]:
-        return _sizes(part, ARRAYS, part.signals, set(self.files))
 
 
 class Entry(_Strict):
@@ -280,10 +276,37 @@ class Listed(_Strict):
     cases: Annotated[list[Entry], Field(min_length=1, fail_fast=True)]
 
 
+class Section(_Strict):
+    """What a layout says of the signals that a pattern matches."""
+
+    pattern: str
+    layout: dict[str, Any]
+
+
+class StoredLayouts(_Strict):
+    """Layouts of memory files, as their TOML file has them; of the patterns the first that matches counts."""
+
+    common: dict[str, Any]
+    signals: list[Section]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return {**self.common, "signals": {each.pattern: each.layout for each in self.signals}}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> StoredLayouts:
+        common = {key: value for key, value in values.items() if key != "signals"}
+        return cls(
+            common=common, signals=[Section(pattern=p, layout=keys) for p, keys in values.get("signals", {}).items()]
+        )
+
+
 class Index(Origin):
     """`index.json`: every part, in the order in which the graph computes them, and its cases."""
 
     recipe: dict[str, Any]
+    layouts: StoredLayouts | None = None
+    """Of the memory files, where these are not one element a word."""
     stimuli: Literal["images", "directed"] = "images"
     """images: the same for every part, so that a tensor has the same values in all. directed: each part has its own."""
     parts: Annotated[list[Listed], Field(min_length=1, fail_fast=True)]
@@ -333,17 +356,6 @@ def hex_name(signal: Signal) -> str:
 def layout(signals: Sequence[Signal]) -> Layout:
     """Of an npz."""
     return {s.name: (s.type, tuple(s.shape)) for s in signals}
-
-
-def _npz_of(parameters: Sequence[Parameter]) -> set[str]:
-    return {PARAMETERS} if parameters else set()
-
-
-def _sizes(part: Part, npz: str, signals: Sequence[Signal], names: Iterable[str]) -> dict[str, int]:
-    sizes = {npz: size_npz(layout(signals))}
-    for signal in signals:
-        sizes[hex_name(signal)] = size_memh(signal.type, tuple(signal.shape), part.header(signal))
-    return {name: sizes[name] for name in names}
 
 
 def case_folder(part: str, image: int) -> str:

@@ -40,7 +40,21 @@ def open_source(path: str | Path) -> Source:
     raise IntvitError(f"{path}: must be a folder of golden vectors, or a zip of them")
 
 
+def read_bytes(folder: Path, path: Path, most: int) -> bytes:
+    """The bytes of a plain file below `folder`, at most `most`; IntvitError for links, pipes and devices."""
+    inside(folder, path)
+    with reading(path, "a readable file"), open(os.open(path, PLAIN), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise IntvitError(f"{path}: must be a plain file")
+        if status.st_size > most:
+            raise IntvitError(f"{path}: must have at most {most} bytes, not {status.st_size}")
+        return file.read(most)
+
+
 class Folder:
+    """A folder of files."""
+
     def __init__(self, root: Path) -> None:
         self.root = root
 
@@ -48,15 +62,7 @@ class Folder:
         return str(self.root / path)
 
     def read(self, path: str, most: int) -> bytes:
-        place = self.root / path
-        inside(self.root, place)
-        with reading(place, "a readable file"), open(os.open(place, PLAIN), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise IntvitError(f"{place}: must be a plain file")
-            if status.st_size > most:
-                raise IntvitError(f"{place}: must have at most {most} bytes, not {status.st_size}")
-            return file.read(most)
+        return read_bytes(self.root, self.root / path, most)
 
     def holds_exactly(self, folder: str, names: Collection[str]) -> None:
         at = self.root / folder

@@ -35,7 +35,7 @@ def _check(node: Node, inputs: Sequence[Tensor], output: Tensor) -> None:
     checks.shape(node, output, shape)
     for term in terms:
         lengths = ((1,), shape[-1:])
-        free = HAWQ if term and zero_point_of(node) is not None else how  # a zero point is not multiplied
+        free = HAWQ if term and addend(node) is not None else how  # a zero point is not multiplied
         checks.values(node, f"{term}m", *free.multipliers, lengths)
         e = checks.values(node, f"{term}e", free.shift_least, free.shift_most, lengths)
         if e.shape != node.arrays[f"{term}m"].shape:
@@ -52,10 +52,10 @@ def _check(node: Node, inputs: Sequence[Tensor], output: Tensor) -> None:
 
 def _adds(node: Node, zero_point: int) -> bool:
     """True if the second term is the constant `zero_point`."""
-    return zero_point_of(node) == zero_point
+    return addend(node) == zero_point
 
 
-def zero_point_of(node: Node) -> int | None:
+def addend(node: Node) -> int | None:
     """The second term, if it is one number that nothing multiplies or rounds."""
     if not {"residual", "residual_m", "residual_e"} <= set(node.arrays):
         return None
@@ -103,12 +103,12 @@ def _kernel(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
 def _spec(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
     m, e, bits = signed(node, "m"), signed(node, "e"), node.attrs["bits"]
     second = {key: signed(node, key) for key in ("residual_m", "residual_e") if key in node.arrays}
-    how, addend = accumulators.numerics_of(node), zero_point_of(node)
+    how, zero_point = accumulators.numerics_of(node), addend(node)
 
     def run(values: Sequence[Array]) -> Array:
         x = values[0]
-        if addend is not None and how != HAWQ:
-            return by_spec(x, m, e, bits, addend=np.full(x.shape, addend), numerics=how)
+        if zero_point is not None and how != HAWQ:
+            return by_spec(x, m, e, bits, addend=np.full(x.shape, zero_point), numerics=how)
         if not second:
             return by_spec(x, m, e, bits, numerics=how)
         residual = signed(node, "residual") if "residual" in node.arrays else values[1]

@@ -11,11 +11,12 @@ from pathlib import Path
 from intvit.errors import IntvitError, placed, reading
 from intvit.files import regular, safe_name, whole_folder
 from intvit.graph.inttypes import IntType
-from intvit.vectors.bundle import read_bytes, shown
+from intvit.vectors.compare import shown
 from intvit.vectors.layouts.formats import SUFFIXES, detect, read, write
 from intvit.vectors.layouts.layout import NUMBERS, Layout, Layouts
 from intvit.vectors.layouts.memory import Array, Memory, Unpacked, pack, unpack
 from intvit.vectors.layouts.numbers import EXACT_BITS, VALID, bank_of, parse_npz
+from intvit.vectors.source import read_bytes
 
 Wanted = tuple[tuple[int, ...], IntType]
 """Shape and type of a signal."""

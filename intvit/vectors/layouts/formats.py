@@ -89,6 +89,8 @@ def _write_bank(memory: Memory, bank: Bank, kind: str, header: str, where: str, 
     bank = _dense(bank, memory.word_bytes, where)
     if kind == "coe":
         return initial.write_coe(bank, memory.word_bits, header)
+    if kind in ("c", "sv") and not len(bank.words):
+        raise IntvitError(f"{where}: must have a word at least in {kind}")
     if kind == "npy":
         return numbers.write_npy(memory, bank)
     if kind == "npz":

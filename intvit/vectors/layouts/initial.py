@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.vectors.layouts.memory import Bank
-from intvit.vectors.layouts.text import AT_ONCE, BINARY, HEX, blanked, encode, line_of, lines, parse
+from intvit.vectors.layouts.text import AT_ONCE, BINARY, HEX, blanked, encode, line_of, lines, parse, shown
 
 MOST_EXPANDED = 1 << 26
 """Words that the ranges of a MIF file stand for."""
@@ -58,23 +57,30 @@ def _vector(data: bytes) -> int:
     return found.start() if found else len(data)
 
 
-def _in_hex(body: bytes, base: int, bits: int, where: object) -> bytes:
-    """Numbers of another base as two's complement words in hex."""
+def _in_hex(body: bytes, base: int, bits: int, where: object, start: int = 0, end: int | None = None) -> bytes:
+    """Numbers of another base in a part of a text as two's complement words in hex."""
     n_digits = -(-bits // 4)
 
     def word(match: re.Match[bytes]) -> bytes:
         try:
             value = int(match[0], base)
         except ValueError:
-            shown = ascii(match[0][:40].decode("ascii", "replace"))
-            raise IntvitError(
-                f"{where}: line {line_of(body, match.start())}: {shown} must be a number of base {base}"
-            ) from None
+            text = ascii(match[0][:40].decode("ascii", "replace"))
+            at = line_of(body, match.start())
+            raise IntvitError(f"{where}: line {at}: {text} must be a number of base {base}") from None
         if not -(1 << (bits - 1)) <= value < 1 << bits:
-            raise IntvitError(f"{where}: line {line_of(body, match.start())}: {value} must fit {bits} bits")
+            raise IntvitError(f"{where}: line {line_of(body, match.start())}: {shown(value)} must fit {bits} bits")
         return b"%0*x" % (n_digits, value & ((1 << bits) - 1))
 
-    return re.sub(rb"[^\s]+", word, body)
+    end = len(body) if end is None else end
+    pieces, at = [], start
+    for match in _NUMBER.finditer(body, start, end):
+        pieces += [body[at : match.start()], word(match)]
+        at = match.end()
+    return b"".join([*pieces, body[at:end]])
+
+
+_NUMBER = re.compile(rb"[^\s]+")
 
 
 def write_mif(bank: Bank, word_bits: int, header: str, depth: int) -> bytes:
@@ -97,35 +103,35 @@ def write_mif(bank: Bank, word_bits: int, header: str, depth: int) -> bytes:
 
 
 _MIF_COMMENT = re.compile(rb"--[^\n]*|%[^%]*%")
-_MIF_BODY = re.compile(rb"(.*?)\bCONTENT\s+BEGIN\b(.*?)\bEND\s*;\s*", re.IGNORECASE | re.DOTALL)
+_MIF_BEGIN = re.compile(rb"\bCONTENT\s+BEGIN\b", re.IGNORECASE)
+_MIF_END = re.compile(rb"\bEND\s*;", re.IGNORECASE)
 _MIF_KEYS = {b"WIDTH", b"DEPTH", b"ADDRESS_RADIX", b"DATA_RADIX"}
 _RADIX = {b"HEX": 16, b"BIN": 2, b"OCT": 8, b"DEC": 10, b"UNS": 10}
-_ENTRY = re.compile(rb"(\[[^\]:;]*\]|[0-9A-Za-z]+)(\s*):([^:;]*);")
+_ENTRY = re.compile(rb"(?<![0-9A-Za-z])(\[[^\]\[:;]{1,80}\]|[0-9A-Za-z]{1,40})(\s*):([^:;]*);")
+_BEFORE_COLON = re.compile(rb"(?<![0-9A-Za-z])([0-9A-Za-z]{1,40})(\s*):")
 
 
 def read_mif(data: bytes, word_bits: int, where: object) -> Bank:
     """All radices, comments, several words behind an address, ranges `[a..b]`; addresses count words."""
     text = blanked(_MIF_COMMENT, data)
-    found = _MIF_BODY.fullmatch(text)
-    if found is None:
+    begin = _MIF_BEGIN.search(text)
+    end = _MIF_END.search(text, begin.end()) if begin else None
+    if begin is None or end is None or text[end.end() :].strip():
         at = line_of(data, len(data))
         raise IntvitError(f"{where}: line {at}: must be WIDTH, DEPTH, radices, CONTENT BEGIN ... END;, and is not")
-    keys = _mif_keys(found[1], where)
+    keys = _mif_keys(text[: begin.start()], where)
     width, depth = (_positive(keys, key, where) for key in (b"WIDTH", b"DEPTH"))
     if width != word_bits:
         raise IntvitError(f"{where}: WIDTH must be {word_bits}, as in the layout, not {width}")
     radix = {key: _radix(keys.get(key, b"HEX"), key, where) for key in (b"ADDRESS_RADIX", b"DATA_RADIX")}
-    start = found.start(2)
-    body = re.sub(rb"[^\n]", b" ", text[:start]) + found[2]
+    start = begin.end()
+    body = re.sub(rb"[^\n]", b" ", text[:start]) + text[start : end.start()]
     if body.count(b";") != body.count(b":") or _ENTRY.sub(b"", body).strip():
         at = next((m.start() for m in re.finditer(rb"\S", _ENTRY.sub(lambda m: b" " * len(m[0]), body))), start)
         raise IntvitError(f"{where}: line {line_of(text, at)}: must be ADDRESS : WORDS;, and is not")
     base = radix[b"DATA_RADIX"]
-    kind, convert = (HEX if base == 16 else BINARY), None
-    if base not in (2, 16):
-        kind, convert = HEX, lambda words: _in_hex(words, base, word_bits, where)
-    body = _mif_entries(body, radix[b"ADDRESS_RADIX"], convert, where)
-    bank = parse(body, word_bits, kind, where)
+    body = _mif_entries(body, radix[b"ADDRESS_RADIX"], base, word_bits, where)
+    bank = parse(body, word_bits, BINARY if base == 2 else HEX, where)
     held = np.asarray(bank.addresses)
     if len(held) and int(held.max()) >= depth:
         i = int(held.argmax())
@@ -166,29 +172,28 @@ def _radix(value: bytes, key: bytes, where: object) -> int:
     return _RADIX[value]
 
 
-def _mif_entries(
-    body: bytes, base: int, convert: Callable[[bytes], bytes] | None, where: object
-) -> bytes:  # fmt: skip
-    """As a text of `@` addresses, each line at its number."""
-    if base == 16 and convert is None and b"[" not in body:
-        return re.sub(rb"([0-9A-Za-z]+)(\s*):", rb"@\1\2 ", body).replace(b";", b" ")
+def _mif_entries(body: bytes, address_base: int, base: int, word_bits: int, where: object) -> bytes:
+    """As a text of `@` addresses, each line at its number, of hex or binary words."""
+    if address_base == 16 and base in (2, 16) and b"[" not in body:
+        return _BEFORE_COLON.sub(rb"@\1\2 ", body).replace(b";", b" ")
     left = MOST_EXPANDED
 
     def entry(match: re.Match[bytes]) -> bytes:
         nonlocal left
-        at = f"{where}: line {line_of(body, match.start())}"
         try:
-            bounds = [int(part, base) for part in match[1].strip(b"[]").split(b"..")]
+            bounds = [int(part, address_base) for part in match[1].strip(b"[]").split(b"..")]
         except ValueError:
             bounds = []
         if len(bounds) != (2 if match[1].startswith(b"[") else 1) or bounds[0] < 0 or bounds[-1] < bounds[0]:
-            raise IntvitError(f"{at}: address must be a number of base {base} or [FIRST..LAST]")
-        words = match[3] if convert is None else convert(match[3])
+            rule = f"address must be a number of base {address_base} or [FIRST..LAST]"
+            raise IntvitError(f"{where}: line {line_of(body, match.start())}: {rule}")
+        words = match[3] if base in (2, 16) else _in_hex(body, base, word_bits, where, match.start(3), match.end(3))
         if len(bounds) == 2:
             n, given = bounds[1] - bounds[0] + 1, words.split()
             left -= n
             if left < 0 or not given:
-                raise IntvitError(f"{at}: range must have words, and at most {MOST_EXPANDED} in all")
+                rule = f"range must have words, and at most {MOST_EXPANDED} in all"
+                raise IntvitError(f"{where}: line {line_of(body, match.start())}: {rule}")
             words = b" ".join((given * -(-n // len(given)))[:n]) + b"\n" * words.count(b"\n")
         return b"@%x %s%s " % (bounds[0], match[2], words)
 

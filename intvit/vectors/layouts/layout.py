@@ -123,7 +123,7 @@ class Layout(BaseModel):
         if self.format not in NUMBERS or self.packed:
             return self
         kept = {key: getattr(self, key) for key in ("format", "order", "tiles", "tile_order", "edges", "element_bits")}
-        return Layout(**kept, extend=self.extend, word_bits=self.element_bits)
+        return Layout(**kept, word_bits=self.element_bits)
 
     def check_type(self, dtype: IntType, where: object) -> None:
         """IntvitError unless the elements hold this type, and 64-bit integers do."""
@@ -153,10 +153,16 @@ class Layouts:
 
 def read_layouts(path: str | Path) -> Layouts:
     """A TOML file: keys of a layout for all signals, and a table of further keys for each pattern in `signals`."""
+    return build_layouts(read_values(path), path)
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """The values of such a file, as `build_layouts` takes them: checked."""
     text = read_text(path)
     with reading(path, "a TOML file of layouts"):
         values = tomllib.loads(text)
-    return build_layouts(values, path)
+    build_layouts(values, path)
+    return values
 
 
 def build_layouts(values: Mapping[str, Any], where: object = "layouts") -> Layouts:

@@ -49,7 +49,8 @@ class Memory:
     """Banks of words of `word_bits` bits. Addresses count words, or bytes for the unit "byte".
 
     `bytewise`: the words are bytes at byte addresses, which only a layout makes words of. `shape`: of the numbers,
-    where a format keeps one. `signed`: the words are numbers, two's complement. `depth`: words of the memory; `byte_order`: of a word.
+    where a format keeps one. `signed`: the words are numbers, two's complement. `depth`: words of the memory;
+    `byte_order`: of a word.
     """
 
     word_bits: int
@@ -348,6 +349,8 @@ def _words_at(
         wanted = (np.asarray(addresses)[:, None] * scale + np.arange(size)).reshape(-1)
     found, lacking = _entries_at(memory, bank, wanted, layout, where)
     found, lacking = found.reshape(n, size), None if lacking is None else lacking.reshape(n, size)
+    if lacking is not None and not bank.placed:
+        _check_whole(bank, addresses, lacking)
     if layout.byte_order == "big":
         found, lacking = found[:, ::-1], None if lacking is None else lacking[:, ::-1]
     if layout.word_bits % 8:
@@ -356,6 +359,16 @@ def _words_at(
             i = int(wide.argmax())
             raise IntvitError(f"{where}: word at address {addresses[i]:#x} must have {layout.word_bits} bits, not more")
     return found, lacking
+
+
+def _check_whole(bank: Bank, addresses: Addresses, lacking: Array) -> None:
+    """IntvitError for a file of bytes that ends inside of a word."""
+    torn = (lacking[:, 0] == 0) & (lacking[:, -1] != 0)
+    if torn.any():
+        i = int(torn.argmax())
+        n = int((lacking[i] == 0).sum())
+        where = bank.place(len(bank.words))
+        raise IntvitError(f"{where}: the word at address {addresses[i]:#x} must have {lacking.shape[1]} bytes, not {n}")
 
 
 def _entries_at(

@@ -19,7 +19,7 @@ from intvit.errors import IntvitError, reading, shortened
 from intvit.graph.inttypes import IntType
 from intvit.vectors.layouts.memory import Array, Bank, Memory
 from intvit.vectors.layouts.readmem import uncommented
-from intvit.vectors.layouts.text import HEX, encode, line_of
+from intvit.vectors.layouts.text import HEX, encode, line_of, shown
 from intvit.vectors.npz import format_npz, stored_type
 
 EXACT_BITS = 64
@@ -52,7 +52,7 @@ def words_from(values: list[int], bits: int, place: Callable[[int], str]) -> Arr
     size = -(-bits // 8)
     for i, value in enumerate(values):
         if not -(1 << (bits - 1)) <= value < 1 << bits:
-            raise IntvitError(f"{place(i)}: {value} at address {i:#x} must fit {bits} bits")
+            raise IntvitError(f"{place(i)}: {shown(value)} at address {i:#x} must fit {bits} bits")
     data = b"".join((value & ((1 << bits) - 1)).to_bytes(size, "little") for value in values)
     return np.frombuffer(data, np.uint8).reshape(-1, size)
 
@@ -104,7 +104,7 @@ def parse_npy(data: bytes, where: object) -> Array:
         start = 8 + head.size + size
         if size > 1 << 16 or start > len(data):
             raise IntvitError(f"{where}: must be a whole npy file, and ends in its header")
-        facts = ast.literal_eval(data[8 + head.size : start].decode("latin1").strip())
+        facts = ast.literal_eval(data[8 + head.size : start].decode("ascii").strip())
         dtype, shape = np.dtype(facts["descr"]), tuple(facts["shape"])
         if dtype.hasobject or dtype.kind not in "iub":
             raise IntvitError(f"{where}: must hold integers, not {dtype}")
@@ -265,7 +265,9 @@ class Constant:
         for i, (token, _) in enumerate(self.tokens):
             value, lacking = self._number(token, i)
             if not -(1 << (self.bits - 1)) <= value < 1 << self.bits:
-                raise IntvitError(f"{self.place(i)}: {value} at address {i:#x} must fit its type of {self.bits} bits")
+                raise IntvitError(
+                    f"{self.place(i)}: {shown(value)} at address {i:#x} must fit its type of {self.bits} bits"
+                )
             value &= (1 << self.bits) - 1
             if self.signed and value >> (self.bits - 1) and elements:
                 value -= 1 << self.bits
@@ -276,7 +278,7 @@ class Constant:
             return Bank(range(len(values)), words, bits if bits.any() else None, self.place, False)
         for i, value in enumerate(values):
             if not -(1 << 63) <= value < 1 << 63:
-                raise IntvitError(f"{self.place(i)}: {value} at address {i:#x} must fit s64")
+                raise IntvitError(f"{self.place(i)}: {shown(value)} at address {i:#x} must fit s64")
         return exact(np.array(values, np.int64), self.place, np.array(unknown, object) != 0 if unknown else None)
 
     def _number(self, token: bytes, index: int) -> tuple[int, int]:
@@ -284,7 +286,7 @@ class Constant:
         text = token.decode("ascii", "replace").replace("_", "") if b"'" in token else token.decode("ascii", "replace")
         if text == "INT64_MIN":
             return -(1 << 63), 0
-        plain = re.fullmatch(r"([-+]?)(0[xX][0-9a-fA-F]+|0|[1-9][0-9]{0,1299})[uUlL]{0,3}", text)
+        plain = re.fullmatch(r"([-+]?)(0[xX][0-9a-fA-F]{1,1024}|0|[1-9][0-9]{0,1299})[uUlL]{0,3}", text)
         if plain:
             return int(plain[1] + plain[2], 0), 0
         sized = re.fullmatch(r"([-+]?)([1-9][0-9]{0,4})?'([sS]?)([hHdDbBoO])([0-9a-fA-FxXzZ?]{1,4096})", text)
@@ -321,8 +323,8 @@ _C_CONSTANT = re.compile(
     rb"(?P<dims>(?:\[[^\]=;{}]*\]\s*)*)=\s*(?P<body>[^;]*);"
 )
 _SV_CONSTANT = re.compile(
-    rb"\b(?:localparam|parameter)\s+(?P<kind>logic|bit|reg|byte|shortint|int|longint|integer)?\s*"
-    rb"(?P<sign>\bsigned\b|\bunsigned\b)?\s*(?:\[\s*(?P<high>[0-9]{1,4})\s*:\s*0\s*\])?\s*(?P<name>[A-Za-z_]\w*)\s*"
+    rb"\b(?:localparam|parameter)\s+(?:(?P<kind>logic|bit|reg|byte|shortint|int|longint|integer)\b\s*)?"
+    rb"(?:(?P<sign>signed|unsigned)\b\s*)?(?:\[\s*(?P<high>[0-9]{1,4})\s*:\s*0\s*\]\s*)?(?P<name>[A-Za-z_]\w*)\s*"
     rb"(?P<dims>(?:\[[^\]=;{}]*\]\s*)*)=\s*(?P<body>[^;]*);"
 )
 _SV_BITS = {b"byte": 8, b"shortint": 16, b"int": 32, b"integer": 32, b"longint": 64, b"": 32}

@@ -10,7 +10,7 @@ from intvit.errors import IntvitError
 from intvit.vectors.layouts.memory import Bank
 from intvit.vectors.layouts.text import AT_ONCE, HEX, LF, Radix, blanked, encode, line_of, lines, parse, runs
 
-COMMENT = re.compile(rb"//[^\n]*|/\*.*?\*/", re.DOTALL)
+COMMENT = re.compile(rb"//[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 ADDRESS_DIGITS = 8
 
 
@@ -61,8 +61,8 @@ def read(data: bytes, word_bits: int, radix: Radix, where: object) -> Bank:
 
 def uncommented(data: bytes, where: object) -> bytes:
     """Without comments of Verilog and C, every line at its number."""
-    data = blanked(COMMENT, data)
-    open_ = data.find(b"/*")
-    if open_ >= 0:
-        raise IntvitError(f"{where}: line {line_of(data, open_)}: comment must end with */, and the file ends first")
-    return data
+    for comment in COMMENT.finditer(data):
+        if comment[0].startswith(b"/*") and (len(comment[0]) < 4 or not comment[0].endswith(b"*/")):
+            at = line_of(data, comment.start())
+            raise IntvitError(f"{where}: line {at}: comment must end with */, and the file ends first")
+    return blanked(COMMENT, data)

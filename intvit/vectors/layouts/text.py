@@ -260,13 +260,28 @@ def _decode(
     leading = open_[np.arange(len(starts)), width - lengths]  # an x in front stands for all bits before it
     open_ |= leading[:, None] & (np.arange(width) < (width - lengths)[:, None])
     digits[open_] = 0
-    values = np.unpackbits(digits[:, :, None], axis=2)[:, :, 8 - radix.bits :].reshape(len(starts), -1)[:, ::-1]
-    lacking = np.repeat(open_, radix.bits, axis=1)[:, ::-1]
-    wide = values[:, word_bits:].any(axis=1)
+    values, lacking = (_packed(part, radix) for part in (digits, np.where(open_, (1 << radix.bits) - 1, 0)))
+    size, spare = -(-word_bits // 8), word_bits % 8
+    wide = values[:, size:].any(axis=1)
+    if spare:
+        wide |= values[:, size - 1] >> spare != 0
+        lacking[:, size - 1] &= (1 << spare) - 1
     if wide.any():
         i = int(wide.argmax())
         raise refuse(int(starts[i]), f"fit {word_bits} bits, at address {addresses[i]:#x}")
-    return (
-        np.packbits(values[:, :word_bits], axis=1, bitorder="little"),
-        np.packbits(lacking[:, :word_bits], axis=1, bitorder="little"),
-    )
+    return values[:, :size], lacking[:, :size]
+
+
+def _packed(digits: Array, radix: Radix) -> Array:
+    """(n, bytes), the lowest first, of values of digits (n, digits), the highest first."""
+    lowest = digits.astype(np.uint8)[:, ::-1]
+    if radix is BINARY:
+        return np.packbits(lowest, axis=1, bitorder="little")
+    if lowest.shape[1] % 2:
+        lowest = np.concatenate([lowest, np.zeros((len(lowest), 1), np.uint8)], axis=1)
+    return lowest[:, ::2] | lowest[:, 1::2] << 4
+
+
+def shown(value: int) -> str:
+    """An integer of any size, in a message."""
+    return str(value) if value.bit_length() <= 64 else f"a number of {value.bit_length()} bits"
