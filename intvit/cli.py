@@ -1305,6 +1305,8 @@ def _show_whatif(name: str, found: Any) -> None:
     from intvit.analysis import whatif
 
     table = _table(f"{name}, {found.images} images: every site behind a change", list(whatif.HEADERS), [])
+    for column in table.columns[1:3]:
+        column.justify = "left"
     for row in whatif.rows(found):
         table.add_row(*row)
     out.print(table)

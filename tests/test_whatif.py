@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from intvit.kernels.word import word as fast_word
 from intvit.lowering.recipe import build_recipe
 from intvit.spec.word import word
 
+ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
     "requantize:rounding=floor",
     "fc.quant:rounding=half_away",
@@ -590,3 +593,13 @@ def test_sites_count_every_constant():
         output_of(Node("word", "w", ("v",), "w", {"bits": 5, "overflow": "wrap"}), graph.tensors["codes"], "w").bound
         == 15
     )
+
+
+def test_the_document_shows_what_there_is(mixed):
+    text = (ROOT / "docs" / "whatif.md").read_text()
+    shown = re.findall(r"--inject '([^']+)'", text)
+    assert len(shown) >= 6
+    for each in shown:
+        assert matched(mixed, parse(each)), each
+    table = text[text.index("| kind |") : text.index("The last three")]
+    assert re.findall(r"^\| `(\w+)=", table, re.MULTILINE) == list(KINDS)

@@ -392,7 +392,7 @@ def records(found: Findings) -> Iterator[dict[str, Any]]:
 
 
 HEADERS = ("site", "operator", "injected", "changed", "largest", "SQNR, dB")
-ALONE_HEADERS = ("site", "injected", "changed", "SQNR, dB", "logits changed", "SQNR, dB", "same class", "top-1")
+ALONE_HEADERS = ("site", "injected", "changed", "dB", "logits changed", "logits dB", "same class", "top-1")
 
 
 def rows(found: Findings) -> Iterator[list[str]]:
@@ -446,7 +446,15 @@ def _value(found: Range | None) -> float | None:
 
 
 def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.2%}"
+    """
+    >>> _percent(0.5), _percent(1e-6), _percent(1 - 1e-6), _percent(1.0)
+    ('50.00%', '<0.01%', '>99.99%', '100.00%')
+    """
+    if share is None:
+        return ""
+    if 0 < share < 5e-5:
+        return "<0.01%"
+    return ">99.99%" if 1 - 5e-5 < share < 1 else f"{share:.2%}"
 
 
 def _decibels(value: float) -> str:
