@@ -18,12 +18,14 @@ import numpy as np
 from intvit.analysis.inject import inject, matched
 from intvit.analysis.injections import Injection
 from intvit.analysis.outputs import MISSING, compared, labels_of, summary
-from intvit.analysis.sqnr import decibel
+from intvit.analysis.sqnr import LANES, decibel
 from intvit.engine import DEFAULT_BATCH, Engine
 from intvit.engine.batches import batches
 from intvit.engine.trace import dequantize, in_flight
 from intvit.files.records import plain
 from intvit.graph.ir import LAYOUT_OPS, Array, Graph, IntGraph, Node, Tensor
+from intvit.kernels.border import SIGNED, border
+from intvit.kernels.cache import compiled
 from intvit.mapping.rules import CONFIDENCE, interval, resamples
 
 if TYPE_CHECKING:
@@ -233,25 +235,54 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
+@border(
+    golden=f"{SIGNED} B N", changed=f"{SIGNED} B N", scale="float64 L", count="float64 B", largest="float64 B",
+    signal="float64 B", noise="float64 B",
+)  # fmt: skip
+@compiled
+def _apart(golden, changed, scale, zero_point, count, largest, signal, noise):
+    """Per image the elements that differ, the largest difference, and sums of x**2 and d**2 over (B, N).
+
+    x = scale * (golden - zero_point), d = scale * (changed - golden); one partial sum per entry of `scale`, in turn.
+    """
+    lanes = len(scale)
+    for b in range(golden.shape[0]):
+        s, n, top = np.zeros(lanes), np.zeros(lanes), np.zeros(lanes)
+        differ = 0
+        for start in range(0, golden.shape[1], lanes):
+            ones, twos = golden[b, start : start + lanes], changed[b, start : start + lanes]
+            for j in range(len(ones)):
+                one, two = np.int64(ones[j]), np.int64(twos[j])
+                apart = two - one
+                d = np.float64(apart)
+                if ((one ^ two) & (apart ^ two)) < 0:  # beyond 64 bits
+                    d = np.float64(two) - np.float64(one)
+                x = np.float64(one - zero_point) * scale[j]
+                s[j] += x * x
+                n[j] += (d * scale[j]) ** 2
+                top[j] = max(top[j], abs(d))
+                differ += one != two
+        count[b], largest[b], signal[b], noise[b] = differ, top.max(), s.sum(), n.sum()
+
+
 def differences(golden: Array, changed: Array, before: Tensor, after: Tensor) -> Array:
     """DIFFERENCE (B,) of two tensors (B, ...)."""
     found = np.zeros(len(golden), DIFFERENCE)
-    axes = tuple(range(1, golden.ndim))
-    real = dequantize(golden, before)
-    found["signal"] = np.sum(real * real, axis=axes)
-    if before.encoding != after.encoding or not np.array_equal(before.scale, after.scale):
+    alike = before.encoding == after.encoding and np.array_equal(before.scale, after.scale)
+    scale = np.asarray(before.scale, np.float64).reshape(-1) if alike else np.ones(1)
+    scale = scale.repeat(LANES) if scale.size == 1 else np.ascontiguousarray(scale)
+    one, two = (np.ascontiguousarray(q).reshape(len(q), -1) for q in (golden, changed))
+    if one.dtype != two.dtype:
+        one, two = one.astype(np.int64), two.astype(np.int64)
+    sums = np.empty((4, len(golden)))
+    _apart(one, two, scale, before.zero_point, *sums)
+    found["changed"], found["largest"], found["signal"], found["noise"] = sums
+    if not alike or before.encoding == "log2":
+        axes, real = tuple(range(1, golden.ndim)), dequantize(golden, before)
+        found["signal"] = np.sum(real * real, axis=axes)
+        found["noise"] = np.sum((dequantize(changed, after) - real) ** 2, axis=axes)
+    if not alike:
         found["changed"] = found["largest"] = math.nan
-        noise = dequantize(changed, after) - real
-    else:
-        differ = golden != changed
-        if not differ.any():
-            return found
-        found["changed"] = np.count_nonzero(differ, axis=axes)
-        one, two = golden.astype(np.int64), changed.astype(np.int64)
-        apart = np.maximum(one, two).view(np.uint64) - np.minimum(one, two).view(np.uint64)  # of s64 up to 2**64 - 1
-        found["largest"] = apart.max(axis=axes)
-        noise = dequantize(changed, after) - real if before.encoding == "log2" else apart * before.scale
-    found["noise"] = np.sum(noise * noise, axis=axes)
     return found
 
 
