@@ -423,8 +423,6 @@ def _check_inside(
         low, high = int(wanted.min()), int(wanted.max())
     else:
         low, high = 0, layout.depth * (layout.word_bytes if memory.bytewise else layout.step) - 1
-    if not memory.bytewise and layout.step > 1:
-        high += layout.step - 1
     outside = (held < low) | (held > high)
     if outside.any():
         i = int(outside.argmax())
