@@ -1,0 +1,103 @@
+"""Golden cases as a comparison reads them: a part of a graph, its stimuli and what it must give, by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from intvit.errors import IntvitError
+from intvit.graph.ir import LAYOUT_OPS, Array, Graph, IntGraph, Node, Tensor
+
+
+class Case(Protocol):
+    """What `golden compare` needs of a case; arrays are integers (*shape), by the names of tensors."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def part(self) -> IntGraph: ...
+    @property
+    def images(self) -> tuple[int, ...]: ...
+    def stimuli(self, image: int) -> Mapping[str, Array]: ...
+    def expected(self, image: int) -> Mapping[str, Array]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A case whose arrays are at hand: image -> tensor -> (*shape)."""
+
+    name: str
+    part: IntGraph
+    given: Mapping[int, Mapping[str, Array]]
+    outputs: Mapping[int, Mapping[str, Array]]
+
+    @property
+    def images(self) -> tuple[int, ...]:
+        return tuple(self.given)
+
+    def stimuli(self, image: int) -> Mapping[str, Array]:
+        return self.given[image]
+
+    def expected(self, image: int) -> Mapping[str, Array]:
+        return self.outputs[image]
+
+
+def cases_of(folder: str | Path) -> list[Case]:
+    """The cases of a bundle of golden vectors, in the order in which the graph computes.
+
+    IntvitError for what is none, and for one of which a byte is not what its digest says.
+    """
+    from intvit.vectors.bundle import read_case, read_index, read_manifest
+
+    root = Path(folder)
+    index = read_index(root)
+    found: dict[str, Held] = {}
+    for entry in index.cases:
+        manifest, altered = read_manifest(root, index, entry)
+        case = read_case(root, manifest)
+        for mismatch in (*altered, *case.mismatches):
+            raise IntvitError(f"{mismatch.place}: must be as it was exported, and its {mismatch.what} differs; "
+                              "`intvit golden check` says more")  # fmt: skip
+        *inputs, output = [s for s in manifest.signals if s.role != "parameter"]
+        arrays = {s.key: case.arrays[s.key].astype(np.int64) for s in manifest.signals if s.role == "parameter"}
+        names = tuple(str(s.tensor) for s in inputs)
+        if manifest.site not in found:
+            node = Node(manifest.op, manifest.site, names, str(output.tensor), manifest.attrs, arrays)
+            tensors = {str(s.tensor): _tensor(s) for s in (*inputs, output)}
+            part = Graph(tuple(dict.fromkeys(names)), (node.output,), (node,), tensors)
+            found[manifest.site] = Held(manifest.site, part, {}, {})
+        held = found[manifest.site]
+        held.given[manifest.image] = {str(s.tensor): case.arrays[s.key] for s in inputs}  # type: ignore[index]
+        held.outputs[manifest.image] = {str(output.tensor): case.arrays[output.key]}  # type: ignore[index]
+    return _in_order(list(found.values()))
+
+
+def _tensor(signal: object) -> Tensor:
+    from intvit.vectors.check import _tensor as tensor
+
+    return tensor(signal)  # type: ignore[arg-type]
+
+
+def _in_order(cases: Sequence[Held]) -> list[Case]:
+    return list(cases)
+
+
+def cases_from(graph: IntGraph, tensors: Mapping[str, Array], sites: Sequence[str] | None = None,
+               images: Sequence[int] | None = None) -> list[Case]:  # fmt: skip
+    """A case for each site that computes, from every tensor of a graph (B, *shape) on some images."""
+    from intvit.vectors.part import part_of
+
+    found: list[Case] = []
+    numbers = tuple(images) if images is not None else tuple(range(len(next(iter(tensors.values())))))
+    for node in graph.nodes:
+        if node.op in LAYOUT_OPS or (sites is not None and node.name not in sites):
+            continue
+        part = part_of(graph, [node.name])
+        given = {i: {name: tensors[name][b] for name in part.inputs} for b, i in enumerate(numbers)}
+        outputs = {i: {name: tensors[name][b] for name in part.outputs} for b, i in enumerate(numbers)}
+        found.append(Held(node.name, part, given, outputs))
+    return found
