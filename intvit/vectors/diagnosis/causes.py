@@ -29,11 +29,14 @@ class Explained:
 
 
 def explain(problems: Sequence[Problem]) -> Explained:
-    """Problems of one dumped tensor: of its own site, and of those before it that were not dumped."""
+    """Problems of one dumped tensor: of its own site, then of those before it that were not dumped. These are looked at
+    if nothing nearer explains it."""
     found: dict[tuple[str, str, str], Cause] = {}
     near: list[tuple[float, int, Hypothesis, Problem]] = []
     tried = 0
     for distance, problem in enumerate(problems):
+        if found:
+            break
         for hypothesis in hypotheses(problem):
             tried += 1
             score = _agreement(problem, hypothesis)
@@ -42,11 +45,9 @@ def explain(problems: Sequence[Problem]) -> Explained:
                 found.setdefault((cause.site, cause.step, cause.text), cause)
             elif score > 0:
                 near.append((score, -cause.prior, replace(hypothesis, cause=cause), problem))
-    if not found:
-        for problem in problems:
-            if not problem.tail:
-                for cause in _regions(problem):
-                    found.setdefault((cause.site, cause.step, cause.text), cause)
+        if not found and not problem.tail:
+            for cause in _regions(problem):
+                found.setdefault((cause.site, cause.step, cause.text), cause)
     if found:
         return Explained(tuple(sorted(found.values(), key=lambda c: c.prior)), tried=tried)
     closest, share = _closest(near)
@@ -58,11 +59,11 @@ def _agreement(problem: Problem, hypothesis: Hypothesis) -> float:
     where it explains no more than no fault does."""
     try:
         if hypothesis.rows and problem.by_rows:
-            rows = problem.sample
-            got, valid, right = (a.reshape(-1, a.shape[-1])[rows] for a in (problem.got, problem.valid, problem.right))
-            part = _share(got, valid, right, hypothesis.predict(rows))
-            if part < 1:
-                return part
+            for rows in problem.samples:
+                got, valid, right = problem.rows_of(rows)
+                part = _share(got, valid, right, hypothesis.predict(rows))
+                if part < 1:
+                    return part
         return _share(problem.got, problem.valid, problem.right, hypothesis.predict(None))
     except IMPOSSIBLE:
         return 0.0

@@ -215,8 +215,8 @@ def matmul(w: Path, site: Site, p: Values, rows: list[Array]) -> Array:
 
 def log2_matmul(w: Path, site: Site, p: Values, rows: list[Array]) -> Array:
     codes, v = rows
-    weight = np.where((codes < 0) & (w.choice("zero code", "zero", "one") == "zero"), 0,
-                      1 << np.clip(15 - codes, 0, 40))  # fmt: skip
+    zero = {"0": 0, "2**15": 1 << 15, "2**16": 1 << 16}[w.choice("weight of code -1", "0", "2**15", "2**16")]
+    weight = np.where(codes < 0, zero, 1 << np.clip(15 - codes, 0, 40))
     bits = w.count("fraction bits", 15)
     if bits < 15:  # each product keeps so many of the fraction's bits
         lost = 15 - bits
@@ -236,7 +236,7 @@ def mean(w: Path, site: Site, p: Values, rows: list[Array]) -> Array:
 def _deltas(w: Path, x: Array, hidden: Array | None) -> Array:
     """x - x_max, hidden positions as they come; 'previous': the maximum of the row before."""
     x = w.word("x", x)
-    how = w.choice("x_max", "row", "none", "all rows", "masked too")
+    how = w.choice("row maximum", "row", "none", "all rows", "masked too")
     seen = x if hidden is None or how == "masked too" else np.where(hidden, np.iinfo(np.int64).min, x)
     top = seen.max(axis=-1, keepdims=True)
     if hidden is not None:
@@ -327,7 +327,7 @@ def softmax_fqvit(w: Path, site: Site, p: Values, rows: list[Array]) -> Array:
 
 def gelu_ivit(w: Path, site: Site, p: Values, rows: list[Array]) -> Array:
     x = w.word("x", rows[0])
-    how = w.choice("x_max", "row", "none", "all rows")
+    how = w.choice("row maximum", "row", "none", "all rows")
     top = x.max(axis=-1, keepdims=True)
     top = top * 0 if how == "none" else np.broadcast_to(top.max(), top.shape) if how == "all rows" else top
     top = w.word("x_max", top)
@@ -386,7 +386,7 @@ def _rooted(w: Path, v: Array, d: Array, most: int) -> Array:
 def layernorm_ivit(w: Path, site: Site, p: Values, rows: list[Array]) -> Array:
     d = _centred(w, rows[0])
     var = w.word("variance", (d * d).sum(axis=-1, keepdims=True))
-    match w.choice("root", "newton", "floor", "nearest"):
+    match w.choice("square root", "newton", "floor", "nearest"):
         case "newton":
             root = _newton(w, var)
         case "floor":
@@ -402,7 +402,7 @@ def layernorm_ibert(w: Path, site: Site, p: Values, rows: list[Array]) -> Array:
     small = w.word("shifted", w.shift("delta >> shift", d, shift))
     var = w.word("variance", (small * small).sum(axis=-1, keepdims=True))
     steps = w.count("steps", 0)
-    match w.choice("root", "floor", "nearest", "newton"):
+    match w.choice("square root", "floor", "nearest", "newton"):
         case "floor" if not steps:
             root = isqrt(var)
         case "floor":  # Algorithm 4, its loop ended early

@@ -242,7 +242,7 @@ def _faults(problem: Problem, name: str, note: Note) -> Iterator[tuple[str, str,
                     yield "steps", usual, Fault("count", name, value), abs(value - note.usual) // 4
         case "choice":
             usual, *others = note.usual
-            kind = "max" if name == "x_max" else "option"
+            kind = "max" if name == "row maximum" else "option"
             for other in others:
                 yield kind, f"{other} instead of {usual}", Fault("choice", name, other), 0
 
@@ -572,6 +572,8 @@ def _parameters(problem: Problem, method: object) -> Iterator[tuple[str, object]
                 yield f", with these constants{note}", method.params(**given)  # type: ignore[attr-defined]
             except (IntvitError, TypeError):
                 continue
+    least, most = method.widths  # type: ignore[attr-defined]
+    bits = min(max(int(bits), least), most)
     known = {"out_bits": bits, "exp_range_max": None, "shift": 0, "factor": None}
     wanted = inspect.signature(method.lower).parameters  # type: ignore[attr-defined]
     facts = {key: value for key, value in known.items() if key in wanted}

@@ -162,12 +162,17 @@ class Problem:
         return all(s.by_rows and len(self.got) * int(np.prod(s.output.shape[:-1])) == rows for s in stages)
 
     @cached_property
-    def sample(self) -> Array:
-        """Rows to ask first: some that differ, from all over, and some that do not."""
-        differ = self.different.reshape(-1, self.got.shape[-1]).any(axis=-1)
-        bad, good = np.flatnonzero(differ), np.flatnonzero(~differ)
+    def samples(self) -> list[Array]:
+        """Rows to ask first: the one that differs most, then some that differ, from all over, and some that do not."""
+        differ = np.count_nonzero(self.different.reshape(-1, self.got.shape[-1]), axis=-1)
+        bad, good = np.flatnonzero(differ), np.flatnonzero(differ == 0)
         chosen = [a[np.unique(np.linspace(0, len(a) - 1, n).astype(int))] for a, n in ((bad, 5), (good, 2)) if len(a)]
-        return np.unique(np.concatenate(chosen)) if chosen else np.zeros(0, int)
+        return [np.array([int(differ.argmax())]), np.unique(np.concatenate(chosen))]
+
+    def rows_of(self, rows: Array) -> tuple[Array, Array, Array]:
+        """Rows of what was got, of what of it is known, and of what is right."""
+        got, valid, right = (a.reshape(-1, a.shape[-1])[rows] for a in (self.got, self.valid, self.right))
+        return got, valid, right
 
     def predict(self, rows: Array | None = None, fault: Fault | None = None,
                 constants: Mapping[str, Array] | None = None, own: list[Array] | None = None) -> Array:  # fmt: skip
