@@ -36,7 +36,7 @@ from intvit.graph.parameters import method_params, node_method
 from intvit.kernels import registry
 from intvit.lowering.recipe import build_recipe
 from intvit.spec import gelu, layernorm, softmax
-from intvit.vectors.diagnosis.cases import Held, cases_from
+from intvit.vectors.diagnosis.cases import cases_from
 from intvit.vectors.diagnosis.compare import EQUAL, compare
 from intvit.vectors.diagnosis.dump import Archive
 from intvit.vectors.diagnosis.kinds import Cause
@@ -300,7 +300,10 @@ def _(s: Subject, rng: random.Random) -> Injected:
     return requantized(s, e=s.array("e") + by), means("shift")
 
 
-@kind("zero point missing or doubled", lambda s: having("residual", "requantize")(s) and s.node.arrays["residual"].size == 1)
+@kind(
+    "zero point missing or doubled",
+    lambda s: having("residual", "requantize")(s) and s.node.arrays["residual"].size == 1,
+)
 def _(s: Subject, rng: random.Random) -> Injected:
     if rng.random() < 0.5:
         return requantized(s, residual=None), means("missing", step="residual")
@@ -310,7 +313,9 @@ def _(s: Subject, rng: random.Random) -> Injected:
 RESIDUAL = lambda s: REQUANTIZE(s) and len(s.own) == 2  # noqa: E731
 
 
-@kind("residual missing", lambda s: RESIDUAL(s) or (REQUANTIZE(s) and s.node.arrays.get("residual", np.zeros(1)).size > 1))
+@kind(
+    "residual missing", lambda s: RESIDUAL(s) or (REQUANTIZE(s) and s.node.arrays.get("residual", np.zeros(1)).size > 1)
+)
 def _(s: Subject, rng: random.Random) -> Injected:
     return requantized(s, residual=None), means("missing", step="input1" if len(s.own) == 2 else "residual")
 
@@ -334,7 +339,9 @@ def _(s: Subject, rng: random.Random) -> Injected:
         m, e = int(s.array(f"{prefix}m")[0]), int(s.array(f"{prefix}e")[0])
         return np.array([rounding(v * m, e, "half_even") for v in values], object).reshape(s.x.shape)
 
-    return cut(cut(term(0, ""), s.bits - 0) + cut(term(1, "residual_"), s.bits - 2), s.bits), means("width", "clamp", "overflow")
+    return cut(cut(term(0, ""), s.bits - 0) + cut(term(1, "residual_"), s.bits - 2), s.bits), means(
+        "width", "clamp", "overflow"
+    )
 
 
 # --------------------------------------------------------------------------------------------------- products
@@ -364,7 +371,9 @@ def _(s: Subject, rng: random.Random) -> Injected:
     w = s.array("weight")
     for k in range(w.shape[1]):
         total = cut(total + s.x[..., k : k + 1].astype(np.int64) * w[:, k], bits)
-    return cut(total + (s.array("bias") if "bias" in s.node.arrays else 0), bits), means("width", text=f"at s{bits} after every")
+    return cut(total + (s.array("bias") if "bias" in s.node.arrays else 0), bits), means(
+        "width", text=f"at s{bits} after every"
+    )
 
 
 @kind("saturate for wrap in the accumulator", lambda s: op("linear")(s) and "numerics" in s.node.attrs
@@ -437,10 +446,11 @@ def _(s: Subject, rng: random.Random) -> Injected:
 
 @kind("softmax without the row maximum", op("softmax"))
 def _(s: Subject, rng: random.Random) -> Injected:
-    wide = ("<< (n - k)", "<< min(max(n - k, 0), 31 if 'v - 2 * x0' else 62)")
     if s.node.attrs["method"] == "ivit":
-        return by_spec(s, ('x - top for x, h', 'x - 0 for x, h'), ("<< (n - k)) >> 1", "<< min(n - k, 31)) >> 1")), means("max")
-    return by_spec(s, ('x - top for x, h', 'x - 0 for x, h'), ("v << (n - k)", "v << max(n - k, 0)")), means("max") if wide else means()
+        return by_spec(
+            s, ("x - top for x, h", "x - 0 for x, h"), ("<< (n - k)) >> 1", "<< min(n - k, 31)) >> 1")
+        ), means("max")
+    return by_spec(s, ("x - top for x, h", "x - 0 for x, h"), ("v << (n - k)", "v << max(n - k, 0)")), means("max")
 
 
 @kind("softmax by another method", op("softmax"))
@@ -534,8 +544,10 @@ def _(s: Subject, rng: random.Random) -> Injected:
 
 @kind("halving of LayerNorm rounds", op("layernorm.ivit", "layernorm.ibert"))
 def _(s: Subject, rng: random.Random) -> Injected:
-    how, text = rng.choice([("toward_zero", "truncated_div(v, 2)"), ("half_up", "(v + 1) >> 1")])
-    return by_spec(s, ("[v >> 1 for v in product]", f"[{text} for v in product]")), means("rounding", step="product >> 1")
+    text = rng.choice(["truncated_div(v, 2)", "(v + 1) >> 1"])
+    return by_spec(s, ("[v >> 1 for v in product]", f"[{text} for v in product]")), means(
+        "rounding", step="product >> 1"
+    )
 
 
 @kind("variance in too narrow a word", op("layernorm.ivit", "layernorm.ibert"))
@@ -608,7 +620,9 @@ def _(s: Subject, rng: random.Random) -> Injected:
 
 @kind("GELU shifts before it takes the sign", op("gelu.ibert"))
 def _(s: Subject, rng: random.Random) -> Injected:
-    return by_spec(s, ("(s * v) >> p.n", "s * (v >> p.n)")), either(means("option", step="sign"), means("rounding", step="erf"))
+    return by_spec(s, ("(s * v) >> p.n", "s * (v >> p.n)")), either(
+        means("option", step="sign"), means("rounding", step="erf")
+    )
 
 
 @kind("GELU without its clip", op("gelu.ibert"))
@@ -620,7 +634,11 @@ def _(s: Subject, rng: random.Random) -> Injected:
 def _(s: Subject, rng: random.Random) -> Injected:
     total, n = s.x.astype(np.int64).sum(axis=1), s.x.shape[1]
     how = rng.choice(["floor", "toward_zero", "half_up"])
-    made = {"floor": total // n, "toward_zero": np.sign(total) * (abs(total) // n), "half_up": (2 * total + n) // (2 * n)}
+    made = {
+        "floor": total // n,
+        "toward_zero": np.sign(total) * (abs(total) // n),
+        "half_up": (2 * total + n) // (2 * n),
+    }
     return made[how], means("rounding", step="y", text=how)
 
 
@@ -709,7 +727,9 @@ def _(s: Subject, rng: random.Random) -> Injected:
     bit = rng.randrange(s.bits)
     low = s.right.astype(np.int64) % 2**s.bits
     made = low | (1 << bit) if rng.random() < 0.5 else low & ~(1 << bit)
-    return signed(made, s.bits), either(means("stuck_bit", text=f"bit {bit} "), means("width", step="output") if bit == 0 else means("stuck_bit"))
+    return signed(made, s.bits), either(
+        means("stuck_bit", text=f"bit {bit} "), means("width", step="output") if bit == 0 else means("stuck_bit")
+    )
 
 
 @kind("stuck bit in one lane", ANY)
@@ -756,7 +776,9 @@ def _(s: Subject, rng: random.Random) -> Injected | None:
     names = [n.output for n in s.graph.nodes]
     at = names.index(s.node.output)
     near = [n for n in names[max(0, at - 10) : at] if s.tensors[n].shape == s.right.shape and n not in s.node.inputs]
-    near = [n for n in near if needs(s.tensors[n].astype(object)) <= s.bits and s.graph.by_output[n].op not in LAYOUT_OPS]
+    near = [
+        n for n in near if needs(s.tensors[n].astype(object)) <= s.bits and s.graph.by_output[n].op not in LAYOUT_OPS
+    ]
     return (s.tensors[near[-1]].astype(np.int64), means("bypass")) if near else None
 
 
@@ -831,7 +853,9 @@ def with_mean(graph: IntGraph) -> IntGraph:
                  graph.metadata)  # fmt: skip
 
 
-def draw(subjects: Sequence[Subject], wanted: Kind, rng: random.Random, tries: int = 60) -> tuple[Subject, Array, Truth] | None:
+def draw(
+    subjects: Sequence[Subject], wanted: Kind, rng: random.Random, tries: int = 60
+) -> tuple[Subject, Array, Truth] | None:
     """A fault of a kind that changes a value, if some tries find one."""
     able = [s for s in subjects if wanted.where(s)]
     for _ in range(tries if able else 0):
@@ -874,7 +898,7 @@ def near(subject: Subject, cases: Sequence[Any]) -> list[Any]:
     """The cases around a site, and others of its operator: what a bundle of a part of the model holds."""
     at = next(i for i, case in enumerate(cases) if case.name == subject.node.name)
     alike = [i for i, case in enumerate(cases) if case.part.nodes[0].op == subject.node.op]
-    return [cases[i] for i in sorted({*alike[:8], *range(max(0, at - 6), min(len(cases), at + 7))})]
+    return [cases[i] for i in sorted({*alike[:16], *range(max(0, at - 6), min(len(cases), at + 7))})]
 
 
 def outcomes(made: Bench, count: int, seed: int) -> Iterator[Outcome]:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from intvit.errors import IntvitError
-from intvit.graph.ir import LAYOUT_OPS, Array, Graph, IntGraph, Node, Tensor
+from intvit.graph.ir import LAYOUT_OPS, Array, Graph, IntGraph, Node
 
 
 class Case(Protocol):
@@ -52,6 +52,7 @@ def cases_of(folder: str | Path) -> list[Case]:
     IntvitError for what is none, and for one of which a byte is not what its digest says.
     """
     from intvit.vectors.bundle import read_case, read_index, read_manifest
+    from intvit.vectors.check import _tensor
 
     root = Path(folder)
     index = read_index(root)
@@ -73,17 +74,7 @@ def cases_of(folder: str | Path) -> list[Case]:
         held = found[manifest.site]
         held.given[manifest.image] = {str(s.tensor): case.arrays[s.key] for s in inputs}  # type: ignore[index]
         held.outputs[manifest.image] = {str(output.tensor): case.arrays[output.key]}  # type: ignore[index]
-    return _in_order(list(found.values()))
-
-
-def _tensor(signal: object) -> Tensor:
-    from intvit.vectors.check import _tensor as tensor
-
-    return tensor(signal)  # type: ignore[arg-type]
-
-
-def _in_order(cases: Sequence[Held]) -> list[Case]:
-    return list(cases)
+    return list(found.values())
 
 
 def cases_from(graph: IntGraph, tensors: Mapping[str, Array], sites: Sequence[str] | None = None,

@@ -77,8 +77,8 @@ def _share(got: Array, valid: Array, right: Array, made: Array) -> float:
         return 1.0
     different = valid & (got != right)
     # what it spoils counts against it
-    explained = np.count_nonzero(different & same) - np.count_nonzero(~different & ~same)
-    return max(0.0, min(explained / max(np.count_nonzero(different), 1), 0.999999))
+    explained = int(np.count_nonzero(different & same)) - int(np.count_nonzero(~different & ~same))
+    return max(0.0, min(explained / max(int(np.count_nonzero(different)), 1), 0.999999))
 
 
 def _closest(near: list[tuple[float, int, Hypothesis, Problem]]) -> tuple[Cause | None, float]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from intvit.engine.evaluate import prepare_in
+from intvit.engine.evaluate import prepare, prepare_in
 from intvit.errors import IntvitError
 from intvit.files import safe_name
+from intvit.graph.inttypes import IntType
 from intvit.graph.ir import LAYOUT_OPS, Array, IntGraph, Node, Tensor
 from intvit.vectors.compare import word
 from intvit.vectors.diagnosis.cases import Case
@@ -19,6 +20,7 @@ from intvit.vectors.diagnosis.dump import Dump, Dumped, Key, Place, key_of
 from intvit.vectors.diagnosis.problem import Problem, Stage, computed
 from intvit.vectors.part import run
 
+MISLED = "its inputs differ from golden too: if the bench gave each site golden stimuli, compare with --isolated"
 EQUAL, ROOT, PROPAGATED, MISSING, EXTRA = "equal", "root", "propagated", "missing", "extra"
 MOST_EXPLAINED = 16
 """Roots of which causes are looked for: each takes seconds, and the first ones tell the most."""
@@ -107,15 +109,24 @@ class _Tensor:
     output: bool = False
 
 
-def compare(cases: Sequence[Case], dump: Dump, *, graph: IntGraph | None = None, images: Sequence[int] | None = None,
-            causes: bool = True, progress: Callable[[int, int], None] | None = None) -> Report:  # fmt: skip
+def compare(
+    cases: Sequence[Case],
+    dump: Dump,
+    *,
+    graph: IntGraph | None = None,
+    images: Sequence[int] | None = None,
+    causes: bool = True,
+    isolated: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
     """Compare what was dumped with what was expected.
 
     `graph` tells how layout between cases moves elements, where the cases themselves do not say; `images` limits
-    what is compared. IntvitError for a dump of which nothing belongs to the cases, or of none of an image.
+    what is compared. `isolated`: the bench gave every case its golden stimuli, whatever it dumped elsewhere.
+    IntvitError for a dump of which nothing belongs to the cases, or nothing of an image.
     """
     wanted = _images(cases, images)
-    tensors = _linked(cases, wanted, graph)
+    tensors = _linked(cases, wanted, graph, isolated)
     unused = _read(tensors, dump, wanted)
     found: list[Result] = []
     explained = 0
@@ -123,7 +134,7 @@ def compare(cases: Sequence[Case], dump: Dump, *, graph: IntGraph | None = None,
         if progress:
             progress(i + 1, len(tensors))
         _follow(tensor, wanted)
-        if tensor.node is None or tensor.node.op in LAYOUT_OPS and not tensor.dumped:
+        if tensor.node is None or (tensor.node.op in LAYOUT_OPS and not tensor.dumped):
             continue
         result = _result(tensor, wanted, dump)
         if result.status == ROOT and causes and tensor.node.op not in LAYOUT_OPS:
@@ -131,6 +142,8 @@ def compare(cases: Sequence[Case], dump: Dump, *, graph: IntGraph | None = None,
                 explanation = explain(_problems(tensor, tensors, wanted))
                 result = _with(result, explained=explanation)
                 explained += 1
+                if not explanation.causes and not isolated and _misled(tensor):
+                    result = _with(result, notes=(*result.notes, MISLED))
             else:
                 result = _with(result, notes=(*result.notes, f"not looked for causes: the first {MOST_EXPLAINED} were"))
         found.append(result)
@@ -138,9 +151,12 @@ def compare(cases: Sequence[Case], dump: Dump, *, graph: IntGraph | None = None,
     return Report(tuple(found), wanted)
 
 
-def _with(result: Result, **changes: Any) -> Result:
-    from dataclasses import replace
+def _misled(tensor: _Tensor) -> bool:
+    """Whether it was judged by inputs that are not golden."""
+    return any(source.own is not None and not np.array_equal(source.own, source.golden) for source in tensor.made_from)
 
+
+def _with(result: Result, **changes: Any) -> Result:
     return replace(result, **changes)
 
 
@@ -163,7 +179,8 @@ def _list(numbers: Sequence[int]) -> str:
 # --------------------------------------------------------------------------------------------------- golden
 
 
-def _linked(cases: Sequence[Case], wanted: tuple[int, ...], graph: IntGraph | None) -> list[_Tensor]:
+def _linked(cases: Sequence[Case], wanted: tuple[int, ...], graph: IntGraph | None,
+            isolated: bool) -> list[_Tensor]:  # fmt: skip
     """Every tensor of every case in execution order; stimuli are tied to what gives them, where that is the same."""
     made: dict[str, list[_Tensor]] = {}
     found: list[_Tensor] = []
@@ -182,7 +199,7 @@ def _linked(cases: Sequence[Case], wanted: tuple[int, ...], graph: IntGraph | No
         here: dict[str, _Tensor] = {}
         for name in part.inputs:
             stimulus = _Tensor(case, part.tensors[name], None, given[name])
-            stimulus.alias = _maker(stimulus, made, graph, found, images)
+            stimulus.alias = None if isolated else _maker(stimulus, made, graph, found, images)
             here[name] = stimulus
             found.append(stimulus)
         for node in part.nodes:
@@ -306,14 +323,8 @@ def _aligned(tensor: _Tensor, other: _Tensor, wanted: tuple[int, ...]) -> Array:
 
 
 def _moved(tensor: _Tensor, given: Sequence[Array]) -> Array:
-    from intvit.engine.evaluate import prepare
-
     assert tensor.node is not None
     inputs = [source.tensor for source in tensor.made_from]
-    from dataclasses import replace
-
-    from intvit.graph.inttypes import IntType
-
     return prepare(tensor.node, inputs, replace(tensor.tensor, dtype=IntType(64)))(list(given))
 
 
@@ -326,7 +337,8 @@ def _stage(tensor: _Tensor) -> Stage:
 
 
 def _result(tensor: _Tensor, wanted: tuple[int, ...], dump: Dump) -> Result:
-    assert tensor.node is not None and tensor.right is not None
+    assert tensor.node is not None
+    assert tensor.right is not None
     images = _rows(tensor, wanted)
     by_image: dict[int, str] = {}
     different = unknown = elements = 0
@@ -340,8 +352,8 @@ def _result(tensor: _Tensor, wanted: tuple[int, ...], dump: Dump) -> Result:
         unknown += int(np.count_nonzero(~known.valid))
         wrong = known.valid & (known.values != tensor.golden[b])
         by_root = known.valid & (known.values != tensor.right[b])
-        by_image[image] = EQUAL if not wrong.any() and not by_root.any() else ROOT if by_root.any() else PROPAGATED
-        different += int(np.count_nonzero(wrong | by_root))
+        by_image[image] = EQUAL if not wrong.any() else ROOT if by_root.any() else PROPAGATED
+        different += int(np.count_nonzero(by_root if by_root.any() and wrong.any() else wrong))
     statuses = set(by_image.values())
     status = next(s for s in (ROOT, PROPAGATED, EQUAL, MISSING) if s in statuses)
     for b, image in enumerate(images):
@@ -393,7 +405,9 @@ def _notes(tensor: _Tensor, by_image: Mapping[int, str], unknown: int) -> list[s
         elif origin.own is not None and np.array_equal(origin.own, origin.golden):
             notes.append(f"golden stands in for input {source.tensor.name}, which was not dumped")
         else:
-            notes.append(f"input {source.tensor.name} was not dumped, and is computed from the device's tensors before it")
+            notes.append(
+                f"input {source.tensor.name} was not dumped, and is computed from the device's tensors before it"
+            )
     gone = [image for image, status in by_image.items() if status == MISSING]
     if gone:
         notes.append(f"not dumped on image {_list(gone)}")
@@ -447,15 +461,17 @@ def _problems(tensor: _Tensor, tensors: Sequence[_Tensor], wanted: tuple[int, ..
     return found
 
 
-def _neighbours(tensor: _Tensor, tensors: Sequence[_Tensor], wanted: tuple[int, ...], at: list[int]) -> dict[str, Array]:
+def _neighbours(
+    tensor: _Tensor, tensors: Sequence[_Tensor], wanted: tuple[int, ...], at: list[int]
+) -> dict[str, Array]:
     """Tensors that might be given in its place: its own inputs, and what is made near it with the same shape."""
     found = {s.tensor.name: np.asarray(s.own if s.own is not None else s.golden, np.int64)[at]
              for s in tensor.made_from}  # fmt: skip
     position = tensors.index(tensor)
     for other in tensors[max(0, position - 12) : position + 12]:
-        if other is not tensor and other.tensor.shape == tensor.tensor.shape and other.node is not None:
-            if _rows(other, wanted) == _rows(tensor, wanted):
-                found.setdefault(other.tensor.name, np.asarray(other.golden, np.int64)[at])
+        alike = other is not tensor and other.node is not None and other.tensor.shape == tensor.tensor.shape
+        if alike and _rows(other, wanted) == _rows(tensor, wanted):
+            found.setdefault(other.tensor.name, np.asarray(other.golden, np.int64)[at])
     return found
 
 
@@ -466,7 +482,12 @@ def _similar(tensor: _Tensor, tensors: Sequence[_Tensor]) -> dict[str, Node]:
     found: dict[str, Node] = {}
     for other in tensors:
         n = other.node
-        if n is not None and n.name != node.name and n.op == node.op and n.attrs.get("method") == node.attrs.get("method"):
+        if (
+            n is not None
+            and n.name != node.name
+            and n.op == node.op
+            and n.attrs.get("method") == node.attrs.get("method")
+        ):
             found.setdefault(n.name, n)
         if len(found) >= 16:
             break

@@ -55,7 +55,9 @@ class Path:
         if self.noting and v.size:
             low, high = int(v.min()), int(v.max())
             old = self.notes.get(name)
-            self.notes[name] = Note(kind, min(low, old.low) if old else low, max(high, old.high) if old else high, usual)
+            self.notes[name] = Note(
+                kind, min(low, old.low) if old else low, max(high, old.high) if old else high, usual
+            )
 
     def word(self, name: str, v: Array, bits: int = 96, overflow: str = "saturate") -> Array:
         """An intermediate register; `bits` if the numerics name a width."""

@@ -7,6 +7,7 @@ layouts and formats give the same: a class with the two methods of `Dump`.
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -79,7 +80,9 @@ def fitted(where: str, values: Array, shape: tuple[int, ...], dtype: IntType, va
         raise IntvitError(f"{where}: must be of shape {list(shape)}, or {n} elements, not {list(values.shape)}")
     known = np.ones(values.shape, bool) if valid is None else valid
     if known.shape not in (values.shape, shape, (n,)) or known.dtype != np.bool_:
-        raise IntvitError(f"{where}{VALID}: must be bools of shape {list(shape)}, not {known.dtype} {list(known.shape)}")
+        raise IntvitError(
+            f"{where}{VALID}: must be bools of shape {list(shape)}, not {known.dtype} {list(known.shape)}"
+        )
     values, known = values.reshape(shape), known.reshape(shape)
     beyond = known & ((values < dtype.min) | (values > dtype.max))
     if beyond.any():
@@ -94,9 +97,8 @@ def fitted(where: str, values: Array, shape: tuple[int, ...], dtype: IntType, va
 def _split(name: str, where: object) -> Key:
     """`case/image<i>/key` apart; a name that is not of this form is a key of no case."""
     parts = name.split("/")
-    if len(parts) == 3 and parts[1].startswith("image") and parts[1][5:].isdecimal() and len(parts[1]) < 15:
-        if str(int(parts[1][5:])) == parts[1][5:] and parts[1][5:].isascii():
-            return parts[0], int(parts[1][5:]), parts[2]
+    if len(parts) == 3 and re.fullmatch(r"image(0|[1-9][0-9]{0,8})", parts[1]):
+        return parts[0], int(parts[1][5:]), parts[2]
     raise IntvitError(f"{where}: {shortened(name)} must read like case/image0/output, as in golden vectors")
 
 

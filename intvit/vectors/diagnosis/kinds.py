@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -14,7 +13,6 @@ class Cause:
     site: str
     step: str
     text: str
-    facts: dict[str, Any] = field(default_factory=dict, compare=False)
     penalty: int = 0
     """Beside the kind's own: of what is fitted to the dump, or is rare within its kind."""
 
@@ -45,7 +43,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "shift": (18, "a shift goes further or less far, by one bit or two"),
     "doubled": (18, "a constant or a step counts twice"),
     "max": (18, "softmax or ShiftGELU without, or with another, row maximum"),
-    "exchanged": (18, "two operands or two constants are exchanged: the scales of the residual, gain and bias, b and c"),
+    "exchanged": (18, "two operands or constants are exchanged: scales of the residual, gain and bias, b and c"),
     "steps": (19, "an iteration has fewer or more steps, as LayerNorm's square root"),
     "multiplier_bits": (20, "constants have one or more bits less, cut off or rounded"),
     "width": (21, "an operand, accumulator or intermediate has a bit less than it needs; it wraps or saturates"),

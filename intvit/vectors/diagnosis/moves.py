@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -11,7 +12,8 @@ import numpy as np
 from intvit.graph.inttypes import IntType
 from intvit.graph.ir import Array
 
-Move = Callable[[Array], Array]
+Change = Callable[[Array], Array]
+Move = Change
 """Of one image: (*shape) to (*shape)."""
 Named = tuple[str, str, Move, int]
 """(kind, what happens, the move, penalty)."""
@@ -27,12 +29,17 @@ def _last(index: Array) -> Move:
     return lambda v: v[..., index]
 
 
-def _in_words(n: int, word: int, lane: Callable[[Array], Array]) -> Array:
-    """Positions 0..n-1, those of full words of `word` lanes through `lane`."""
-    at = np.arange(n)
+def in_words(n: int, order: Array) -> Array:
+    """Positions 0..n-1, in every full word the lanes in another order."""
+    at, word = np.arange(n), len(order)
     full = n - n % word
-    at[:full] = (at[:full] // word) * word + lane(at[:full] % word)
+    at[:full] = at[:full] - at[:full] % word + order[at[:full] % word]
     return at
+
+
+def each(move: Move, values: Array) -> Array:
+    """A move on every image: (B, *shape) to the same."""
+    return np.stack([move(v) for v in values])
 
 
 def lanes(shape: tuple[int, ...]) -> Iterator[Named]:
@@ -49,10 +56,10 @@ def lanes(shape: tuple[int, ...]) -> Iterator[Named]:
                 if k >= word // 2:  # smaller ones are those of smaller words
                     named = {word - 1: "in reverse order", word // 2: "with its halves exchanged"}
                     what = named.get(k, f"with lane i as lane i xor {k}") if word > 2 else "with its lanes exchanged"
-                    index = _in_words(length, word, lambda i, k=k: i ^ k)
+                    index = in_words(length, np.arange(word) ^ k)
                     yield "lanes", f"words of {word} lanes{where} {what}", mover(index), 0
                 if word > 2:
-                    index = _in_words(length, word, lambda i, k=k, w=word: (i + k) % w)
+                    index = in_words(length, (np.arange(word) + k) % word)
                     yield "lanes", f"words of {word} lanes{where} rotated by {k}", mover(index), 1
 
 
@@ -87,7 +94,7 @@ def axes(shape: tuple[int, ...]) -> Iterator[Named]:
                     yield "axes", f"{list(cut)} with its axes in the order {list(perm)} in memory", _flat(index), 2
     for axis, n in enumerate(shape):
         if n > 1:
-            yield "axes", f"axis {axis} in reverse", lambda v, axis=axis: np.flip(v, axis), 1
+            yield "axes", f"axis {axis} in reverse", partial(np.flip, axis=axis), 1
     if len(plain) > 1:
         yield "axes", "all elements in reverse", lambda v: v.reshape(-1)[::-1].reshape(v.shape), 1
 
@@ -103,6 +110,10 @@ def _shifted(v: Array, by: int, fill: str) -> Array:
     return found
 
 
+def _shifted_whole(v: Array, by: int, fill: str) -> Array:
+    return _shifted(v.reshape(-1), by, fill).reshape(v.shape)
+
+
 def late(shape: tuple[int, ...]) -> Iterator[Named]:
     """Elements a few places, a row or a plane late or early."""
     n, row = math.prod(shape), shape[-1] if shape else 1
@@ -112,10 +123,15 @@ def late(shape: tuple[int, ...]) -> Iterator[Named]:
             what = f"{k} element{'s' if k > 1 else ''} {'late' if by > 0 else 'early'}"
             for fill, rest in (("wrapped", "the rest around the end"), ("zero", "zeros before"), ("held", "held")):
                 yield ("late", f"all elements {what}, {rest}",
-                       lambda v, by=by, fill=fill: _shifted(v.reshape(-1), by, fill).reshape(v.shape), 0)  # fmt: skip
+                       partial(_shifted_whole, by=by, fill=fill), 0)  # fmt: skip
                 if k < row < n:
                     yield ("late", f"each row {what}, {rest}",
-                           lambda v, by=by, fill=fill: _shifted(v, by, fill), 0)  # fmt: skip
+                           partial(_shifted, by=by, fill=fill), 0)  # fmt: skip
+
+
+def cut(v: Array, k: int) -> Array:
+    """The k lowest bits 0."""
+    return (v >> k) << k
 
 
 def as_type(v: Array, dtype: IntType, bits: int | None = None) -> Array:
@@ -147,7 +163,12 @@ def words(dtype: IntType) -> Iterator[Named]:
     if bits > 1:
         yield "bits_reversed", f"its {bits} bits reversed", lambda v: _regrouped(v, bits, 1, dtype, reverse), 0
     if container > 8:
-        yield "bytes", f"the bytes of {container} bits reversed", lambda v: _regrouped(v, container, 8, dtype, reverse), 0
+        yield (
+            "bytes",
+            f"the bytes of {container} bits reversed",
+            lambda v: _regrouped(v, container, 8, dtype, reverse),
+            0,
+        )
         if container > 16:
             yield ("bytes", "the bytes of half words exchanged",
                    lambda v: _regrouped(v, container, 8, dtype, lambda i, n: i ^ 1), 1)  # fmt: skip

@@ -204,7 +204,7 @@ class Problem:
 
 def _run_rows(stage: Stage, operands: list[Array], rows: Array, lead: tuple[int, ...]) -> Array:
     """A stage on operands that are cut to `rows` already; what it broadcasts is cut here."""
-    constants = {}
+    constants: dict[str, Array] = {}
     for key in ("residual", "mask"):
         if key in stage.values:
             constants[key] = np.broadcast_to(stage.values[key], lead).reshape(-1, lead[-1])[rows]

@@ -45,6 +45,15 @@ def summary(report: Report) -> str:
     return ", ".join(f"{report.count(status)} {status}" for status in STATUSES)
 
 
+def rows(report: Report) -> list[list[str]]:
+    """Of a table: site, status, images that fail or were dumped, elements, how many differ, how many are not known."""
+    return [
+        [plain(r.site if r.status != EXTRA else f"{r.case}/image{r.images[0]}/{r.tensor}"), r.status,
+         " ".join(map(str, r.failing or r.images)) or "-", str(r.n_elements), str(r.n_different), str(r.n_unknown)]
+        for r in report.results if r.status != EQUAL
+    ]  # fmt: skip
+
+
 def _amount(result: Result) -> str:
     return f"{result.n_different} of {result.n_elements - result.n_unknown} elements differ"
 
@@ -146,7 +155,9 @@ def junit(report: Report) -> bytes:
             case = ElementTree.SubElement(suite, "testcase", {"classname": plain(result.case), "name": plain(name)})
             if status in (ROOT, PROPAGATED):
                 failures += 1
-                failure = ElementTree.SubElement(case, "failure", {"type": status, "message": plain(_message(result, image))})
+                failure = ElementTree.SubElement(
+                    case, "failure", {"type": status, "message": plain(_message(result, image))}
+                )
                 failure.text = plain("\n".join([_amount(result), *result.notes, *cause_lines(result)]))
             elif status != EQUAL:
                 skipped += 1
@@ -156,7 +167,9 @@ def junit(report: Report) -> bytes:
     whole = ElementTree.Element("testsuites", counts)
     whole.append(suite)
     ElementTree.indent(whole)
-    return b'<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(whole, encoding="unicode").encode() + b"\n"
+    return (
+        b'<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(whole, encoding="unicode").encode() + b"\n"
+    )
 
 
 def _message(result: Result, image: int) -> str:
