@@ -136,7 +136,7 @@ def compare(
         _follow(tensor, wanted)
         if tensor.node is None or (tensor.node.op in LAYOUT_OPS and not tensor.dumped):
             continue
-        result = _result(tensor, wanted, dump)
+        result = _result(tensor, wanted, dump, isolated)
         if result.status == ROOT and causes and tensor.node.op not in LAYOUT_OPS:
             if explained < MOST_EXPLAINED:
                 explanation = explain(_problems(tensor, tensors, wanted))
@@ -336,7 +336,7 @@ def _stage(tensor: _Tensor) -> Stage:
 # ---------------------------------------------------------------------------------------------------- sites
 
 
-def _result(tensor: _Tensor, wanted: tuple[int, ...], dump: Dump) -> Result:
+def _result(tensor: _Tensor, wanted: tuple[int, ...], dump: Dump, isolated: bool) -> Result:
     assert tensor.node is not None
     assert tensor.right is not None
     images = _rows(tensor, wanted)
@@ -364,7 +364,7 @@ def _result(tensor: _Tensor, wanted: tuple[int, ...], dump: Dump) -> Result:
     node = tensor.node
     return Result(tensor.case.name, node.name, tensor.tensor.name, node.op, status,
                   tuple(i for i in images if by_image[i] != MISSING), failing, elements, unknown, different, first,
-                  tuple(_notes(tensor, by_image, unknown)), None, by_image)  # fmt: skip
+                  tuple(_notes(tensor, by_image, unknown, isolated)), None, by_image)  # fmt: skip
 
 
 def _element(tensor: _Tensor, image: int, against: Array, known: Dumped, dump: Dump) -> Element:
@@ -388,7 +388,7 @@ def axes(node: Node, rank: int) -> tuple[str, ...]:
     return (*(f"axis {i}" for i in range(rank - 2)), "token", last)
 
 
-def _notes(tensor: _Tensor, by_image: Mapping[int, str], unknown: int) -> list[str]:
+def _notes(tensor: _Tensor, by_image: Mapping[int, str], unknown: int, isolated: bool) -> list[str]:
     """What stood in for inputs that were not dumped, and what was not looked at."""
     notes: list[str] = []
     if all(status == MISSING for status in by_image.values()):
@@ -399,6 +399,8 @@ def _notes(tensor: _Tensor, by_image: Mapping[int, str], unknown: int) -> list[s
             partly = source if source.dumped else origin
             if any(not known.valid.all() for known in partly.dumped.values()):
                 notes.append(f"golden stands in where input {source.tensor.name} is not known")
+            continue
+        if origin.node is None and isolated:
             continue
         if origin.node is None:
             notes.append(f"golden stands in for input {source.tensor.name}, whose maker is not known")

@@ -109,7 +109,8 @@ def _one(key: str, v: Array) -> Iterator[tuple[str, str, Array, int]]:
     term = {"bias": "the bias", "residual": "the zero point", "shift": "the shift"}.get(key, key)
     if key == "residual" and np.unique(v).size > 1:
         term = "the residual"
-    yield "missing", f"without {term}" if key in ("bias", "residual") else "0", v * 0, 0
+    named = key in ("bias", "residual")
+    yield "missing", f"without {term}" if named else "0", v * 0, 0 if named else 3
     yield "doubled", "counted twice", v * 2, 0
     yield "sign", "negated" if key != "residual" else "subtracted", -v, 0
     yield "shift", "half as large", v >> 1, 2

@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "unsigned": (17, "a two's complement operand is taken without a sign, or an unsigned one with it"),
     "shift": (18, "a shift goes further or less far, by one bit or two"),
     "doubled": (18, "a constant or a step counts twice"),
-    "max": (18, "softmax or ShiftGELU without, or with another, row maximum"),
+    "max": (16, "softmax or ShiftGELU without, or with another, row maximum"),
     "exchanged": (18, "two operands or constants are exchanged: scales of the residual, gain and bias, b and c"),
     "steps": (19, "an iteration has fewer or more steps, as LayerNorm's square root"),
     "multiplier_bits": (20, "constants have one or more bits less, cut off or rounded"),

@@ -100,7 +100,7 @@ def _words(problem: Problem, name: str, note: Note) -> Iterator[tuple[str, str, 
         return
     for k in (1, 2, 3, 4):
         yield "width", f"its {k} lowest bit{'s' if k > 1 else ''} cut off", Fault("drop", name, k), 1 + k
-    yield "missing", "0", Fault("zero", name), 1
+    yield "missing", "0", Fault("zero", name), 4
     yield "sign", "negated", Fault("negate", name), 0
     if low < 0:
         yield "sign", "its magnitude", Fault("absolute", name), 1
