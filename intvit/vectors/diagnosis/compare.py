@@ -373,8 +373,9 @@ def _element(tensor: _Tensor, image: int, against: Array, known: Dumped, dump: D
     expected, got = int(against[index]), int(known.values[index])
     dtype = tensor.tensor.dtype
     assert tensor.node is not None
+    place = dump.place(tensor.keys[image], index, tensor.tensor.shape)
     return Element(image, index, axes(tensor.node, len(index)), expected, got, str(dtype),
-                   (word(expected, dtype), word(got, dtype)), dump.place(tensor.keys[image], index))  # fmt: skip
+                   (word(expected, dtype), word(got, dtype)), place)  # fmt: skip
 
 
 def axes(node: Node, rank: int) -> tuple[str, ...]:

@@ -70,8 +70,8 @@ class Dump(Protocol):
         too long, of words that do not fit."""
         ...
 
-    def place(self, key: Key, index: tuple[int, ...]) -> Place | None:
-        """Where an element lies, if that is known."""
+    def place(self, key: Key, index: tuple[int, ...], shape: tuple[int, ...]) -> Place | None:
+        """Where an element of a tensor of a shape lies, if that is known."""
         ...
 
 
@@ -121,7 +121,7 @@ class Archive:
         valid = self.arrays.get((key[0], key[1], f"{key[2]}{VALID}"))
         return fitted(where, self.arrays[key], shape, dtype, valid)
 
-    def place(self, key: Key, index: tuple[int, ...]) -> Place | None:
+    def place(self, key: Key, index: tuple[int, ...], shape: tuple[int, ...]) -> Place | None:
         return None
 
 
@@ -183,7 +183,7 @@ class Folder:
         valid = arrays.get(f"{names[0]}{VALID}", arrays.get("valid"))
         return fitted(str(path), arrays[names[0]], shape, dtype, valid)
 
-    def place(self, key: Key, index: tuple[int, ...]) -> Place | None:
+    def place(self, key: Key, index: tuple[int, ...], shape: tuple[int, ...]) -> Place | None:
         return None
 
 
@@ -284,10 +284,7 @@ class Laid:
         signal = dump.signals[name]
         return fitted(f"{folder}/{dump.files[name][0]}", signal.values, shape, dtype, signal.valid)
 
-    def place(self, key: Key, index: tuple[int, ...]) -> Place | None:
-        return None
-
-    def place_in(self, key: Key, index: tuple[int, ...], shape: tuple[int, ...]) -> Place:
+    def place(self, key: Key, index: tuple[int, ...], shape: tuple[int, ...]) -> Place | None:
         """Where an element of a tensor of a shape lies."""
         layout = self.layouts.of(key[2]).as_stored()
         plan = Plan(shape, layout, key[2])
