@@ -360,6 +360,14 @@ def test_unknown_bits_make_elements_unknown():
         unpack(read([("f", b"01xx03z4\n0")], layout), (6,), S8, layout, partial=False)
 
 
+def test_unknown_bits_of_constants():
+    layout = Layout(format="sv", packed=True, lanes=2, element_bits=8, word_bits=16)
+    text = b"localparam logic [15:0] m [0:1] = '{16'h02z1, 16'h0403};"
+    back = unpack(read([("f", text)], layout, "m"), (4,), S8, layout)
+    assert back.valid.tolist() == [False, True, True, True]
+    assert back.values.tolist() == [0, 2, 3, 4]
+
+
 def test_unknown_bits_are_written_where_a_format_has_them():
     bank = Bank(range(2), np.array([[1, 2], [3, 4]], np.uint8), np.array([[0xF, 0], [0, 0]], np.uint8))
     memory, layout = Memory(16, (bank,)), Layout(word_bits=16, element_bits=16, packed=True)

@@ -325,8 +325,7 @@ def unpack(
     if unknown is None:
         return Unpacked(values, np.ones(plan.shape, np.bool_))
     valid = plan.restore(_from_words(unknown, plan) == 0)
-    values[~valid] = 0
-    return Unpacked(values, valid)
+    return Unpacked(np.where(valid, values, values.dtype.type(0)), valid)
 
 
 def _refuse(bank: Bank, addresses: Addresses, lacking: Array, where: object) -> None:
