@@ -1391,6 +1391,56 @@ def golden_bench(
         raise typer.Exit(1)
 
 
+@golden.command("compare")
+def golden_compare(
+    cases: Annotated[Path, typer.Argument(help="Folder or zip of golden vectors.")],
+    dump: Annotated[Path, typer.Argument(help="What the device gave: an npz archive, or a folder named as the cases.")],
+    graph: Annotated[Path | None, typer.Option(help="Integer graph of the cases: how layout moves elements between "
+                                               "them.")] = None,
+    layout: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="Layouts of the dump. [default: those of the cases]")
+    ] = None,
+    image: Annotated[list[int] | None, typer.Option(help="Only this image; repeat for more.")] = None,
+    isolated: Annotated[bool, typer.Option("--isolated", help="The bench gave every case its golden stimuli.")] = False,
+    causes: Annotated[bool, typer.Option("--causes/--no-causes", help="Look for what explains each root.")] = True,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML to write: a testcase for each site and image.")] = None,
+    as_json: JsonOpt = False,
+) -> None:  # fmt: skip
+    """Compare a device's dump with golden vectors: where it went wrong first, and which single fault explains it.
+
+    Exit 1 if an element differs, 2 for a dump that cannot be read as these cases. docs/compare.md.
+
+    Example: intvit golden compare vectors dump.npz --junit report.xml
+
+    Example: intvit golden compare vectors dump --layout device.toml
+    """
+    from intvit.graph.store import load
+    from intvit.vectors.diagnosis import report as reports
+    from intvit.vectors.diagnosis.cases import cases_of
+    from intvit.vectors.diagnosis.compare import compare
+    from intvit.vectors.diagnosis.dump import open_dump
+    from intvit.vectors.layouts.layout import read_layouts
+
+    known = cases_of(cases)
+    layouts = known[0].layouts if layout is None else read_layouts(layout)
+    with progress("compare") as advance:
+        found = compare(known, open_dump(dump, layouts), graph=None if graph is None else load(graph), images=image,
+                        causes=causes, isolated=isolated, progress=advance)  # fmt: skip
+    if junit is not None:
+        with whole_file(junit) as path:
+            path.write_bytes(reports.junit(found))
+    if as_json:
+        print(json.dumps(reports.document(found)))
+    else:
+        for line in reports.lines(found):
+            out.print(line, soft_wrap=True, highlight=False, markup=False)
+        if found.differs:
+            headers = ["site", "status", "images", "elements", "different", "unknown"]
+            out.print(_table("sites that are not equal", headers, reports.rows(found)))
+    if found.differs:
+        raise typer.Exit(1)
+
+
 @app.command()
 def demo(
     output: OutputOpt = Path("intvit-demo"),

@@ -100,4 +100,5 @@ def rows(rng, most, channels):
         *([rng.randint(-most, most) for _ in range(channels)] for _ in range(3)),
         *([small() for _ in range(channels)] for _ in range(4)),
         [min(2**k, most) * (-1) ** j for j, k in enumerate(rng.choices(range(32), k=channels))],
+        [min(rng.choice((1, 2, 3, 50)), most) if j == 0 else 0 for j in range(channels)],
     ]

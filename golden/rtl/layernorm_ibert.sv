@@ -51,8 +51,8 @@ module layernorm_ibert #(
   divide #(DIV_BITS) reciprocal (clk, rst, state == DIVIDE, DIV_BITS'(32'h80000000), root, divided, factor, rest);
 
   wire signed [D_BITS+32:0] product = row[at] * $signed({1'b0, factor[31:0]});
-  wire signed [D_BITS+32:0] normalized = root == 0 ? '0 : product >>> 1;
-  wire signed [63:0] y = 64'(normalized) + 64'(bias[at]);
+  wire signed [D_BITS+32:0] normalized = product >>> 1;
+  wire signed [63:0] y = (root == 0 ? 64'sd0 : 64'(normalized)) + 64'(bias[at]);
   assign m0_axis_tdata  = M0_BITS'(y);
   assign m0_axis_tvalid = state == OUT;
   assign m0_axis_tlast  = at == length - 1;

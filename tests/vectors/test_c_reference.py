@@ -26,6 +26,7 @@ from intvit.vectors import cref
 from intvit.vectors.part import part_of
 
 METHODS = corners.METHODS
+(FQVIT,) = (m for m in METHODS if m.id == "layernorm.fqvit.v1")
 WIDE = IntType(64)
 
 
@@ -197,6 +198,44 @@ def test_constants_just_outside_their_ranges_are_refused(program, tmp_path, meth
     assert tried >= 2 * len(corners.ranges(params)) - 1
 
 
+def test_a_root_of_zero_leaves_the_bias(program, tmp_path):
+    """Deviations that I-BERT's shift drops, none of them negative."""
+    cases = []
+    for method in METHODS:
+        if method.operator in corners.NORMS and method.name == "ibert":
+            for shift in (2, 3, 31):
+                params = replace(corners.sample(method, 9), shift=shift)
+                cases.append(rows_case(method, params, [[3, 0, 0, 0, 0, 0, 0, 0, 0], [3, 2, 1, 0, 0, 0, 0, 0, 0]]))
+    equal(program, named(cases), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("slope", 2**59), ("gain", 2**59), ("bias", 2**60 - 1), ("bias", 1 - 2**60), ("slope", -(2**60)), ("slope", 0),
+     ("gain", 0), ("sign", 0), ("slope_exp", 90), ("slope_exp", 10), ("gain_exp", 54), ("gain", 2**60 + 2**11)],
+)  # fmt: skip
+def test_constants_of_fqvit_layernorm_that_contradict_one_another(program, tmp_path, key, value):
+    one = (2**60,) * 2
+    params = FQVIT.params((1, 2), (1, -1), one, (50, 50), one, (51, 51), one, (60, 60))
+    case = rows_case(FQVIT, params, [[1, 2], [5, 5]])
+    equal(program, [case], tmp_path)
+    with pytest.raises(IntvitError):
+        replace(params, **{key: (getattr(params, key)[0], value)})
+    node = case.part.nodes[0]
+    arrays = {**node.arrays, key: integers([node.arrays[key][0], value])}
+    other = replace(case.part, nodes=(replace(node, arrays=arrays),))
+    with pytest.raises(IntvitError, match="site: constants must lie in the ranges"):
+        equal(program, [Case("outside", other, case.values)], tmp_path)
+
+
+def test_constants_of_fqvit_layernorm_that_just_agree(program, tmp_path):
+    """A slope apart from C times gain by 2**-50 of it, what doubles round."""
+    one = (2**60,) * 2
+    for apart in (0, 1, 2**10):
+        params = FQVIT.params((1, 2), (1, -1), (2**60 + apart,) * 2, (50, 50), one, (51, 51), one, (60, 60))
+        equal(program, [rows_case(FQVIT, params, [[1, 2], [5, 5]])], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "limit"),
     [("softmax.ivit", 2**31), ("softmax.ibert", 2**31), ("softmax.fqvit", 2**31), ("gelu.ivit", 2**31),
@@ -211,6 +250,48 @@ def test_inputs_outside_are_refused(program, tmp_path, name, limit):
         case.values[0]["x0"] = integers([[value]])
         with pytest.raises(IntvitError, match="site: inputs must lie in the ranges that the operator's words"):
             equal(program, [case], tmp_path / str(value))
+
+
+NARROW = [2**30 - 1, -1, 0, 0]
+"""4 * (max - min)**2 is 2**62, and with one less it is below."""
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "inside"),
+    [("layernorm.ivit", NARROW, [2**30 - 2, -1, 0, 0]), ("layernorm.ibert", NARROW, [2**30 - 1, 0, 0, 0]),
+     ("rmsnorm.ivit", [2**30, 0, 0, 0], [2**30 - 1, 0, 0, 0]), ("rmsnorm.ibert", [-(2**30)] * 4, [1 - 2**30] * 4),
+     ("layernorm.fqvit", [2**29, 0, 0, 0], [2**29 - 1, 1 - 2**29, 0, 0])],
+)  # fmt: skip
+def test_rows_just_too_wide_are_refused(program, tmp_path, name, row, inside):
+    """As the kernels refuse them."""
+    (method,) = (m for m in METHODS if m.id == f"{name}.v1")
+    params = corners.sample(method, 4)
+    method.kernel(params)(integers([inside]))
+    case = rows_case(method, params, [inside])
+    equal(program, [case], tmp_path / "inside")
+    case.values[0]["x0"] = integers([row])
+    with pytest.raises(IntvitError):
+        method.kernel(params)(integers([row]))
+    with pytest.raises(IntvitError, match="site: inputs must lie in the ranges"):
+        equal(program, [case], tmp_path / "outside")
+
+
+def test_vectors_of_other_lengths_are_refused(program, tmp_path):
+    (gelu,) = (m for m in METHODS if m.id == "gelu.ibert.v1")
+    case = rows_case(gelu, gelu.params((-5,) * 3, (-9,) * 3, (-4,) * 3, 2), [[1, 2, 3]])
+    norm = rows_case(FQVIT, corners.fqvit_layernorm(3, Random(1)), [[1, 2, 3]])
+    requantizer = one_node("requantize", [[[1, 2, 3]]], [[1, 2, 3]], {"bits": 8}, {"m": [2] * 3, "e": [1] * 3})
+    for right in (case, norm, requantizer):
+        equal(program, [right], tmp_path / "inside")
+        node = right.part.nodes[0]
+        for key, array in node.arrays.items():
+            for length in (1, 2, 4):
+                if right is requantizer and length == 1:  # one m for all is right
+                    continue
+                arrays = {**node.arrays, key: np.resize(array, length)}
+                other = replace(right.part, nodes=(replace(node, arrays=arrays),))
+                with pytest.raises(IntvitError, match="site: constants must lie in the ranges"):
+                    equal(program, [Case("outside", other, right.values)], tmp_path)
 
 
 # ------------------------------------------------------------------------------------------- requantization, products
@@ -292,6 +373,48 @@ def test_requantize_to_words_without_a_sign(program, tmp_path):
     equal(program, named([Case(c.name, c.part, c.values) for c in cases]), tmp_path)
 
 
+def test_the_upper_word_of_a_double_rounding_saturates(program, tmp_path):
+    """At 2**63, which only the least word times the least multiplier reaches."""
+    how = Numerics(double_rounding=True, rounding="floor")
+    y = requantize([-(2**63)], [-(2**31)], [32], 64, numerics=how)
+    assert y == [2**62 - 1]
+    case = one_node("requantize", [[-(2**63)]], y, {"bits": 64, "numerics": how.stated}, {"m": [-(2**31)], "e": [32]})
+    equal(program, [case], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("multiplier_bits", 3), ("multiplier_bits", 33), ("shift_least", -1101), ("shift_least", 63), ("shift_most", -1),
+     ("shift_most", 1201), ("product_bits", 7), ("product_bits", 97), ("rounded_bits", 3), ("rounded_bits", 65),
+     ("accumulator_bits", 15), ("accumulator_bits", 65), ("accumulator", "wrap"), ("rounding", "up"),
+     ("product_overflow", "raise"), ("residual", "both")],
+)  # fmt: skip
+def test_numerics_outside_their_ranges_are_refused(program, tmp_path, key, value):
+    with pytest.raises(ValueError, match=key):
+        Numerics(**{key: value})
+    case = one_node("requantize", [[[1]]], [[1]], {"bits": 8, "numerics": {key: value}}, {"m": [2], "e": [1]})
+    with pytest.raises(IntvitError, match=r"site: (numerics must lie in their ranges|.* must be a word)"):
+        equal(program, [case], tmp_path)
+
+
+def test_ends_of_numerics_are_taken(program, tmp_path):
+    values = {
+        "multiplier_bits": 4, "shift_least": 0, "shift_most": 0, "product_bits": 8, "rounded_bits": 4,
+    }  # fmt: skip
+    others = {"shift_least": 62, "shift_most": 62}, {"multiplier_bits": 31, "multiplier_signed": False}
+    for how in (Numerics(**values), *(Numerics(**other) for other in others)):
+        e = how.shift_least if how.shift_least > 0 else 0
+        m = how.multipliers[1]
+        y = requantize([1, -1, 5], [m] * 3, [e] * 3, 8, numerics=how)
+        case = one_node("requantize", [[1, -1, 5]], y, {"bits": 8, "numerics": how.stated}, {"m": [m], "e": [e]})
+        equal(program, [case], tmp_path)
+        for key, value in (("m", m + 1), ("e", how.shift_most + 1)):
+            node = replace(case.part.nodes[0], arrays={**case.part.nodes[0].arrays, key: integers([value])})
+            other = Case("outside", replace(case.part, nodes=(node,)), case.values)
+            with pytest.raises(IntvitError, match="site: constants must lie in the ranges"):
+                equal(program, [other], tmp_path)
+
+
 def matrices(rng, rows, depth, columns, most_a=2**31, most_b=2**31):
     def drawn(n, k, most):
         return [[corners.drawn(rng, -most, most - 1) for _ in range(k)] for _ in range(n)]
@@ -352,10 +475,33 @@ def test_sums_that_do_not_fit_are_refused(program, tmp_path):
     case = one_node("matmul", [[[127, 127, 127]], [[127], [127], [127]]], [[0]], attrs)
     with pytest.raises(IntvitError, match="accumulator must hold every sum, and does not"):
         equal(program, [case], tmp_path / "raise")
-    high = [[2**40 - 1] * 300]
-    case = one_node("matmul", [high, np.transpose(high)], [[0]])
+    ends = [[[-(2**40), 0]], [[2**23], [1]]], [[[-(2**40), -1]], [[-(2**23)], [1]]]
+    for inputs, y in zip(ends, (-(2**63), 2**63 - 1), strict=True):
+        equal(program, [one_node("matmul", inputs, [[y]])], tmp_path / "fits")
+    case = one_node("matmul", [[[-(2**40), 0]], [[-(2**23)], [0]]], [[0]])
     with pytest.raises(IntvitError, match="results must fit 64 bits"):
         equal(program, [case], tmp_path / "wide")
+
+
+def test_factors_outside_are_refused(program, tmp_path):
+    far, near = 2**40, 2**40 - 1
+    weight = {"weight": [[1]]}
+    cases = [
+        lambda v: one_node("linear", [[[v]]], [[v]], {}, weight),
+        lambda v: one_node("matmul", [[[v]], [[1]]], [[v]]),
+        lambda v: one_node("matmul", [[[1]], [[v]]], [[v]]),
+        lambda v: one_node("log2_matmul", [[[0]], [[v]]], [[v << 15]]),
+    ]
+    for i, make in enumerate(cases):
+        for inside, outside in ((near, far), (-far, -far - 1)):
+            equal(program, [make(inside)], tmp_path / f"{i}")
+            with pytest.raises(IntvitError, match="site: inputs must lie in the ranges"):
+                equal(program, [make(outside)], tmp_path / f"{i}")
+    with pytest.raises(IntvitError, match="site: inputs must lie in the ranges"):
+        equal(program, [one_node("log2_matmul", [[[16]], [[1]]], [[0]])], tmp_path / "code")
+    for value in (128, -129):
+        with pytest.raises(IntvitError, match="site: constants must lie in the ranges"):
+            equal(program, [one_node("linear", [[[1]]], [[value]], {}, {"weight": [[value]]})], tmp_path / "weight")
 
 
 def test_means(program, tmp_path):

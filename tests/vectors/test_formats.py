@@ -146,6 +146,26 @@ def test_what_others_write(kind, text, expected):
     assert read_words(text, kind, packed=True) == expected
 
 
+def test_a_sized_literal_is_extended_to_its_constant():
+    layout = Layout(format="sv")
+    for text, value in (("8'shfb", -5), ("8'hfb", 251), ("-8'sd5", -5), ("'1", None), ("32'hffff_fffb", -5)):
+        source = [("f", f"localparam int A = {text};".encode())]
+        if value is None:
+            with pytest.raises(IntvitError, match=r"^f: line 1: .* must be an integer$"):
+                read(source, layout)
+        else:
+            assert int(unpack(read(source, layout), (), IntType(32), layout).values) == value
+
+
+def test_words_of_odd_widths():
+    """A digit may have more bits than are left for it."""
+    assert read_words("1ff\n0aa\n", word_bits=9, element_bits=9) == {0: (0x1FF, 0), 1: (0xAA, 0)}
+    for text in ("1ff\n2aa\n", "1ff 2aa", "1ff 02aa"):
+        with pytest.raises(IntvitError, match=r"must fit 9 bits, at address 0x1$"):
+            read_words(text, word_bits=9, element_bits=9)
+    assert read_words("x\n", word_bits=9, element_bits=9) == {0: (0, 0x1FF)}
+
+
 def test_records_of_intel_hex():
     """Extended segment and linear addresses, start records, lower case, CR LF."""
     text = ":020000021000ec\r\n:0100050007f3\r\n:020000040001F9\n:0100000009f6\n:0400000500000000F7\n:00000001FF\n"
@@ -340,6 +360,14 @@ def test_unknown_bits_make_elements_unknown():
         unpack(read([("f", b"01xx03z4\n0")], layout), (6,), S8, layout, partial=False)
 
 
+def test_unknown_bits_of_constants():
+    layout = Layout(format="sv", packed=True, lanes=2, element_bits=8, word_bits=16)
+    text = b"localparam logic [15:0] m [0:1] = '{16'h02z1, 16'h0403};"
+    back = unpack(read([("f", text)], layout, "m"), (4,), S8, layout)
+    assert back.valid.tolist() == [False, True, True, True]
+    assert back.values.tolist() == [0, 2, 3, 4]
+
+
 def test_unknown_bits_are_written_where_a_format_has_them():
     bank = Bank(range(2), np.array([[1, 2], [3, 4]], np.uint8), np.array([[0xF, 0], [0, 0]], np.uint8))
     memory, layout = Memory(16, (bank,)), Layout(word_bits=16, element_bits=16, packed=True)
@@ -493,6 +521,8 @@ def test_one_npz_of_all_signals(tmp_path):
     assert found.extra == ("extra",)
     assert np.array_equal(found.signals["input0"].values, arrays["input0"])
     assert not found.signals["n"].valid
+    with pytest.raises(IntvitError, match=r"d.npz: input0 must have one bank in an npz of many signals$"):
+        read_dump(tmp_path / "d.npz", WANTED, Layouts(default=Layout(packed=True, banks=2)))
 
 
 def test_dumps_that_are_refused(tmp_path):

