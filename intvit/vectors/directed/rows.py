@@ -6,8 +6,10 @@ and of each division, shift and clamp of the methods of this package (`steps`). 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,16 +20,18 @@ from intvit.graph.parameters import method_params, node_method
 from intvit.proofs.claims import EXACT, NEVER, Facts
 from intvit.proofs.walk import RULES, Known, declared, facts_of
 from intvit.spec.pool import mean
-from intvit.spec.taps import Taps, intermediates
+from intvit.spec.taps import OUTPUT, Changed, Taps, intermediates, listening
 from intvit.vectors.directed.cover import cover
 from intvit.vectors.directed.coverage import HIT, MISSED, OPEN, UNREACHABLE, Class, Coverage, Directed, Signal
 from intvit.vectors.directed.place import limits_of, stored
 from intvit.vectors.directed.shapes import Row, corners, every_distance, powers, seeded, with_sum
-from intvit.vectors.directed.steps import NO_TIES, STEPS, Clamp, Division
+from intvit.vectors.directed.steps import STEPS, TIES, Clamp, Division
 from intvit.vectors.directed.stream import Stream
 
 BUDGET = 480_000
 """Intermediates of all seeded candidates of a site; those of more than 62 bits count for more."""
+SHOWN = 100_000
+"""Intermediates of all rows in which a fault is looked for."""
 LEAST, MOST = 150, 1200
 """Seeded candidates of a site."""
 SPAN = 40
@@ -88,6 +92,22 @@ class Site:
     def taps(self, row: Row, mask: int) -> Taps:
         given = () if self.masks[mask] is None else (list(self.masks[mask] or ()),)
         return intermediates(self.spec, row, self.params, *given)
+
+    @cached_property
+    def marks(self) -> frozenset[int]:
+        """Elements of a row where counters and lanes begin and end."""
+        powers = (p for k in range(self.n.bit_length()) for p in ((1 << k) - 1, 1 << k))
+        return frozenset(p for p in (*powers, self.n - 2, self.n - 1) if 0 <= p < self.n)
+
+    @cached_property
+    def cost(self) -> int:
+        """Of a row: its intermediates, those of more than 53 bits as often as they are slower."""
+        row = [self.low + (self.high - self.low) * (i * i % 7) // 6 for i in range(self.n)]
+        return sum(1 + 10 * (v is not None and v.bit_length() > 53) for vs in self.taps(row, 0).values() for v in vs)
+
+    def run(self, candidate: Candidate) -> list[int]:
+        mask = self.masks[candidate.mask]
+        return self.spec(candidate.row, self.params, *(() if mask is None else (list(mask),)))
 
 
 def site_of(part: IntGraph, node: Node) -> Site:
@@ -218,6 +238,10 @@ def _see_row(seen: Seen, site: Site, candidate: Candidate) -> None:
             seen.hit("row: half least, half largest", None)
         if row.count(most) > 1:
             seen.hit("row: several largest", row.index(most))
+        else:
+            at = row.index(most)
+            if at in site.marks:
+                seen.hit(f"row: largest alone, element {at}", at)
         if most - least == 1:
             seen.hit("row: spread 1", None)
     mask = site.masks[candidate.mask]
@@ -236,9 +260,7 @@ def propose(site: Site, stream: Stream, level: int) -> Iterator[Candidate]:
     """Rows with a mask each; most of them with the first of the site's masks."""
     n, low, high = site.n, site.low, site.high
     kinds = list(range(len(site.masks)))
-    cost = sum(1 + 10 * (v is not None and v.bit_length() > 53) for values in
-               site.taps(seeded(n, low, high, stream), 0).values() for v in values)  # fmt: skip
-    count = level * max(LEAST, min(MOST, BUDGET // cost))
+    count = level * max(LEAST, min(MOST, BUDGET // site.cost))
     structural = list(corners(n, low, high))
     structural += every_distance(n, low, high, max(4, count // 20))
     structural += _special(site, stream)
@@ -260,9 +282,53 @@ def _special(site: Site, stream: Stream) -> Iterator[Row]:
             found = with_sum(row, (sum(row) // n) * n + goal + (i // 6 % 2) * n, low, high, stream)
             if found is not None:
                 yield found
+    if site.node.op == "softmax":
+        yield from _exact_sums(site, stream)
     if hasattr(site.params, "x0"):
         for halves in range(3, 2 * n, 2 if n < 64 else n // 16):
             yield from powers(n, site.params.x0, low, high, halves)
+
+
+def _exact_sums(site: Site, stream: Stream) -> Iterator[Row]:
+    """Rows whose exponentials add up to a power of two, and to one more and one less: where a reciprocal is exact.
+
+    The largest and seeded elements, and three that a table of pairs finds. Nothing where no intermediate is the sum.
+    """
+    if site.n < 5 or site.high - site.low > MOST_SPAN:
+        return
+    known: dict[int, int] = {}
+    for x in range(site.low, site.high + 1):
+        taps = site.taps([site.high, x], 0)
+        values = taps.get("exp16", taps.get("exp"))
+        if "sum" not in taps or not values or len(values) != 2 or sum(v or 0 for v in values) != taps["sum"][0]:
+            return
+        known.setdefault(values[1] or 0, x)
+    top, exps = max(known), sorted(known)
+    pairs: dict[int, tuple[int, int]] = {}
+    for a in exps:
+        for b in exps:
+            pairs.setdefault(a + b, (a, b))
+    for k in range(top.bit_length() - 1, (top * site.n).bit_length()):
+        for target in ((1 << k), (1 << k) + 1, (1 << k) - 1):
+            row = _adding_up(exps, pairs, target, site.n, stream)
+            if row is not None:
+                yield [known[e] for e in row]
+
+
+def _adding_up(exps: Sequence[int], pairs: Mapping[int, tuple[int, int]], target: int, n: int,
+               stream: Stream) -> list[int] | None:  # fmt: skip
+    """n of `exps`, the largest among them, that add up to a target."""
+    for _ in range(24):
+        row, left = [exps[-1]], target - exps[-1]
+        while len(row) < n - 3:
+            share = left // (n - len(row))
+            fitting = bisect_right(exps, max(2 * share, exps[0]))
+            row.append(exps[stream.below(fitting)])
+            left -= row[-1]
+        for third in exps:
+            if (pair := pairs.get(left - third)) is not None:
+                return [*row, third, *pair]
+    return None
 
 
 def _hunted(site: Site, goals: Sequence[Goal]) -> Iterator[Candidate]:
@@ -280,7 +346,77 @@ def _hunted(site: Site, goals: Sequence[Goal]) -> Iterator[Candidate]:
             return
 
 
+def _clamped(site: Site, stream: Stream) -> Iterator[Candidate]:
+    """Rows with some elements near the largest, and the others as low as can be: sums of little else than clamps."""
+    for i in range(120):
+        row = [site.low] * site.n
+        for j in range(min(1 + i % 12, site.n)):
+            row[j] = stream.within(site.high - (site.high - site.low) // 8, site.high)
+        yield Candidate(row, i % len(site.masks))
+
+
 # ----------------------------------------------------------------------------------------- classes
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An intermediate that is off by `by`: everywhere, or where it has the value `only`."""
+
+    name: str
+    by: int
+    only: int | None = None
+
+    def seen(self, site: Site, candidate: Candidate, right: list[int]) -> bool:
+        """Whether the output of a row, else `right`, shows it; not where the method itself comes to an end by it."""
+        try:
+            with listening(Changed(self.name, lambda v: v + self.by if self.only in (None, v) else v)):
+                return site.run(candidate) != right
+        except (ArithmeticError, ValueError, IndexError):
+            return False
+
+    @property
+    def text(self) -> str:
+        sign = "+ 1" if self.by > 0 else "- 1"
+        return f"{self.name}{'' if self.only is None else f' of {self.only}'} {sign} is seen"
+
+
+def faults(site: Site, names: Iterable[str]) -> Iterator[Fault]:
+    """Every intermediate one more and one less; where it stands at a clamp, beside that."""
+    for name in names:
+        if name != OUTPUT:
+            yield from (Fault(name, 1), Fault(name, -1))
+    for name, interval, limits, _, _ in site.facts.clamps:
+        for end, acts in ((limits.low, interval.low < limits.low), (limits.high, interval.high > limits.high)):
+            if acts and name in names and name in site.facts.signals:
+                yield from (Fault(name, 1, end), Fault(name, -1, end))
+
+
+def _shown(site: Site, chosen: list[Candidate], others: Sequence[Candidate]) -> tuple[dict[str, Candidate], list[Class]]:
+    """For every fault a row that shows it, of the chosen ones if one does, else one that joins them.
+
+    Of a clamp only those that some row meets are classes.
+    """
+    found: dict[str, Candidate] = {}
+    left = []
+    most = max(24, SHOWN // site.cost)
+    rows = [*chosen, *others][:most] if len(chosen) < most // 2 else [*chosen[: most // 2], *others[: most - most // 2]]
+    taps = [site.taps(each.row, each.mask) for each in rows]
+    for fault in faults(site, list(dict.fromkeys(name for each in taps for name in each))):
+        tried = 0
+        for each, values in zip(rows, taps, strict=True):
+            if fault.name not in values or (fault.only is not None and fault.only not in values[fault.name]):
+                continue
+            tried += 1
+            if fault.seen(site, each, [v for v in values[OUTPUT] if v is not None]):
+                found[fault.text] = each
+                if each not in chosen:
+                    chosen.append(each)
+                break
+        else:
+            if tried or fault.only is None:
+                reason = f"no output of {tried} rows shows it, and it is not proven that none does"
+                left.append(Class(fault.text, OPEN, reason=reason))
+    return found, left
 
 
 @dataclass(frozen=True)
@@ -386,8 +522,11 @@ def _decided(site: Site, goals: Mapping[str, Goal]) -> Iterator[tuple[str, str, 
 
 def _no_tie(site: Site, name: str, parity: str, sign: str) -> str:
     """Why a quotient of that sign cannot tie, where its interval or its constants say so."""
-    if site.operator in NO_TIES and name in NO_TIES[site.operator](site.params):
-        return "tried: it rounds a constant, and of every shift that there is none is a tie"
+    if (site.operator, name) in TIES:
+        signal, can = TIES[site.operator, name]
+        interval = site.facts.signals[signal][0]
+        if not can(site.params, interval.low, interval.high):
+            return f"tried: it rounds constants, and for no {signal} of {interval.low}..{interval.high} one ties"
     numerators = {"mean": "sum", "exp16": "exp", "ratio": "sum", "y": "sum" if site.node.op == "mean" else "total"}
     claim = site.facts.signals.get(numerators.get(name, ""))
     if (name == "mean" or site.node.op == "mean") and site.n % 2:
@@ -416,10 +555,12 @@ def directed(part: IntGraph, node: Node, seed: int, level: int, most: int | None
     all_seen += [see(site, each) for each in hunted]
     sets = [{i for i, goal in enumerate(goals) if goal.element(seen)[0]} for seen in all_seen]
     chosen = [candidates[i] for i in cover(sets, range(len(goals)))]
+    shown, unseen = _shown(site, chosen, [*_clamped(site, stream), *candidates[:: max(1, len(candidates) // 200)]])
+    others += unseen
     if level > 1:
         chosen += [candidates[i] for i in _pairs(sets, len(site.rows[0]) * 4)]
     images = _laid(site, chosen, level, most, stream)
-    return _covered(part, site, goals, others, images, seed, level)
+    return _covered(part, site, goals, others, shown, images, seed, level)
 
 
 def _pairs(sets: Sequence[Iterable[int]], room: int) -> list[int]:
@@ -463,8 +604,8 @@ def _laid(site: Site, chosen: Sequence[Candidate], level: int, most: int | None,
     return images
 
 
-def _covered(part: IntGraph, site: Site, goals: Sequence[Goal], others: Sequence[Class], images: Array, seed: int,
-             level: int) -> Directed:  # fmt: skip
+def _covered(part: IntGraph, site: Site, goals: Sequence[Goal], others: Sequence[Class],
+             shown: Mapping[str, Candidate], images: Array, seed: int, level: int) -> Directed:  # fmt: skip
     """What the images hit, seen anew from them alone."""
     x = part.tensors[site.node.inputs[0]]
     of_row = {row: mask for mask, rows in enumerate(site.rows) for row in rows}
@@ -490,11 +631,31 @@ def _covered(part: IntGraph, site: Site, goals: Sequence[Goal], others: Sequence
             classes.append(Class(goal.name, HIT, image=image, element=where, value=goal.value))
         else:
             classes.append(Class(goal.name, MISSED, value=goal.value, reason="no stimulus hits it"))
+    classes += _of_faults(site, shown, images, of_row)
     signals = _signals(site, ends)
     coverage = Coverage(site.node.name, site.operator, seed, level, len(images), site.node.inputs[0],
                         (*classes, *others), signals=signals)  # fmt: skip
     turned = np.moveaxis(images.reshape(len(images), *site.lead, site.n), -1, site.axis + 1)
     return Directed({site.node.inputs[0]: stored(turned, x)}, coverage)
+
+
+def _of_faults(
+    site: Site, shown: Mapping[str, Candidate], images: Array, of_row: Mapping[int, int]
+) -> Iterator[Class]:
+    """Where the rows that show faults lie; each is tried once more there."""
+    places: dict[tuple[int, tuple[int, ...]], tuple[int, int]] = {}
+    for image in range(len(images)):
+        for row, values in enumerate(images[image].tolist()):
+            places.setdefault((of_row[row], tuple(values)), (image, row))
+    for name, candidate in shown.items():
+        at = places.get((candidate.mask, tuple(candidate.row)))
+        names = site.taps(candidate.row, candidate.mask)
+        fault = next(each for each in faults(site, names) if each.text == name)
+        if at is None or not fault.seen(site, candidate, site.run(candidate)):
+            yield Class(name, MISSED, reason="no stimulus hits it")
+        else:
+            where = tuple(int(v) for v in np.unravel_index(at[1], site.lead)) if site.lead else ()
+            yield Class(name, HIT, image=at[0], element=where)
 
 
 def _signals(site: Site, ends: Mapping[str, tuple[int, int]]) -> tuple[Signal, ...]:

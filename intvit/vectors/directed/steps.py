@@ -151,6 +151,8 @@ def _layernorm_fqvit(row: Row, taps: Taps, p: Any) -> Steps:
     before = [7 - (s.bit_length() - 1 - (at + exponent - 62)) for s, at in zip(slopes, p.slope_exp, strict=True)]
     yield Clamp("shift", before, 0, 31)
     guards = [max(0, min(GUARD_BITS, e - n)) for e, n in zip(p.bias_exp, shifts, strict=True)]
+    betas = [(b, e - n - g) for b, e, n, g in zip(p.bias, p.bias_exp, shifts, guards, strict=True) if e - n - g > 0]
+    yield Division("beta_term", [v for v, _ in betas], [1 << s for _, s in betas], even=True)
     terms = zip(taps["beta_term"], taps["mean_term"], guards, strict=True)
     offsets = [(b - u, g) for b, u, g in terms if g]
     yield Division("offset", [v for v, _ in offsets], [1 << g for _, g in offsets], even=True)
@@ -162,18 +164,20 @@ def _mean(row: Row, taps: Taps, p: Any) -> Steps:
     yield Division("y", taps["sum"], [len(row)], even=True)
 
 
-def _constant_ties(p: Any) -> set[str]:
-    """FQ-ViT's beta_term rounds a constant, for the shifts N of 0..31: whether any ties."""
+def _constant_ties(p: Any, low: int, high: int) -> bool:
+    """Whether FQ-ViT's beta_term, which rounds a constant, can tie for a shift N of low..high."""
     for bias, exp in zip(p.bias, p.bias_exp, strict=True):
-        for n in range(32):
+        for n in range(low, high + 1):
             shift = exp - n - max(0, min(GUARD_BITS, exp - n))
             if shift > 0 and bias & ((1 << shift) - 1) == 1 << (shift - 1):
-                return set()
-    return {"beta_term"}
+                return True
+    return False
 
 
-NO_TIES: Mapping[str, Callable[[Any], set[str]]] = {"layernorm.fqvit.v1": _constant_ties}
-"""Method id -> roundings of its parameters that were tried out, and of which none is a tie."""
+TIES: Mapping[tuple[str, str], tuple[str, Callable[[Any, int, int], bool]]] = {
+    ("layernorm.fqvit.v1", "beta_term"): ("shift", _constant_ties),
+}
+"""Method id and a rounding of its constants -> the intermediate on whose interval it depends, and whether it can tie."""
 STEPS: Mapping[str, Callable[[Row, Taps, Any], Steps]] = {
     "mean": _mean,
     "softmax.ivit.v1": _softmax_ivit,
