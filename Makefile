@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test,report,search,distributed]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,rtl,report,search,distributed]'
 	touch $@
 
 demo: $(VENV)/.installed

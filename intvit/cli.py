@@ -1093,40 +1093,109 @@ def _check_methods(name: str, as_json: bool) -> None:
 @golden.command("export")
 def golden_export(
     graph: GraphArg,
-    images: ImagesArg,
+    images: Annotated[str | None, typer.Argument(help="As of `run`. Not with --directed.")] = None,
+    *,
     output: OutputOpt,
     site: Annotated[list[str] | None, typer.Option(help="Site, operator or operator.method; * and ? allowed.")] = None,
+    part: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=SITE,...", help="These sites as one case, by patterns as --site.")
+    ] = None,
+    span: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=SITE..SITE", help="From one site to another as one case.")
+    ] = None,
     first: Annotated[int, typer.Option(min=0, help="Index of the first image.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 1,
     hex_files: Annotated[bool, typer.Option("--hex/--no-hex", help="Write $readmemh files.")] = True,
+    taps: Annotated[bool, typer.Option("--taps", help="Named intermediates of every operator too.")] = False,
+    layout: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="Layouts of the memory files (docs/layouts.md). [default: hex]")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an export with --resume was ended.")] = False,
+    directed: Annotated[
+        int | None, typer.Option(min=1, max=2, metavar="LEVEL", help="Directed stimuli in place of images: 1 or 2.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="With --directed.")] = 0,
     mean: MeanOpt = None,
     std: StdOpt = None,
     resize: ResizeOpt = None,
 ) -> None:
-    """Write golden vectors: one folder per site and image, npz and $readmemh hex, with a manifest.
+    """Write golden vectors: a folder per site (or part of the graph) and image, npz and $readmemh hex, with manifests.
+
+    A name that ends in .zip gets one file.
 
     Example: intvit golden export vit.h5 fashion-mnist:test -o vectors --site 'blocks.0.*' --site softmax
+
+    Example: intvit golden export vit.h5 images.h5 -o block.zip --part 'block0=blocks.0.*' --taps
+
+    Example: intvit golden export vit.h5 -o corners --directed 1 --site 'blocks.0.*'
+
+    Example: intvit golden export vit.h5 images.h5 -o mlp --span mlp=blocks.0.norm2..blocks.0.add2
     """
     from intvit.graph.store import load
-    from intvit.vectors.export import export
+    from intvit.vectors.export import directed_stimuli, export, export_stimuli, select_parts
+    from intvit.vectors.layouts.layout import read_values
 
     integer = load(graph)
+    parts = {name: text.split(",") for name, text in _named("--part", part).items()}
+    spans = {name: _span(text) for name, text in _named("--span", span).items()}
+    chosen = select_parts(integer, site or ([] if parts or spans else ["*"]), parts, spans)
+    layouts = None if layout is None else read_values(layout)
+    common: dict[str, Any] = {"hex_files": hex_files, "taps": taps, "resume": resume, "layouts": layouts}
+    if directed is not None:
+        _none_of({"IMAGES": images, "--first": first, "--count": count > 1, "--mean": mean, "--std": std,
+                  "--resize": resize}, "must not go with --directed")  # fmt: skip
+        with progress("directed") as report:
+            stimuli = {}
+            for i, each in enumerate(chosen):
+                stimuli[each.name] = directed_stimuli(each.graph, seed, directed)
+                report(i + 1, len(chosen))
+        with progress("export") as report:
+            index = export_stimuli(integer, stimuli, output, parts=chosen, **common, progress=report)
+        for name, each_site in stimuli.items():
+            if missed := each_site.coverage["counts"]["missed"]:
+                _notice(f"note: {name}: {missed} classes are missed; coverage.json names them")
+        _notice(f"wrote {index.n_cases} cases to {output}, digest {index.digest}")
+        return
+    if images is None:
+        raise IntvitError("IMAGES: must be given, or --directed")
     source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
                      resize=resize)  # fmt: skip
     if first + count > len(source):
         raise IntvitError(f"--first/--count: must lie within {len(source)} images, not {first}..{first + count - 1}")
     with progress("export") as report:
-        index = export(integer, source.read(first, first + count), output, sites=site or ["*"], first_image=first,
-                       hex_files=hex_files, progress=report)  # fmt: skip
+        index = export(integer, source.read(first, first + count), output, parts=chosen, first_image=first,
+                       progress=report, **common)  # fmt: skip
     _applied(source.preprocessing)
-    _notice(f"wrote {len(index.cases)} cases to {output}, digest {index.digest}")
+    _notice(f"wrote {index.n_cases} cases to {output}, digest {index.digest}")
+
+
+def _named(option: str, texts: list[str] | None) -> dict[str, str]:
+    """NAME=TEXT, each name once."""
+    found: dict[str, str] = {}
+    for text in texts or []:
+        name, _, rest = text.partition("=")
+        if not name or not rest:
+            raise IntvitError(f"{option}: must be NAME=..., not {text!r}")
+        if name in found:
+            raise IntvitError(f"{option}: {name} must be given once")
+        found[name] = rest
+    return found
+
+
+def _span(text: str) -> tuple[str, str]:
+    start, _, end = text.partition("..")
+    if not start or not end:
+        raise IntvitError(f"--span: must be NAME=SITE..SITE, not {text!r}")
+    return start, end
 
 
 @golden.command("check")
 def golden_check(
-    folder: Annotated[Path, typer.Argument(help="Folder of golden vectors.")],
+    folder: Annotated[Path, typer.Argument(help="Folder or zip of golden vectors.")],
     backend: Annotated[list[str] | None, typer.Option(help="spec, kernel; default both.")] = None,
     digest: Annotated[str | None, typer.Option(help="The bundle's digest, as `golden export` printed it.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes. [default: one a core, of 100 parts on]")] = None,
+    full: Annotated[bool, typer.Option("--full", help="All rows of large sites by the specification too.")] = False,
     as_json: JsonOpt = False,
 ) -> None:
     """Recompute every case with both backends; exit 1 with the first differing element if any bit changed.
@@ -1138,17 +1207,237 @@ def golden_check(
     from intvit.vectors.check import BACKENDS, check
 
     with progress("check") as report:
-        found = check(folder, backends=backend or BACKENDS, digest=digest, progress=report)
+        found = check(folder, backends=backend or BACKENDS, digest=digest, full=full, jobs=jobs, progress=report)
     mismatches = [str(mismatch) for mismatch in found.mismatches]
     if as_json:
-        print(json.dumps({"cases": found.n_cases, "digest": found.digest, "mismatches": mismatches}))
+        print(json.dumps({"cases": found.n_cases, "digest": found.digest, "mismatches": mismatches,
+                          "spec_rows": list(found.rows)}))  # fmt: skip
     else:
         for line in mismatches[:20]:
             out.print(line, soft_wrap=True, highlight=False, markup=False)
         verdict = "every bit equal" if not mismatches else f"{len(mismatches)} comparisons differ"
         out.print(f"{found.n_cases} cases: {verdict}", highlight=False)
+        if found.rows[1]:
+            some, rows = found.rows
+            out.print(f"of large sites the specification computed {some} of {rows} rows (--full: all)")
         out.print(f"digest {found.digest}", highlight=False)
     if mismatches:
+        raise typer.Exit(1)
+
+
+@golden.command("schema")
+def golden_schema() -> None:
+    """Print the JSON Schema of the manifests of a bundle: index.json, part.json, case.json.
+
+    Example: intvit golden schema > golden.schema.json
+    """
+    from intvit.vectors.manifest import schema
+
+    print(json.dumps(schema(), indent=1, sort_keys=True))
+
+
+def _whatif_help() -> str:
+    from intvit.analysis.injections import SYNTAX, USAGE
+
+    text = (
+        "Put deviations of hardware into an integer graph; say how far they spread on images, and what they cost.\n\n"
+        f"--inject {SYNTAX}: SITE is a shell pattern over site, operator and operator.method, as `intvit sites` lists "
+        "them; it may name more sites than the kind fits. Kinds:\n\n"
+        + "\n\n".join(f"- {usage}" for usage in USAGE.values())
+        + "\n\nA width with a minus is so many bits fewer. Of every site behind a change: share of elements changed, "
+        "largest difference, SQNR against the golden integers; at the outputs also the class, with 95 % intervals. "
+        "docs/whatif.md explains each kind."
+        + "\n\nExample: intvit whatif vit_int8.h5 fashion-mnist:test --inject 'blocks.0.*:rounding=floor'"
+        + "\n\nExample: intvit whatif vit_int8.h5 fashion-mnist:test --limit 200 --isolated "
+        "--inject 'softmax:bit=3,stuck0' --inject 'linear:accumulator_bits=20,wrap'"
+    )
+    return text.replace("[", r"\[")
+
+
+@app.command("whatif", help=_whatif_help())
+def whatif_command(
+    graph: GraphArg,
+    images: ImagesArg,
+    injected: Annotated[
+        list[str], typer.Option("--inject", metavar="SITE:KIND=VALUE", help="A deviation; repeat.", show_default=False)
+    ],
+    isolated: Annotated[
+        bool, typer.Option("--isolated", help="Every site that is changed also alone, all others golden.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the changed graph, HDF5, for `run`, `eval`, `golden`.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a line per site to this file.")] = None,
+    limit: LimitOpt = None,
+    batch: BatchOpt = 8,
+    threads: ThreadsOpt = None,
+    mean: MeanOpt = None,
+    std: StdOpt = None,
+    resize: ResizeOpt = None,
+    as_json: JsonOpt = False,
+) -> None:
+    from intvit.analysis import whatif
+    from intvit.analysis.injections import parse
+    from intvit.files.records import write_csv
+    from intvit.graph.store import load, save
+
+    injections = [parse(text) for text in injected]
+    integer = load(graph)
+    source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
+                     resize=resize)  # fmt: skip
+    with progress("whatif") as report:
+        found, changed = whatif.whatif(integer, source, injections, isolated=isolated, limit=limit, batch=batch,
+                                       threads=threads, progress=report)  # fmt: skip
+    if csv is not None:
+        _write_whole(csv, lambda path: write_csv(path, whatif.records(found)))
+    if output is not None:
+        save(changed, output)
+    _applied(source.preprocessing)
+    if as_json:
+        print(json.dumps(whatif.as_json(found)))
+    else:
+        _show_whatif(graph.name, found)
+    for path in [path for path in (csv, output) if path is not None]:
+        _notice(f"wrote {path}")
+
+
+def _show_whatif(name: str, found: Any) -> None:
+    from intvit.analysis import whatif
+
+    table = _table(f"{name}, {found.images} images: every site behind a change", list(whatif.HEADERS), [])
+    for column in table.columns[1:3]:
+        column.justify = "left"
+    for row in whatif.rows(found):
+        table.add_row(*row)
+    out.print(table)
+    if found.alone:
+        out.print(_table("Each changed site alone, all others golden", list(whatif.ALONE_HEADERS),
+                         list(whatif.alone_rows(found))))  # fmt: skip
+    for line in whatif.lines(found):
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command("sites")
+def sites_command(
+    graph: GraphArg,
+    site: Annotated[list[str] | None, typer.Option(help="Site, operator or operator.method; * and ? allowed.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Layout too: how elements come to their sites.")] = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """List the sites of an integer graph in execution order: operator, types and shapes of inputs and output.
+
+    Constants are counted with the numbers of a method and of a requantization; --json names each with its shape.
+
+    These are the names that `golden export --site` and `whatif --inject` take.
+
+    Example: intvit sites vit_int8.h5
+
+    Example: intvit sites vit_int8.h5 --site 'blocks.0.attn.*' --all
+    """
+    from intvit.analysis import sites
+    from intvit.graph.store import load
+
+    found = sites.sites(load(graph), site or ["*"], layout=everything)
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = _table(f"{graph.name}, {len(found)} sites", ["site", "operator", "inputs", "output", "constants"], [])
+    for column in table.columns[1:4]:
+        column.justify = "left"
+    for row in sites.rows(found):
+        table.add_row(*row)
+    out.print(table)
+
+
+@golden.command("bench")
+def golden_bench(
+    folder: Annotated[Path, typer.Argument(help="Folder of golden vectors.")],
+    top: Annotated[Path, typer.Option(help="SystemVerilog file of the top module, which has the file's name.")],
+    case: Annotated[list[str] | None, typer.Option(help="Case by name; * and ? allowed. Default all.")] = None,
+    bench: Annotated[list[str] | None, typer.Option(help="sv, cocotb; default both.")] = None,
+    simulator: Annotated[str, typer.Option(help="verilator or icarus.")] = "verilator",
+    seed: Annotated[int, typer.Option(help="Of the stalls and of the flipped bits.")] = 1,
+    stall: Annotated[int, typer.Option(help="Cycles in 100 in which a stream pauses, 0 to 95.")] = 25,
+    word: Annotated[int | None, typer.Option(help="Bits of every word, sign-extended; default as each type needs.")]
+    = None,
+    timeout: Annotated[int, typer.Option(help="Cycles without a word after which a case has failed.")] = 1_000_000,
+    selftest: Annotated[bool, typer.Option(help="Flip one bit of each expected file: the bench must fail.")] = False,
+    keep: Annotated[Path | None, typer.Option(help="New folder for benches, memories, logs.")] = None,
+    as_json: JsonOpt = False,
+) -> None:  # fmt: skip
+    """Replay cases against RTL in a SystemVerilog and a cocotb bench with seeded stalls; exit 1 if a bit differs.
+
+    The ports and parameters of a top module: docs/rtl.md. Needs the extra `rtl`, and g++, make and perl, or Icarus.
+
+    Example: intvit golden bench vectors --top softmax_ivit.sv --case 'blocks.*.softmax' --selftest
+    """
+    from intvit.vectors.bench import Job, read_top
+    from intvit.vectors.bench import bench as replay
+    from intvit.vectors.bench.cases import read_cases
+    from intvit.vectors.bench.simulate import BENCHES
+
+    module = read_top(top)
+    jobs = [Job(each, module, word) for each in read_cases(folder, case or ())]
+    with err.status("bench") if err.is_terminal else nullcontext() as status:
+        report = replay(jobs, simulator=simulator, benches=bench or BENCHES, seed=seed, stall=stall, timeout=timeout,
+                        selftest=selftest, keep=keep,
+                        progress=lambda text: status.update(text) if status else None)  # fmt: skip
+    if as_json:
+        print(json.dumps(report.summary))
+    else:
+        for line in report.lines():
+            out.print(line, soft_wrap=True, highlight=False, markup=False)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@golden.command("compare")
+def golden_compare(
+    cases: Annotated[Path, typer.Argument(help="Folder or zip of golden vectors.")],
+    dump: Annotated[Path, typer.Argument(help="What the device gave: an npz archive, or a folder named as the cases.")],
+    graph: Annotated[Path | None, typer.Option(help="Integer graph of the cases: how layout moves elements between "
+                                               "them.")] = None,
+    layout: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="Layouts of the dump. [default: those of the cases]")
+    ] = None,
+    image: Annotated[list[int] | None, typer.Option(help="Only this image; repeat for more.")] = None,
+    isolated: Annotated[bool, typer.Option("--isolated", help="The bench gave every case its golden stimuli.")] = False,
+    causes: Annotated[bool, typer.Option("--causes/--no-causes", help="Look for what explains each root.")] = True,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML to write: a testcase for each site and image.")] = None,
+    as_json: JsonOpt = False,
+) -> None:  # fmt: skip
+    """Compare a device's dump with golden vectors: where it went wrong first, and which single fault explains it.
+
+    Exit 1 if an element differs, 2 for a dump that cannot be read as these cases. docs/compare.md.
+
+    Example: intvit golden compare vectors dump.npz --junit report.xml
+
+    Example: intvit golden compare vectors dump --layout device.toml
+    """
+    from intvit.graph.store import load
+    from intvit.vectors.diagnosis import report as reports
+    from intvit.vectors.diagnosis.cases import cases_of
+    from intvit.vectors.diagnosis.compare import compare
+    from intvit.vectors.diagnosis.dump import open_dump
+    from intvit.vectors.layouts.layout import read_layouts
+
+    known = cases_of(cases)
+    layouts = known[0].layouts if layout is None else read_layouts(layout)
+    with progress("compare") as advance:
+        found = compare(known, open_dump(dump, layouts), graph=None if graph is None else load(graph), images=image,
+                        causes=causes, isolated=isolated, progress=advance)  # fmt: skip
+    if junit is not None:
+        with whole_file(junit) as path:
+            path.write_bytes(reports.junit(found))
+    if as_json:
+        print(json.dumps(reports.document(found)))
+    else:
+        for line in reports.lines(found):
+            out.print(line, soft_wrap=True, highlight=False, markup=False)
+        if found.differs:
+            headers = ["site", "status", "images", "elements", "different", "unknown"]
+            out.print(_table("sites that are not equal", headers, reports.rows(found)))
+    if found.differs:
         raise typer.Exit(1)
 
 

@@ -20,6 +20,7 @@ from intvit.vectors.bundle import declared_type
 from intvit.vectors.check import check
 from intvit.vectors.compare import word
 from intvit.vectors.export import export
+from intvit.vectors.manifest import Part, layout
 from intvit.vectors.memh import format_memh, parse_memh, size_memh
 from intvit.vectors.npz import format_npz, parse_npz
 
@@ -50,13 +51,13 @@ def copied(vectors, tmp_path):
 
 
 def flip(folder, site, key, index, bit=0):
-    case = folder / site / "image0"
-    with np.load(case / "case.npz") as file:
+    part = Part.model_validate_json((folder / site / "part.json").read_text())
+    constant = key in {p.key for p in part.parameters}
+    path = folder / site / "parameters.npz" if constant else folder / site / "image0" / "case.npz"
+    with np.load(path) as file:
         arrays = {name: np.array(file[name]) for name in file.files}
     arrays[key][index] ^= 1 << bit
-    signals = json.loads((case / "case.json").read_text())["signals"]
-    layout = {s["key"]: (IntType.parse(s["dtype"]), tuple(s["shape"])) for s in signals}
-    (case / "case.npz").write_bytes(format_npz(arrays, layout))
+    path.write_bytes(format_npz(arrays, layout(part.parameters if constant else part.signals)))
 
 
 def test_exported_vectors_are_equal_in_both_backends(vectors):
@@ -65,14 +66,14 @@ def test_exported_vectors_are_equal_in_both_backends(vectors):
 
 
 def test_every_operator_is_among_them(vectors):
-    ops = {json.loads(p.read_text())["op"] for p in vectors.rglob("case.json")}
+    ops = {json.loads(p.read_text())["nodes"][0]["op"] for p in vectors.rglob("part.json")}
     assert ops == {"gelu", "layernorm", "linear", "log2_matmul", "matmul", "requantize", "softmax"}
 
 
 def test_every_signal_names_the_float_tensor_that_it_stands_for(vectors, vit):
-    signals = [s for p in vectors.rglob("case.json") for s in json.loads(p.read_text())["signals"] if s.get("tensor")]
-    assert len(signals) > 50
-    assert {s["source"] for s in signals} <= set(vit.graph.tensors)
+    tensors = [t for p in vectors.rglob("part.json") for t in json.loads(p.read_text())["tensors"].values()]
+    assert len(tensors) > 50
+    assert {t["source"] for t in tensors} <= set(vit.graph.tensors)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,8 @@ def test_one_flipped_stimulus_or_parameter_bit_exits_1(copied, cli, site, key, i
     flip(copied, site, key, index)
     status, out, _ = cli("golden", "check", copied)
     assert status == 1
-    assert f"{site}: {key}.hex against case.npz differs first at index {list(index)}" in out
+    npz = "case.npz" if key.startswith("input") else "parameters.npz"
+    assert f"{site}: {key}.hex against {npz} differs first at index {list(index)}" in out
 
 
 def test_a_flipped_output_is_found_by_both_backends_without_hex_files(mixed, vit, cli, tmp_path):
@@ -151,9 +153,9 @@ def damage(folder, kind):
         manifest = json.loads((case / "case.json").read_text())
         (case / "case.json").write_text(json.dumps({**manifest, "surprise": 1}))
     elif kind == "unknown method":
-        manifest = json.loads((case / "case.json").read_text())
-        manifest["attrs"]["method"] = "magic"
-        (case / "case.json").write_text(json.dumps(manifest))
+        manifest = json.loads((case.parent / "part.json").read_text())
+        manifest["nodes"][0]["attrs"]["method"] = "magic"
+        (case.parent / "part.json").write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize(

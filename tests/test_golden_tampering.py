@@ -44,11 +44,18 @@ def sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
+def hashed(array):
+    return sha256(f"<i8{list(array.shape)}".encode() + array.astype("<i8").tobytes())
+
+
 class Bundle:
     """A copy of the bundle, and hands to change it."""
 
     def __init__(self, root):
         self.root, self.index = root, root / "index.json"
+
+    def part(self, site):
+        return self.root / site / "part.json"
 
     def case(self, site, image=0):
         return self.root / site / f"image{image}"
@@ -62,11 +69,17 @@ class Bundle:
         for image in images:
             self.edit(self.case(site, image) / "case.json", change)
 
-    def signal(self, site, which, images=(0,), **values):
-        def change(manifest):
-            next(s for s in manifest["signals"] if s["key"] == which).update(values)
+    def facts(self, tensor, everywhere=True, **values):
+        """What the parts say of a tensor; the first of them only, if not `everywhere`."""
+        for site in SITES:
+            found = tensor in json.loads(self.part(site).read_bytes())["tensors"]
+            if found:
+                self.edit(self.part(site), lambda m: m["tensors"][tensor].update(values))
+                if not everywhere:
+                    return
 
-        self.manifest(site, change, images)
+    def parameter(self, at, which, /, **values):
+        self.edit(self.part(at), lambda m: next(p for p in m["parameters"] if p["key"] == which).update(values))
 
     def replace(self, path, old, new, count=1):
         data = path.read_bytes()
@@ -77,40 +90,55 @@ class Bundle:
         path.write_bytes(change(path.read_bytes()))
 
     def arrays(self, site, image=0):
-        with np.load(self.case(site, image) / "case.npz") as file:
-            return {key: np.array(file[key], np.int64) for key in file.files}
+        """All of a case, the constants too."""
+        found = {}
+        for path in (self.root / site / "parameters.npz", self.case(site, image) / "case.npz"):
+            if path.is_file():
+                with np.load(path) as file:
+                    found |= {key: np.array(file[key], np.int64) for key in file.files}
+        return found
 
     def store(self, site, image=0, **values):
         """Other arrays, with all that is said of them: digests, shapes, hex files."""
-        case = self.case(site, image)
         arrays = self.arrays(site, image) | {key: np.asarray(value, np.int64) for key, value in values.items()}
+        part = json.loads(self.part(site).read_bytes())
+        for p in part["parameters"]:
+            p["shape"], p["sha256"] = list(arrays[p["key"]].shape), hashed(arrays[p["key"]])
+        signals = [{"key": p["key"], **part["tensors"][p["tensor"]]} for p in (*part["stimuli"], *part["expected"])]
+        for p in (*part["stimuli"], *part["expected"]):
+            part["tensors"][p["tensor"]]["shape"] = list(arrays[p["key"]].shape)
+        self.part(site).write_bytes(dump(part))
+        if part["parameters"]:
+            self.files(part, part["parameters"], self.root / site, "parameters.npz", arrays)
+        self.files(part, signals, self.case(site, image), "case.npz", arrays)
+        hashes = {s["key"]: hashed(arrays[s["key"]]) for s in signals}
+        self.manifest(site, lambda m: m.update(signals=hashes), (image,))
 
-        def change(manifest):
-            layout = {}
-            for s in manifest["signals"]:
-                array = arrays[s["key"]]
-                s["shape"] = list(array.shape)
-                s["sha256"] = sha256(f"<i8{s['shape']}".encode() + array.astype("<i8").tobytes())
-                bits = int(s["dtype"][1:])
-                words = "".join(f"{int(v) % 2**bits:0{-(-bits // 4)}x}\n" for v in array.reshape(-1))
-                first = f"// {site} {s['key']} {s['dtype']} shape {s['shape']}, row-major\n"
-                (case / f"{s['key']}.hex").write_text(first + words)
-                layout[s["key"]] = IntType.parse(s["dtype"]), array.shape
-            (case / "case.npz").write_bytes(format_npz(arrays, layout))
-
-        self.edit(case / "case.json", change)
+    def files(self, part, signals, folder, npz, arrays):
+        layout = {}
+        origin = f"graph {part['graph_hash'][:16]} spec {part['spec_version']} numerics {part['numerics'][:16]}"
+        for s in signals:
+            array, bits = arrays[s["key"]], int(s["dtype"][1:])
+            words = "".join(f"{int(v) % 2**bits:0{-(-bits // 4)}x}\n" for v in array.reshape(-1))
+            what = f"// {part['part']} {s['key']} {s['dtype']} shape {list(array.shape)}, row-major"
+            (folder / f"{s['key']}.hex").write_text(f"{what}; {origin} layout plain\n{words}")
+            layout[s["key"]] = IntType.parse(s["dtype"]), array.shape
+        (folder / npz).write_bytes(format_npz({key: arrays[key] for key in layout}, layout))
 
     def seal(self):
         """Make all digests anew, as one would who wants the changes to pass."""
         index = json.loads(self.index.read_bytes())
-        for entry in index["cases"]:
-            case = self.root / entry["folder"]
-            if (case / "case.json").is_file():
-                manifest = json.loads((case / "case.json").read_bytes())
-                manifest["files"] = {name: sha256((case / name).read_bytes()) for name in manifest["files"]
-                                     if (case / name).is_file()}  # fmt: skip
-                (case / "case.json").write_bytes(dump(manifest))
-                entry["sha256"] = sha256((case / "case.json").read_bytes())
+        for listed in index["parts"]:
+            folder = self.root / listed["folder"]
+            paths = [(folder / "part.json", listed)]
+            paths += [(folder / f"image{entry['image']}" / "case.json", entry) for entry in listed["cases"]]
+            for path, entry in paths:
+                if path.is_file():
+                    manifest = json.loads(path.read_bytes())
+                    manifest["files"] = {name: sha256((path.parent / name).read_bytes()) for name in manifest["files"]
+                                         if (path.parent / name).is_file()}  # fmt: skip
+                    path.write_bytes(dump(manifest))
+                    entry["sha256"] = sha256(path.read_bytes())
         index["digest"] = ""
         index["digest"] = sha256(dump(index))
         self.index.write_bytes(dump(index))
@@ -132,7 +160,8 @@ def test_the_pristine_bundle_is_equal(pristine, cli):
     digest = json.loads((pristine / "index.json").read_bytes())["digest"]
     assert out == f"{2 * len(SITES)} cases: every bit equal\ndigest {digest}\n"
     status, out, _ = cli("golden", "check", pristine, "--json", "--digest", digest)
-    assert (status, json.loads(out)) == (0, {"cases": 2 * len(SITES), "digest": digest, "mismatches": []})
+    expected = {"cases": 2 * len(SITES), "digest": digest, "mismatches": [], "spec_rows": [0, 0]}
+    assert (status, json.loads(out)) == (0, expected)
 
 
 def test_the_sealing_of_these_tests_gives_the_exporters_bytes(bundle, pristine):
@@ -173,8 +202,20 @@ def case_json(**values):
     return lambda b: b.manifest("sum", lambda m: m.update(values))
 
 
+def part_json(**values):
+    return lambda b: b.edit(b.part("sum"), lambda m: m.update(values))
+
+
 def output(**values):
-    return lambda b: b.signal("sum", "output", **values)
+    return lambda b: b.facts("sum", everywhere=False, **values)
+
+
+def port(**values):
+    return lambda b: b.edit(b.part("sum"), lambda m: m["expected"][0].update(values))
+
+
+def constant(**values):
+    return lambda b: b.parameter("sum", "m", **values)
 
 
 def index_json(change):
@@ -183,7 +224,7 @@ def index_json(change):
 
 def repack(save):
     def run(b):
-        arrays = b.arrays("sum")
+        arrays = {key: array for key, array in b.arrays("sum").items() if key in ("input0", "input1", "output")}
         save(b.case("sum") / "case.npz", arrays)
 
     return run
@@ -221,12 +262,12 @@ def folder_for_file(b):
 
 
 def drop_entry(b):
-    b.edit(b.index, lambda i: i["cases"].pop(3))
+    b.edit(b.index, lambda i: i["parts"].pop(3))
 
 
 def drop_case(b):
     drop_entry(b)
-    shutil.rmtree(b.case("av"))
+    shutil.rmtree(b.root / "av")
 
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -271,22 +312,30 @@ RAW = {
     "index emptied": write("index.json", b""),
     "index an empty object": write("index.json", b"{}\n"),
     "index a list": write("index.json", b"[]\n"),
-    "index without cases": index_json(lambda i: i.update(cases=[])),
+    "index without parts": index_json(lambda i: i.update(parts=[])),
+    "index without cases": index_json(lambda i: i["parts"][0].update(cases=[])),
     "index with a case dropped": drop_entry,
     "index and folder with a case dropped": drop_case,
-    "index with a case doubled": index_json(lambda i: i["cases"].append(i["cases"][-1])),
-    "index in another order": index_json(lambda i: i["cases"].reverse()),
-    "index with two cases swapped": index_json(lambda i: i["cases"].insert(4, i["cases"].pop(3))),
+    "index with a case doubled": index_json(lambda i: i["parts"][0]["cases"].append(i["parts"][0]["cases"][-1])),
+    "index with a part doubled": index_json(lambda i: i["parts"].append(i["parts"][-1])),
+    "index in another order": index_json(lambda i: i["parts"].reverse()),
+    "index with cases in another order": index_json(lambda i: i["parts"][0]["cases"].reverse()),
+    "index with two parts swapped": index_json(lambda i: i["parts"].insert(4, i["parts"].pop(3))),
+    "index of other stimuli": index_json(lambda i: i.update(stimuli="directed")),
+    "index of unknown stimuli": index_json(lambda i: i.update(stimuli="none")),
+    "index of a layout": index_json(lambda i: i.update(layout="0" * 64)),
     "index of another graph": index_json(lambda i: i.update(graph_hash="0" * 64)),
     "index of another recipe": index_json(lambda i: i["recipe"].update(bits=6)),
     "index of another spec": index_json(lambda i: i.update(spec_version=0)),
     "index with another digest": index_json(lambda i: i.update(digest="0" * 64)),
     "index with an empty digest": index_json(lambda i: i.update(digest="")),
     "index with a digest in upper case": index_json(lambda i: i.update(digest=i["digest"].upper())),
-    "index with another sha256": index_json(lambda i: i["cases"][0].update(sha256="0" * 64)),
+    "index with another sha256": index_json(lambda i: i["parts"][0].update(sha256="0" * 64)),
+    "index with another sha256 of a case": index_json(lambda i: i["parts"][0]["cases"][0].update(sha256="0" * 64)),
     "index without digest": index_json(lambda i: i.pop("digest")),
     "index of version 1": index_json(lambda i: [i.pop(k) for k in ("format", "version", "digest")]),
-    "index of version 3": index_json(lambda i: i.update(version=3)),
+    "index of version 2": index_json(lambda i: i.update(version=2)),
+    "index of version 4": index_json(lambda i: i.update(version=4)),
     "index of another format": index_json(lambda i: i.update(format="other")),
     "index with an unknown key": index_json(lambda i: i.update(surprise=1)),
     "index nested deep": write("index.json", DEEP),
@@ -297,18 +346,31 @@ RAW = {
     "scale": output(scale=123.0),
     "scale as a list": output(scale=[0.0625] * 3),
     "bound": output(bound=40000),
-    "bound left out": lambda b: b.signal("fc", "output", bound=None),
+    "bound left out": lambda b: b.facts("fc", everywhere=False, bound=None),
     "encoding": output(encoding="log2"),
-    "tensor": output(tensor="other"),
+    "tensor": port(tensor="other"),
     "graph_hash": case_json(graph_hash="0" * 64),
     "recipe": case_json(recipe={"bits": 6}),
     "spec_version": case_json(spec_version=0),
-    "site": case_json(site="fc"),
+    "part": case_json(part="fc"),
     "image": case_json(image=1),
-    "op": case_json(op="matmul"),
-    "method": case_json(method="ivit"),
-    "attrs": case_json(attrs={"bits": 15}),
-    "attrs left out": case_json(attrs={}),
+    "graph_hash of the part": part_json(graph_hash="0" * 64),
+    "spec_version of the part": part_json(spec_version=0),
+    "numerics of the part": part_json(numerics="0" * 64),
+    "layout of the part": part_json(layout="0" * 64),
+    "name of the part": part_json(part="fc"),
+    "no nodes": part_json(nodes=[]),
+    "taps": part_json(taps=[{"key": "tap.x", "site": "sum", "intermediate": "x", "shape": [1], "dtype": "s8",
+                             "some": False}]),
+    "op": lambda b: b.edit(b.part("sum"), lambda m: m["nodes"][0].update(op="matmul")),
+    "attrs": lambda b: b.edit(b.part("sum"), lambda m: m["nodes"][0]["attrs"].update(bits=15)),
+    "inputs": lambda b: b.edit(b.part("sum"), lambda m: m["nodes"][0]["inputs"].reverse()),
+    "a node twice": lambda b: b.edit(b.part("sum"), lambda m: m["nodes"].append(m["nodes"][0])),
+    "a tensor more": lambda b: b.edit(b.part("sum"), lambda m: m["tensors"].update(y=m["tensors"]["sum"])),
+    "a constant's name": constant(constant="n"),
+    "a constant's site": constant(site="fc"),
+    "a constant's type": constant(dtype="s40"),
+    "a constant's digest": constant(sha256="0" * 64),
     "dtype": output(dtype="s17"),
     "dtype unsigned": output(dtype="u16"),
     "dtype spelt otherwise": output(dtype="s016"),
@@ -323,13 +385,14 @@ RAW = {
     "shape with a zero": output(shape=[0, 3]),
     "shape with a negative": output(shape=[-3, -3]),
     "shape with a bool": output(shape=[True, 3, 3]),
-    "key": output(key="out"),
-    "key with a path": output(key="../../output"),
-    "role": output(role="parameter"),
-    "role unknown": output(role="spare"),
-    "sha256": output(sha256="0" * 64),
-    "no signals": case_json(signals=[]),
+    "key": port(key="out"),
+    "key with a path": port(key="../../output"),
+    "a constant's key with a path": constant(key="../../m"),
+    "sha256": case_json(signals={"input0": "0" * 64, "input1": "0" * 64, "output": "0" * 64}),
+    "no signals": case_json(signals={}),
+    "signals as a list": case_json(signals=[]),
     "version 1": case_json(version=1),
+    "unknown key in the part": part_json(surprise=1),
     "unknown key": case_json(surprise=1),
     "missing key": lambda b: b.manifest("sum", lambda m: m.pop("signals")),
     "wrong types": case_json(image="0", signals={}),
@@ -339,20 +402,20 @@ RAW = {
     "file with a path": lambda b: b.manifest("sum", lambda m: m["files"].update({"../../x": "0" * 64})),
     "manifest emptied": write(f"{SUM}/case.json", b""),
     "manifest nested deep": write(f"{SUM}/case.json", DEEP),
-    "recipe nested deep": text(f"{SUM}/case.json", b'"note": null', b'"note": ' + DEEP),
+    "recipe nested deep": text("index.json", b'"note": null', b'"note": ' + DEEP),
     "manifest with a key twice": text(f"{SUM}/case.json", b' "image": 0,', b' "image": 0,\n "image": 0,'),
-    "manifest with an equal key": text(f"{SUM}/case.json", b'"site"', b'"\\u0073ite"'),
-    "manifest with NaN": text(f"{SUM}/case.json", b'"scale": 0.0625', b'"scale": NaN'),
-    "manifest with infinity": text(f"{SUM}/case.json", b'"scale": 0.0625', b'"scale": 1e999'),
+    "manifest with an equal key": text("sum/part.json", b'"site"', b'"\\u0073ite"'),
+    "manifest with NaN": text("sum/part.json", b'"scale": 0.0625', b'"scale": NaN'),
+    "manifest with infinity": text("sum/part.json", b'"scale": 0.0625', b'"scale": 1e999'),
     "manifest with a number of 5000 digits": text(f"{SUM}/case.json", b'"image": 0', b'"image": ' + b"1" * 5000),
-    "manifest with a number spelt otherwise": text(f"{SUM}/case.json", b"0.0625", b"6.25e-2"),
-    "manifest indented otherwise": text(f"{SUM}/case.json", b'\n "op"', b'\n  "op"'),
+    "manifest with a number spelt otherwise": text("sum/part.json", b"0.0625", b"6.25e-2"),
+    "manifest indented otherwise": text(f"{SUM}/case.json", b'\n "part"', b'\n  "part"'),
     "manifest with CRLF": text(f"{SUM}/case.json", b"\n", b"\r\n"),
     "manifest with a byte order mark": prepend(f"{SUM}/case.json", b"\xef\xbb\xbf"),
     "manifest with a line feed more": append(f"{SUM}/case.json", b"\n"),
     "manifest with a NUL more": append(f"{SUM}/case.json", b"\0"),
     "manifest not text": prepend(f"{SUM}/case.json", b"\xff\xfe"),
-    "manifest with a lone surrogate": text(f"{SUM}/case.json", b'"site": "sum"', b'"site": "\\ud800"'),
+    "manifest with a lone surrogate": text(f"{SUM}/case.json", b'"part": "sum"', b'"part": "\\ud800"'),
     # hex files: what `$readmemh` or a lenient parser reads otherwise
     "hex with 0x": word(b"0x0026a8"),
     "hex with a plus": word(b"+00026a8"),
@@ -431,12 +494,20 @@ def test_a_change_is_noticed(bundle, cli, change):
     refused(cli, bundle.root)
 
 
-def both(site, change):
-    return lambda b: b.manifest(site, change, images=(0, 1))
+def node(site, change):
+    return lambda b: b.edit(b.part(site), lambda m: change(m["nodes"][0]))
 
 
-def params(site, **values):
-    return both(site, lambda m: m["attrs"]["params"].update(values))
+def tensor_of(site, key, tensor):
+    """Another tensor under a key of a part."""
+
+    def change(m):
+        port = next(p for p in (*m["stimuli"], *m["expected"]) if p["key"] == key)
+        facts = m["tensors"].pop(port["tensor"])
+        m["tensors"].setdefault(tensor, facts)
+        port["tensor"] = m["nodes"][0]["output"] = tensor
+
+    return lambda b: b.edit(b.part(site), change)
 
 
 def stored(site, **values):
@@ -448,25 +519,26 @@ def added(site, key, change):
     """`change` an array of a site on both images."""
 
     def run(b):
+        changed = [change(b.arrays(site, image)[key]) for image in (0, 1)]
         for image in (0, 1):
-            b.store(site, image, **{key: change(b.arrays(site, image)[key])})
+            b.store(site, image, **{key: changed[image]})
 
     return run
 
 
 def wrapped(b):
     """Values modulo 2**8, as the 8 bits that they are declared to be."""
-    for image in (0, 1):
-        values = b.arrays("norm", image)["output"]
-        assert np.abs(values).max() > 128
-        b.manifest("norm", lambda m: m["signals"][-1].pop("bound", None), images=(image,))
-        b.signal("norm", "output", images=(image,), dtype="s8")
+    arrays = [b.arrays("norm", image)["output"] for image in (0, 1)]
+    assert all(np.abs(values).max() > 128 for values in arrays)
+    b.edit(b.part("norm"), lambda m: m["tensors"]["norm"].pop("bound", None))
+    b.facts("norm", dtype="s8")
+    for image, values in enumerate(arrays):
         b.store("norm", image, output=(values + 128) % 256 - 128)
 
 
 def rename_folder(text):
     def run(b):
-        b.edit(b.index, lambda i: i["cases"][0].update(folder=text))
+        b.edit(b.index, lambda i: i["parts"][0].update(folder=text))
 
     return run
 
@@ -476,7 +548,12 @@ def renumber(b):
     for site in SITES:
         b.manifest(site, lambda m: m.update(image=2), images=(1,))
         b.case(site, 1).rename(b.case(site, 2))
-    b.edit(b.index, lambda i: [c.update(image=2, folder=f"{c['site']}/image2") for c in i["cases"] if c["image"] == 1])
+    b.edit(b.index, lambda i: [part["cases"][1].update(image=2) for part in i["parts"]])
+
+
+def drop_image(b):
+    b.edit(b.index, lambda i: i["parts"][3]["cases"].pop(1))
+    shutil.rmtree(b.case(SITES[3], 1))
 
 
 def without_hex(b):
@@ -489,21 +566,19 @@ def without_one_hex(b):
 
 
 def renamed_key(b):
-    for image in (0, 1):
-        case = b.case("sum", image)
-        (case / "m.hex").rename(case / "n.hex")
-        b.replace(case / "n.hex", b" m ", b" n ")
-        b.manifest("sum", lambda m: m["files"].update({"n.hex": m["files"].pop("m.hex")}), images=(image,))
-        b.signal("sum", "m", images=(image,), key="n")
-        data = (case / "case.npz").read_bytes()
-        (case / "case.npz").write_bytes(data.replace(b"m.npy", b"n.npy"))
+    folder = b.root / "sum"
+    (folder / "m.hex").rename(folder / "n.hex")
+    b.replace(folder / "n.hex", b" m ", b" n ")
+    b.edit(b.part("sum"), lambda m: m["files"].update({"n.hex": m["files"].pop("m.hex")}))
+    b.parameter("sum", "m", key="n")
+    data = (folder / "parameters.npz").read_bytes()
+    (folder / "parameters.npz").write_bytes(data.replace(b"m.npy", b"n.npy"))
 
 
 def retyped(b):
     """A parameter of one bit more than it needs."""
-    for image in (0, 1):
-        b.signal("sum", "e", images=(image,), dtype="s8")
-        b.store("sum", image)
+    b.parameter("sum", "e", dtype="s8")
+    b.store("sum")
 
 
 SEALED = {
@@ -512,10 +587,9 @@ SEALED = {
     "an output of one image": (lambda b: b.store("norm", output=b.arrays("norm")["output"] ^ 1), 1),
     "an output of a stimulus": (lambda b: b.store("fc", output=b.arrays("fc")["output"] + 1), 2),
     "a stimulus of one case": (lambda b: b.store("act", input0=b.arrays("act")["input0"] ^ 1), 2),
-    "a parameter of one image": (lambda b: b.store("fc", bias=b.arrays("fc")["bias"] + 1), 2),
     "parameters": (added("fc", "bias", lambda v: v + 1), 1),
     "e": (added("sum", "e", lambda v: v + 1), 1),
-    "bits": (both("sum", lambda m: m["attrs"].update(bits=8)), 2),
+    "bits": (stored("sum", bits=8), 2),
     "m that is one too many": (stored("fc.quant", m=[1 << 30] * 5), 2),
     "m and e of two lengths": (stored("fc.quant", e=[30]), 2),
     "no m": (stored("fc.quant", m=[[1 << 30] * 4]), 2),
@@ -525,49 +599,44 @@ SEALED = {
     "a LayerNorm bias too short": (stored("norm", bias=[0, 1, 2]), 2),
     "a LayerNorm bias of one": (stored("norm", bias=[0]), 2),
     "a GELU of three channels": (stored("act", b=[-1, -1, -1]), 2),
-    "a scale of one case": (lambda b: b.signal("sum", "input1", scale=123.0), 2),
-    "a bound of one case": (lambda b: b.signal("sum", "input1", bound=99999), 2),
-    "a bound that values pass": (lambda b: [b.signal(s, k, images=(0, 1), bound=5)
-                                            for s, k in (("qk", "output"), ("sum", "input1"))], 2),
-    "a bound beyond the type": (lambda b: b.signal("sum", "output", images=(0, 1), bound=1 << 20), 2),
-    "a type that values pass": (lambda b: b.signal("pool", "output", images=(0, 1), dtype="s2"), 2),
+    "a scale of one part": (lambda b: b.facts("qk", everywhere=False, scale=123.0), 2),
+    "a bound of one part": (lambda b: b.facts("qk", everywhere=False, bound=99999), 2),
+    "a bound that values pass": (lambda b: b.facts("qk", bound=5), 2),
+    "a bound beyond the type": (lambda b: b.facts("sum", bound=1 << 20), 2),
+    "a type that values pass": (lambda b: b.facts("pool", dtype="s2"), 2),
     "a parameter's type": (retyped, 2),
-    "an encoding": (lambda b: b.signal("sum", "output", images=(0, 1), encoding="log2"), 2),
-    "a scale per channel too many": (lambda b: b.signal("sum", "output", images=(0, 1), scale=[0.1] * 4), 2),
-    "a tensor that is computed twice": (lambda b: b.signal("sum", "output", images=(0, 1), tensor="fc"), 2),
-    "a tensor that is its own input": (lambda b: b.signal("fc", "output", images=(0, 1), tensor="x"), 2),
-    "the order": (lambda b: b.edit(b.index, lambda i: i["cases"].insert(0, i["cases"].pop(1))), 2),
-    "the order of both images": (lambda b: b.edit(b.index, lambda i: [
-        i["cases"].insert(at, i["cases"].pop(at + 1)) for at in (0, len(SITES))]), 2),
-    "the order of images": (lambda b: b.edit(b.index, lambda i: i["cases"].sort(key=lambda c: -c["image"])), 2),
-    "a case dropped": (drop_case, 2),
+    "an encoding": (lambda b: b.facts("sum", encoding="log2"), 2),
+    "a scale per channel too many": (lambda b: b.facts("sum", scale=[0.1] * 4), 2),
+    "a tensor that is computed twice": (tensor_of("sum", "output", "fc"), 2),
+    "a tensor that is its own input": (tensor_of("fc", "output", "x"), 2),
+    "the order": (lambda b: b.edit(b.index, lambda i: i["parts"].insert(0, i["parts"].pop(1))), 2),
+    "the order of images": (lambda b: b.edit(b.index, lambda i: i["parts"][0]["cases"].reverse()), 2),
+    "numerics": (lambda b: b.edit(b.part("sum"), lambda m: m.update(numerics="0" * 64)), 2),
+    "numerics of a node": (node("sum", lambda n: n["attrs"].update(numerics={"rounding": "floor"})), 2),
+    "a case dropped": (drop_image, 2),
     "an image number": (renumber, 2),
     "a graph_hash": (case_json(graph_hash="0" * 64), 2),
-    "a recipe": (case_json(recipe={"bits": True}), 2),
-    "a recipe that compares equal": (case_json(recipe={"bits": 8.0, "note": None, "sites": {}}), 2),
-    "a site": (case_json(site="summ"), 2),
-    "an operator": (both("qk", lambda m: m.update(op="log2_matmul")), 2),
-    "an unknown operator": (both("qk", lambda m: m.update(op="magic")), 2),
-    "a layout operator": (both("qk", lambda m: m.update(op="transpose")), 2),
-    "an unknown method": (both("act", lambda m: (m.update(method="magic"), m["attrs"].update(method="magic"))), 2),
-    "another method": (both("act", lambda m: (m.update(method="ivit"), m["attrs"].update(method="ivit"))), 2),
-    "another version": (both("act", lambda m: (m.update(method_version=2), m["attrs"].update(version=2))), 2),
-    "a version that is a bool": (both("act", lambda m: m["attrs"].update(version=True)), 2),
-    "a parameter more": (params("act", more=1), 2),
-    "a parameter less": (both("act", lambda m: m["attrs"]["params"].pop("n")), 2),
-    "a parameter that is text": (params("act", n="6"), 2),
-    "a parameter that is a bool": (params("act", n=True), 2),
-    "a parameter that is a float": (params("act", n=6.0), 2),
-    "a parameter that is a list": (params("act", n=[6]), 2),
-    "a vector among the numbers": (params("act", b=[-1] * 3), 2),
-    "parameters that are no object": (both("act", lambda m: m["attrs"].update(params=[6])), 2),
-    "a division by zero": (params("weights", x0=0), 2),
-    "attributes more": (both("sum", lambda m: m["attrs"].update(more=1)), 2),
-    "bits as text": (both("sum", lambda m: m["attrs"].update(bits="16")), 2),
-    "bits too many": (both("sum", lambda m: m["attrs"].update(bits=65)), 2),
-    "no axis": (both("pool", lambda m: m["attrs"].update(axis=7)), 2),
-    "an axis that is a bool": (both("pool", lambda m: m["attrs"].update(axis=True)), 2),
-    "keepdims": (both("pool", lambda m: m["attrs"].update(keepdims=True)), 2),
+    "a recipe": (lambda b: b.edit(b.index, lambda i: i.update(recipe=[6])), 2),
+    "a part": (case_json(part="summ"), 2),
+    "a site": (node("sum", lambda n: n.update(site="summ")), 2),
+    "an operator": (node("qk", lambda n: n.update(op="log2_matmul")), 2),
+    "an unknown operator": (node("qk", lambda n: n.update(op="magic")), 2),
+    "a layout operator": (node("qk", lambda n: n.update(op="transpose")), 2),
+    "an unknown method": (node("act", lambda n: n["attrs"].update(method="magic")), 2),
+    "another method": (node("act", lambda n: n["attrs"].update(method="ivit")), 2),
+    "another version": (node("act", lambda n: n["attrs"].update(version=2)), 2),
+    "a version that is a bool": (node("act", lambda n: n["attrs"].update(version=True)), 2),
+    "no version": (node("act", lambda n: n["attrs"].pop("version")), 2),
+    "numbers in two places": (node("act", lambda n: n["attrs"].update(params={"n": 6})), 2),
+    "a parameter that is a list": (stored("act", n=[6]), 2),
+    "a number for a vector": (stored("act", b=-1), 2),
+    "a division by zero": (stored("weights", x0=0), 2),
+    "attributes more": (node("sum", lambda n: n["attrs"].update(more=1)), 2),
+    "bits twice": (node("sum", lambda n: n["attrs"].update(bits=16)), 2),
+    "bits too many": (stored("sum", bits=65), 2),
+    "no axis": (node("pool", lambda n: n["attrs"].update(axis=7)), 2),
+    "an axis that is a bool": (node("pool", lambda n: n["attrs"].update(axis=True)), 2),
+    "keepdims": (node("pool", lambda n: n["attrs"].update(keepdims=True)), 2),
     "a key": (renamed_key, 2),
     "a folder above": (rename_folder("../fc/image0"), 2),
     "a folder elsewhere": (rename_folder("/etc/image0"), 2),
@@ -586,8 +655,8 @@ def test_a_change_that_contradicts_is_noticed_with_all_digests_made_anew(bundle,
 
 def test_only_the_digest_kept_elsewhere_tells_a_bundle_that_agrees_with_itself(bundle, cli):
     digest = json.loads(bundle.index.read_bytes())["digest"]
-    for site, key in (("pool", "output"), ("norm", "output")):
-        bundle.signal(site, key, images=(0, 1), scale=123.0 if site == "pool" else [1.0, 2.0, 3.0, 4.0])
+    bundle.facts("pool", scale=123.0)
+    bundle.facts("norm", scale=[1.0, 2.0, 3.0, 4.0])
     bundle.seal()
     assert cli("golden", "check", bundle.root)[0] == 0
     status, out = refused(cli, bundle.root, "--digest", digest)
@@ -607,9 +676,9 @@ def test_the_digest_is_that_of_the_index_with_an_empty_digest(pristine):
 
 
 def test_the_index_lists_cases_in_the_order_of_execution(pristine):
-    cases = json.loads((pristine / "index.json").read_bytes())["cases"]
-    assert [(c["image"], c["site"]) for c in cases] == [(i, s) for i in (0, 1) for s in SITES]
-    assert [c["folder"] for c in cases[:2]] == ["fc/image0", "fc.quant/image0"]
+    parts = json.loads((pristine / "index.json").read_bytes())["parts"]
+    assert [part["part"] for part in parts] == list(SITES)
+    assert [[case["image"] for case in part["cases"]] for part in parts] == [[0, 1]] * len(SITES)
 
 
 def test_two_exports_are_equal_byte_by_byte(pristine, tmp_path):
@@ -627,11 +696,9 @@ def test_numpy_and_zipfile_read_the_arrays(pristine):
     for path in pristine.rglob("case.npz"):
         with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
             assert archive.testzip() is None
-        manifest = json.loads((path.parent / "case.json").read_bytes())
+        signals = json.loads((path.parent / "case.json").read_bytes())["signals"]
         with np.load(path) as file:
-            for s in manifest["signals"]:
-                array = file[s["key"]]
-                assert sha256(f"<i8{s['shape']}".encode() + array.astype("<i8").tobytes()) == s["sha256"]
+            assert {key: hashed(file[key]) for key in file.files} == signals
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -697,7 +764,7 @@ def test_a_mismatch_at_a_hostile_name_is_one_printable_line(tmp_path, cli):
     export(graph, small_images(), tmp_path / "v", sites=["layernorm"])
     b = Bundle(tmp_path / "v")
     (case,) = b.root.glob("*/image0")
-    b.edit(case / "case.json", lambda m: m["signals"][-1].update(sha256="0" * 64))
+    b.edit(case / "case.json", lambda m: m["signals"].update(output="0" * 64))
     b.seal()
     status, out = refused(cli, b.root)
     assert (status, out.count("\n")) == (1, 3)

@@ -18,8 +18,8 @@ LAYERS = [
     {"graph", "ops"},
     {"floats", "lowering"},
     {"engine"},
-    {"vectors"},
-    {"analysis", "mapping", "proofs"},
+    {"vectors", "proofs"},
+    {"analysis", "mapping"},
     {"report"},
     {"cli", "__main__"},
 ]

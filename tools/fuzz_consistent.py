@@ -106,42 +106,50 @@ def mutate_trace(rng: Random, path: Path) -> str:
 
 
 def mutate_golden(rng: Random, folder: Path) -> str:
-    """Change a case or the index, and make every file, name and digest of the bundle fit again."""
+    """Change a part, a case or the index, and make every file, name and digest of the bundle fit again."""
     index = json.loads((folder / "index.json").read_bytes())
-    entry = rng.choice(index["cases"])
-    case = folder / entry["folder"]
-    manifest = json.loads((case / "case.json").read_bytes())
-    kind = rng.choice(["values"] * 5 + ["manifest"] * 5 + ["signal"] * 4 + ["index", "both"])
+    listed = rng.choice(index["parts"])
+    at = folder / listed["folder"]
+    case = at / f"image{rng.choice(listed['cases'])['image']}"
+    part, manifest = (json.loads(path.read_bytes()) for path in (at / "part.json", case / "case.json"))
+    kind = rng.choice(["values"] * 5 + ["manifest"] * 3 + ["part"] * 3 + ["facts"] * 4 + ["index", "both"])
     if kind == "values":
-        what = _golden_values(rng, case, manifest)
+        what = _golden_values(rng, at, case, part, manifest)
     elif kind == "index":
         _, what, _ = change_value(rng, index)
-    elif kind == "both":  # a fact that all cases and the index state
-        key = rng.choice(["spec_version", "graph_hash", "recipe"])
-        value = {
-            "spec_version": number(rng, 1),
-            "graph_hash": rng.choice(["0" * 64, "x"]),
-            "recipe": rng.choice([{}, {"a": [1]}]),
-        }[key]
+    elif kind == "both":  # a fact that all cases, parts and the index state
+        key = rng.choice(["spec_version", "graph_hash"])
+        value = {"spec_version": number(rng, 1), "graph_hash": rng.choice(["0" * 64, "x"])}[key]
         what = f"{key} everywhere"
-        for other in index["cases"]:
-            text = json.loads((folder / other["folder"] / "case.json").read_bytes())
+        for path in [*folder.glob("*/part.json"), *folder.glob("*/*/case.json")]:
+            text = json.loads(path.read_bytes())
             text[key] = index[key] = value
-            _write(folder / other["folder"] / "case.json", text)
-        manifest[key] = value
+            _write(path, text)
+        manifest[key] = part[key] = value
+    elif kind == "facts":
+        found = [*part["parameters"], *part["tensors"].values(), *part["nodes"], *part["stimuli"], *part["expected"]]
+        _, what, _ = change_value(rng, rng.choice(found))
     else:
-        _, what, _ = change_value(rng, rng.choice(manifest["signals"]) if kind == "signal" else manifest)
+        _, what, _ = change_value(rng, manifest if kind == "manifest" else part)
     _write(case / "case.json", manifest)
-    entries = index.get("cases", []) if isinstance(index, dict) else []
-    for other in entries if isinstance(entries, list) else []:
-        text = folder / str(other.get("folder")) / "case.json" if isinstance(other, dict) else folder
-        if text.is_file():
-            other["sha256"] = sha256(text.read_bytes())
+    _write(at / "part.json", part)
+    parts = index.get("parts", []) if isinstance(index, dict) else []
+    for other in parts if isinstance(parts, list) else []:
+        place = folder / str(other.get("folder")) if isinstance(other, dict) else folder / "none"
+        entries = [(place / "part.json", other)]
+        entries += [
+            (place / f"image{entry.get('image')}" / "case.json", entry)
+            for entry in (other.get("cases") if isinstance(other, dict) else None) or []
+            if isinstance(entry, dict)
+        ]
+        for path, entry in entries:
+            if path.is_file():
+                entry["sha256"] = sha256(path.read_bytes())
     if isinstance(index, dict):
         index["digest"] = ""
         index["digest"] = sha256(json_bytes(index))
     _write(folder / "index.json", index)
-    return f"golden {entry['folder']} {kind} {what}"
+    return f"golden {listed['folder']} {kind} {what}"
 
 
 def json_bytes(value: Any) -> bytes:
@@ -152,31 +160,40 @@ def _write(path: Path, value: Any) -> None:
     path.write_bytes(json_bytes(value))
 
 
-def _golden_values(rng: Random, case: Path, manifest: dict[str, Any]) -> str:
-    """Other integers in one array: its archive, its hex file and its digests follow."""
+def _golden_values(rng: Random, at: Path, case: Path, part: dict[str, Any], manifest: dict[str, Any]) -> str:
+    """Other integers in one array, of the part or of the case: its archive, its hex file and its digests follow."""
     from intvit.graph.inttypes import IntType
     from intvit.vectors.memh import format_memh
     from intvit.vectors.npz import format_npz
 
-    with np.load(case / "case.npz") as file:
+    of_part = bool(part["parameters"]) and rng.random() < 0.4
+    place, npz, text = (at, "parameters.npz", part) if of_part else (case, "case.npz", manifest)
+    ports = [{"key": port["key"], **part["tensors"][port["tensor"]]} for port in (*part["stimuli"], *part["expected"])]
+    signals = part["parameters"] if of_part else ports
+    with np.load(place / npz) as file:
         arrays = {name: file[name] for name in file.files}
-    signal = rng.choice(manifest["signals"])
+    signal = rng.choice(signals)
     key, dtype = signal["key"], IntType.parse(signal["dtype"])
     array = arrays[key].astype(np.int64)
     edges = [dtype.min, dtype.max, 0, 1, -1, dtype.max // 2]
-    at = rng.randrange(array.size)
     if rng.random() < 0.3:
         array[...] = rng.choice(edges)
     else:
-        array.reshape(-1)[at] = rng.choice([*edges, int(array.reshape(-1)[at]) + 1])
-    if rng.random() < 0.2:
+        flat = rng.randrange(array.size)
+        array.reshape(-1)[flat] = rng.choice([*edges, int(array.reshape(-1)[flat]) + 1])
+    if array.ndim and rng.random() < 0.2:
         array = array[..., ::-1].copy()
     arrays[key] = np.clip(array, dtype.min, dtype.max)
-    signal["sha256"] = sha256(f"<i8{list(array.shape)}".encode() + np.ascontiguousarray(arrays[key], "<i8").tobytes())
-    types = {s["key"]: (IntType.parse(s["dtype"]), tuple(s["shape"])) for s in manifest["signals"]}
-    (case / "case.npz").write_bytes(format_npz(arrays, types))
-    if f"{key}.hex" in manifest["files"]:
-        first = (case / f"{key}.hex").read_bytes().partition(b"\n")[0][3:].decode()
-        (case / f"{key}.hex").write_bytes(format_memh(arrays[key], dtype, first))
-    manifest["files"] = {name: sha256((case / name).read_bytes()) for name in manifest["files"]}
-    return key
+    digest = sha256(f"<i8{list(array.shape)}".encode() + np.ascontiguousarray(arrays[key], "<i8").tobytes())
+    if of_part:
+        signal["sha256"] = digest
+    else:
+        manifest["signals"][key] = digest
+    types = {s["key"]: (IntType.parse(s["dtype"]), tuple(s["shape"])) for s in signals if s["key"] in arrays}
+    if set(types) == set(arrays):
+        (place / npz).write_bytes(format_npz(arrays, types))
+    if f"{key}.hex" in text["files"]:
+        first = (place / f"{key}.hex").read_bytes().partition(b"\n")[0][3:].decode()
+        (place / f"{key}.hex").write_bytes(format_memh(arrays[key], dtype, first))
+    text["files"] = {name: sha256((place / name).read_bytes()) for name in text["files"]}
+    return str(key)

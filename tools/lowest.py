@@ -3,7 +3,7 @@
 import tomllib
 from pathlib import Path
 
-EXTRAS = ("test", "search", "distributed")
+EXTRAS = ("test", "rtl", "search", "distributed")
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ def outcomes(
         )
     n_images = min(limit or len(source), len(source))
     labelled = source.labels is not None and (model is None or len(tensor.shape) == 1)
-    labels = _labels(source, n_images, tensor.shape) if labelled else None
+    labels = labels_of(source, n_images, tensor.shape) if labelled else None
     known: dict[int, Array] = {} if floats is None else floats
     found = np.zeros(n_images, OUTCOME)
 
@@ -87,7 +87,7 @@ def outcomes(
     return found
 
 
-def _labels(source: ImageSource, n_images: int, shape: tuple[int, ...]) -> Array:
+def labels_of(source: ImageSource, n_images: int, shape: tuple[int, ...]) -> Array:
     """Labels of the images to evaluate, each a class of a network whose output has this shape."""
     if len(shape) != 1:
         raise IntvitError(f"graph: must give one value per class for an accuracy, not an output of shape {shape}")

@@ -163,8 +163,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a new folder to fill; it becomes `path`, which must not exist, when the block ends well."""
+def whole_folder(path: str | Path, *, resume: bool = False) -> Iterator[Path]:
+    """Yield a new folder to fill; it becomes `path`, which must not exist, when the block ends well.
+
+    resume: what a block that was ended left is yielded again, and stays if this one is ended too.
+    """
     path = named(path)
     partial = path.with_name(path.name + ".partial")
     with writing(path):
@@ -173,8 +176,9 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             if path.exists() or path.is_symlink():
                 raise IntvitError(f"{path}: must not exist yet")
             try:
-                remove(partial)
-                partial.mkdir()
+                if not resume or partial.is_symlink() or not partial.is_dir():
+                    remove(partial)
+                    partial.mkdir()
                 yield partial
                 for folder, _, names in os.walk(partial):
                     for name in names:
@@ -182,7 +186,8 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
                     sync(Path(folder))
                 publish(partial, path)
             finally:
-                remove(partial)
+                if not resume:
+                    remove(partial)
 
 
 def regular(path: str | Path) -> Path:

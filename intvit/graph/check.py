@@ -8,7 +8,6 @@ What holds of one kind of operator stands with it, in `operators`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,6 +24,13 @@ def check(graph: IntGraph) -> None:
         raise IntvitError(f"graph: inputs must be one of its tensors, not {list(graph.inputs)!r:.80}")
     if graph.tensors[graph.inputs[0]].bound is not None:
         raise IntvitError(f"{graph.inputs[0]}: bound of the input must be left to its type")
+    check_part(graph)
+
+
+def check_part(graph: IntGraph) -> None:
+    """As `check`, for a part of a graph: several inputs, of which bounds may be known."""
+    if not graph.inputs or not set(graph.inputs) <= set(graph.tensors):
+        raise IntvitError(f"graph: inputs must be of its tensors, not {list(graph.inputs)!r:.80}")
     for tensor in graph.tensors.values():
         _check_tensor(tensor)
     seen, names = set(graph.inputs), set[str]()
@@ -46,13 +52,6 @@ def check(graph: IntGraph) -> None:
             raise IntvitError(f"graph: tensor {name!r} must be computed")
     if not graph.outputs:
         raise IntvitError("graph: outputs must be at least one")
-
-
-def check_operator(node: Node, inputs: Sequence[Tensor], output: Tensor) -> None:
-    """One operator by itself, as a golden case holds it: raise IntvitError if it is not well formed."""
-    for tensor in (*inputs, output):
-        _check_tensor(tensor)
-    _check_node(node, list(inputs), output)
 
 
 def _check_node(node: Node, inputs: list[Tensor], output: Tensor) -> None:

@@ -122,15 +122,15 @@ def _follow(a, lift, b, bias, sums, of_rows, of_columns, bits, out):
                     target[c] = min(max(total[c] + offset[c], low), high)
 
 
-@border(sums="int32 S N R C", of_rows="int64 S N R", of_columns="int64 S N C", stays="bool 1")
+@border(sums="int32 S N R C", of_rows="int64 S N R", of_columns="int64 S N C", out="int64 N")
 @kernel
-def _stays(sums, of_rows, of_columns, bits, stays):
-    """Whether no partial sum can leave the word, as `_follow` bounds them."""
+def _stays(sums, of_rows, of_columns, bits, out):
+    """By how much, twice, a partial sum may leave the word, as `_follow` bounds them; 0 if none can."""
     high = (np.int64(1) << (bits - 1)) - 1
     low = -high - 1
     before = np.empty(sums.shape[3], np.int64)
-    most = np.int64(0)
     for n in range(sums.shape[1]):
+        most = np.int64(0)
         for i in range(sums.shape[2]):
             before[:] = 0
             for p in range(sums.shape[0]):
@@ -140,7 +140,7 @@ def _stays(sums, of_rows, of_columns, bits, stays):
                     over = max(reach + exact - 2 * (high - before[c]), reach - exact - 2 * (before[c] - low))
                     most = max(most, over)
                     before[c] += exact
-    stays[0] = most <= 0
+        out[n] = most
 
 
 def follow(a: Array, lift: int, b: Array, bias: Array, exact: Array, sums: Callable[[], tuple[int, list[Array]]] | None,
@@ -156,11 +156,11 @@ def follow(a: Array, lift: int, b: Array, bias: Array, exact: Array, sums: Calla
     left, right = (np.ascontiguousarray(x).reshape(n, -1, x.shape[-1]) for x in (a, b))
 
     def reached(part: int, found: Array) -> tuple[Array, Array, bool]:
-        of_rows, stays = np.empty(found.shape[:-1], np.int64), np.zeros(1, bool)
+        of_rows, over = np.empty(found.shape[:-1], np.int64), np.empty(n, np.int64)
         of_columns = np.empty((len(found), n, b.shape[-1]), np.int64)
         _lengths(left, lift, right, part, of_rows, of_columns)
-        _stays(found, of_rows, of_columns, bits, stays)
-        return of_rows, of_columns, bool(stays[0])
+        _stays(found, of_rows, of_columns, bits, over)
+        return of_rows, of_columns, not over.any()
 
     found = exact.reshape(1, n, -1, exact.shape[-1])
     of_rows, of_columns, stays = reached(a.shape[-1], found)

@@ -39,19 +39,43 @@ _taps: ContextVar[Taps | None] = ContextVar("intvit.spec.taps", default=None)
 
 
 def tap(name: str, value: T) -> T:
-    """`value`, an integer or lists of them, noted under `name` if this thread listens; it is never changed.
+    """`value`, an integer or lists of them, noted under `name` if this thread listens; `Changed` alone changes it.
 
     >>> tap("sum", 7)
     7
     """
     taps = _taps.get()
-    if taps is not None:
-        taps.setdefault(name, []).extend(_flat(value))
-    return value
+    if taps is None:
+        return value
+    taps.setdefault(name, []).extend(_flat(value))
+    return taps.changed(name, value) if isinstance(taps, Changed) else value
+
+
+class Changed(dict[str, Values]):
+    """Taps of a run in which the intermediate `name` is another one: what an error in it does to what follows.
+
+    `change` gets every element that is no None. Tests of stimuli use it: an error that no stimulus shows is not tested.
+
+    >>> from intvit.spec.pool import mean
+    >>> with listening(Changed("sum", lambda value: value + 4)):
+    ...     mean([1, 2, 3, 6])
+    4
+    """
+
+    def __init__(self, name: str, change: Callable[[int], int]) -> None:
+        super().__init__()
+        self.name, self.change = name, change
+
+    def changed(self, name: str, value: Any) -> Any:
+        if name != self.name:
+            return value
+        if isinstance(value, (list, tuple)):
+            return [self.changed(name, part) for part in value]
+        return None if value is None else self.change(value)
 
 
 @contextmanager
-def listening() -> Iterator[Taps]:
+def listening(taps: Taps | None = None) -> Iterator[Taps]:
     """A dictionary that fills with what this thread taps inside the block: name -> values in the order of computing.
 
     Matrices are flattened row by row. Several calls follow one another under the same names. An inner block takes what
@@ -62,7 +86,7 @@ def listening() -> Iterator[Taps]:
     >>> total, taps
     (7, {'sum': [3, 4]})
     """
-    taps: Taps = {}
+    taps = {} if taps is None else taps
     token = _taps.set(taps)
     try:
         yield taps

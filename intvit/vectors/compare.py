@@ -45,3 +45,8 @@ def first_difference(place: str, what: str, expected: Array, actual: Array, dtyp
         index = [int(i) for i in np.unravel_index(at, expected.shape)]
         values = (word(int(array.reshape(-1)[at]), dtype) for array in (expected, actual))
         yield Mismatch(place, f"{what} differs first at index {index}", *values)
+
+
+def shown(name: str) -> str:
+    """A name as printable ASCII."""
+    return ascii(name)[1:-1]

@@ -9,6 +9,7 @@ import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.graph.inttypes import IntType
+from intvit.vectors.npz import stored_type
 
 Array = np.ndarray[Any, Any]
 LF = ord("\n")
@@ -16,6 +17,8 @@ DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 NO_DIGIT = 255
 VALUES = np.full(256, NO_DIGIT, np.uint8)
 VALUES[DIGITS] = np.arange(16)
+PAIRS = np.stack([np.repeat(DIGITS, 16), np.tile(DIGITS, 16)], axis=1).copy().view(np.uint16).reshape(-1)
+"""The two digits of every byte."""
 
 
 def format_memh(array: Array, dtype: IntType, header: str) -> bytes:
@@ -26,13 +29,17 @@ def format_memh(array: Array, dtype: IntType, header: str) -> bytes:
     01
     ff
     """
-    n_digits = digits(dtype)
-    words = np.ascontiguousarray(array, np.int64).reshape(-1)
-    lines = np.full((len(words), n_digits + 1), LF, np.uint8)
-    for i in range(n_digits):
-        shift = 4 * (n_digits - 1 - i)
-        width = min(4, dtype.bits - shift)
-        lines[:, i] = DIGITS[(words >> shift) & ((1 << width) - 1)]
+    n_digits, n_bytes = digits(dtype), -(-dtype.bits // 8)
+    stored = stored_type(dtype)
+    octets = np.ascontiguousarray(array, stored).reshape(-1).view(np.uint8).reshape(-1, stored.itemsize)
+    fields: list[tuple[str, Any]] = [(f"byte{i}", np.uint16) for i in reversed(range(n_bytes))]
+    if n_digits % 2:
+        fields[0] = fields[0][0], np.uint8
+    lines = np.empty(len(octets), [*fields, ("end", np.uint8)])
+    for i, (name, kind) in zip(reversed(range(n_bytes)), fields, strict=True):
+        mask = np.uint8((1 << min(8, dtype.bits - 8 * i)) - 1)
+        lines[name] = (PAIRS if kind is np.uint16 else DIGITS)[octets[:, i] & mask]
+    lines["end"] = LF
     return f"// {header}\n".encode("ascii") + lines.tobytes()
 
 
@@ -52,7 +59,8 @@ def parse_memh(data: bytes, dtype: IntType, shape: tuple[int, ...], header: str,
     for i in range(n_digits):
         digit = VALUES[lines[:, i]]
         bad |= digit == NO_DIGIT
-        words = (words << 4) | digit
+        words <<= 4
+        words |= digit
     if bad.any():
         raise IntvitError(f"{where}: must be {n_digits} lower-case hex digits a line{_first_bad(body, n_digits)}")
     if dtype.bits < 64:

@@ -54,6 +54,26 @@ def between(graph: IntGraph, start: Sequence[str], end: Sequence[str]) -> IntGra
     return Graph(tuple(start), tuple(end), tuple(nodes), tensors, graph.metadata)
 
 
+def reaching(graph: IntGraph, start: str, end: str) -> list[str]:
+    """The sites from `start` to `end`, both included, that `end` depends on; what else they read is known.
+
+    IntvitError where `end` does not depend on `start`.
+    """
+    graph.node(start), graph.node(end)
+    behind = {graph.node(start).output}
+    for node in graph.nodes:
+        if behind.intersection(node.inputs):
+            behind.add(node.output)
+    needed, sites = {graph.node(end).output}, list[str]()
+    for node in reversed(graph.nodes):
+        if node.output in needed and node.output in behind:
+            sites.insert(0, node.name)
+            needed.update(node.inputs)
+    if start not in sites:
+        raise IntvitError(f"{end}: must depend on {start}, and does not")
+    return sites
+
+
 def run(part: IntGraph, stimuli: Mapping[str, Array], wanted: Sequence[str] | None = None, backend: str = "kernel",
         ) -> dict[str, Array]:  # fmt: skip
     """Tensors of a part, each (B, *shape), from its inputs; by default its outputs. Nothing is fused.
@@ -84,10 +104,10 @@ def fitting(part: IntGraph, name: str, stimuli: Mapping[str, Array]) -> Array:
 def parameters(node: Node) -> dict[str, Array]:
     """Every integer constant of a site by its name in docs/quantization.md, sorted: int64, scalars of shape ().
 
-    The numbers of a method and of a requantization (`bits`) and the arrays alike: there is no second place for any.
+    The numbers of a method, the `bits` of a word and the arrays alike: there is no second place for any.
     """
     scalars = dict(node.attrs.get("params", {}))
-    if node.op == "requantize":
+    if "bits" in node.attrs:
         scalars["bits"] = node.attrs["bits"]
     values: dict[str, Array] = {key: np.array(value, np.int64) for key, value in scalars.items()}
     values |= {key: np.asarray(array).astype(np.int64) for key, array in node.arrays.items()}

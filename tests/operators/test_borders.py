@@ -31,11 +31,12 @@ for found in pkgutil.walk_packages(intvit.__path__, "intvit."):  # whatever else
         importlib.import_module(found.name)
 DESCRIBED = [b for b in BORDERS if b.arrays]
 CHECKED = [b for b in BORDERS if not b.arrays]
-SIZES = {"R": 4, "C": 6, "M": 6, "N": 3, "K": 5, "A": 2, "B": 3, "L": 4, "T": 7, "*": 2}
+SIZES = {"S": 2, "R": 4, "C": 6, "M": 6, "N": 3, "K": 5, "A": 2, "B": 3, "L": 4, "T": 7, "*": 2}
 SCALARS = {
     "x0": -3, "n": 2, "b": 5, "c": 7, "m": 2**30, "e": 33, "bits": 8, "out_bits": 8, "half": 2**32 - 1, "low": -128,
     "high": 127, "masked": 1, "limit": 2**31 - 1, "shift": 3, "n_codes": 16, "weigh": False, "last": 2, "gap": 0,
-    "least": 0, "most": 0, "room": 0, "mask": 1, "plus": 0, "zero_point": 0, "back": True, "two": True,
+    "least": 0, "most": 0, "room": 0, "mask": 1, "plus": 0, "zero_point": 0, "back": True, "two": True, "lift": 0,
+    "part": 3, "wraps": False,
 }  # fmt: skip
 EVERY_KIND = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
 

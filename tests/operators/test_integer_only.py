@@ -21,6 +21,8 @@ ROWS = types.Array(I64, 2, "C")
 VECTOR = types.Array(I64, 1, "C")
 MASK = types.Array(types.boolean, 2, "C")
 CUBE = types.Array(I64, 3, "C")
+CUBE8, CUBE32 = (types.Array(kind, 3, "C") for kind in (types.int8, types.int32))
+TESSERACT32 = types.Array(types.int32, 4, "C")
 ROWS32 = types.Array(types.int32, 2, "C")
 OUT8 = types.Array(types.int8, 2, "C")
 ROWS8 = OUT8
@@ -65,6 +67,10 @@ SPECIAL = {
     "by_stages": (ROWS32, VECTOR, ROWS, ROWS8, VECTOR, ROWS, ROWS, VECTOR, types.boolean, OUT8),
     "staged": (I64, ROWS, I64),
     "_saturating": (CUBE, CUBE, VECTOR, I64, CUBE),
+    "_lengths": (CUBE8, I64, CUBE8, I64, CUBE, CUBE),
+    "_follow": (CUBE8, I64, CUBE8, VECTOR, TESSERACT32, CUBE, CUBE, I64, CUBE32),
+    "_stays": (TESSERACT32, CUBE, CUBE, I64, VECTOR),
+    "_fit": (LINE32, I64, types.boolean, LINE32),
     "_slow_kernel": (CUBE, CUBE, CUBE),
     ("gelu", "_ibert"): (ROWS, VECTOR, VECTOR, VECTOR, I64, ROWS),
     "_one_term": (ROWS, ROWS, I64, I64, I64, I64, OUT8),

@@ -70,18 +70,24 @@ def accumulating(numerics: Numerics) -> Numerics:
 def lowered(context: Context, node: Node, bound: int) -> tuple[dict[str, Any], IntType, int | None]:
     """(attributes, type, bound) of the accumulator of a node whose sums are at most `bound`."""
     how = accumulating(context.recipe.numerics_at(node.op, node.name))
-    attrs, bits = stated(how), how.accumulator_bits
-    if bits is None:
-        return attrs, accumulator_type(bound), bound
-    if bound < 1 << (bits - 1):
-        return attrs, IntType(min(bits, accumulator_type(bound).bits)), bound
-    if how.accumulator == "prove":
+    bits = how.accumulator_bits
+    if bits is not None and how.accumulator == "prove" and bound >= 1 << (bits - 1):
         blamed = context.softmax_behind(context.values[node.inputs[0]]) or node.name
         raise Infeasible(
             blamed, f"accumulator of {node.name} must be proven to fit {bits} bits, and its sums reach {bound}, "
             f"{bound.bit_length() + 1} bits"
         )  # fmt: skip
-    return attrs, IntType(bits), None
+    return stated(how), *word_of(how, bound)
+
+
+def word_of(how: Numerics, bound: int) -> tuple[IntType, int | None]:
+    """(type, bound) of an accumulator of sums of at most `bound`: no bound where the policy may act."""
+    bits = how.accumulator_bits
+    if bits is None:
+        return accumulator_type(bound), bound
+    if bound < 1 << (bits - 1):
+        return IntType(min(bits, accumulator_type(bound).bits)), bound
+    return IntType(bits), None
 
 
 def proven(context: Context, node: Node, bound: int) -> None:

@@ -31,7 +31,7 @@ def read(op: str) -> Any:
 def activation(name: str, **values: Any) -> Operator:
     """The kind of an activation function; `values` are its float forms, and what differs."""
     common = {"check": methods.check, "kernel": methods.kernel, "spec": methods.spec, "fuse": fuse}
-    return Operator(name, **{"lower": lower, **common, **values}, narrow_input=True, facts=("x_max",))
+    return Operator(name, **{"lower": lower, **common, **values}, narrow_input=True, row_inputs=1, facts=("x_max",))
 
 
 def lower(context: Context, node: Node) -> None:

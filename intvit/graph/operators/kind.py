@@ -87,6 +87,9 @@ class Operator:
     facts: tuple[str, ...] | None = None
     """Of a kind whose integer forms are the methods of the registry: what a lowering tells of a site beside the scale
     of its input; a method's `lower` takes what it names."""
+    row_inputs: int = 0
+    """So many of its inputs, from the first on, decide a row of the output (axis -2) by the same row alone, beside
+    constants and all of the other inputs. 0: it does not go by rows."""
     masked: bool = False
     """Its methods take a mask."""
     statistic: Callable[[Array], float] | None = None

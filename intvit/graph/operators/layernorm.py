@@ -102,6 +102,7 @@ LAYERNORM = Operator(
     check=check,
     kernel=methods.kernel,
     spec=methods.spec,
+    row_inputs=1,
     fuse=fuse,
     per_channel=True,
     rounded_output=True,

@@ -199,4 +199,5 @@ LINEAR = Operator(
     takes=frozenset({"zero_point"}),
     narrow_input=True,
     per_channel=True,
+    row_inputs=1,
 )

@@ -41,11 +41,8 @@ def _read(r: Reader, node: Any) -> None:
 
 def _lower(context: Context, node: Node) -> None:
     a, b = (context.value(name) for name in node.inputs)
-    op, scale = "matmul", a.scale * b.scale
-    if a.encoding == "log2":
-        op, scale = "log2_matmul", b.scale * 2.0**-LOG2_FRACTION_BITS
-    bound = _bound(op, a, b)
-    attrs, dtype, most = accumulators.lowered(context, node, bound)
+    op, scale = form(a, b)
+    attrs, dtype, most = accumulators.lowered(context, node, sum_bound(op, a, b))
     output = Tensor(node.output, (*a.shape[:-1], b.shape[-1]), dtype, scale, bound=most)
     context.emit(Node(op, node.name, (a.name, b.name), node.output, attrs), output)
 
@@ -59,10 +56,17 @@ def _check(node: Node, inputs: Sequence[Tensor], output: Tensor) -> None:
     checks.shape(node, output, (*a.shape[:-1], b.shape[-1]))
     if node.op == "log2_matmul" and a.max_abs > LOG2_FRACTION_BITS:
         raise IntvitError(f"{node.name}: codes must be at most {LOG2_FRACTION_BITS}, not {a.max_abs}")
-    accumulators.check(node, output, _bound(node.op, a, b))
+    accumulators.check(node, output, sum_bound(node.op, a, b))
 
 
-def _bound(op: str, a: Tensor, b: Tensor) -> int:
+def form(a: Tensor, b: Tensor) -> tuple[str, Array]:
+    """(operator, scale of its output) of a product of two tensors."""
+    if a.encoding == "log2":
+        return "log2_matmul", b.scale * 2.0**-LOG2_FRACTION_BITS
+    return "matmul", a.scale * b.scale
+
+
+def sum_bound(op: str, a: Tensor, b: Tensor) -> int:
     """The largest sum of products of two tensors."""
     return a.shape[-1] * (1 << LOG2_FRACTION_BITS if op == "log2_matmul" else a.max_abs) * b.max_abs
 
@@ -73,13 +77,13 @@ def _kernel(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
     def exact(values: Sequence[Array]) -> Array:
         return matmul(values[0], values[1], a_max=a_max, b_max=b_max)
 
-    if accumulators.may_act(node, _bound(node.op, *inputs)):
+    if accumulators.may_act(node, sum_bound(node.op, *inputs)):
         return accumulators.by_kernel(node, exact, tuple)
     return exact
 
 
 def _spec(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
-    if accumulators.may_act(node, _bound(node.op, *inputs)):
+    if accumulators.may_act(node, sum_bound(node.op, *inputs)):
         return cast(Evaluate, accumulators.by_spec(node, tuple))
     return lambda values: _nested("matmul", spec_matmul, *values)
 
@@ -94,13 +98,13 @@ def _log2_kernel(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evalua
     def exact(values: Sequence[Array]) -> Array:
         return log2_product(values[0], values[1], "kernel")
 
-    if accumulators.may_act(node, _bound(node.op, *inputs)):
+    if accumulators.may_act(node, sum_bound(node.op, *inputs)):
         return accumulators.by_kernel(node, exact, _weights)
     return exact
 
 
 def _log2_spec(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
-    if accumulators.may_act(node, _bound(node.op, *inputs)):
+    if accumulators.may_act(node, sum_bound(node.op, *inputs)):
         return cast(Evaluate, accumulators.by_spec(node, _weights))
     return lambda values: log2_product(values[0], values[1], "spec")
 
@@ -130,7 +134,7 @@ def fused(planner: Planner, node: Node, convert: Callable[[Array], Array], lift:
     """The step of a product whose left operand less `lift` is what `convert` makes of the first input."""
     from intvit.kernels import gemm
 
-    if accumulators.may_act(node, _bound(node.op, *(planner.tensor(name) for name in node.inputs))):
+    if accumulators.may_act(node, sum_bound(node.op, *(planner.tensor(name) for name in node.inputs))):
         return _narrow(planner, node, convert, lift)
     moves, after = planner.moves_to_requantize(node)
     b = planner.tensor(node.inputs[1])
@@ -159,7 +163,7 @@ def _narrow(planner: Planner, node: Node, convert: Callable[[Array], Array], lif
     from intvit.kernels import gemm
 
     a, b = (planner.tensor(name) for name in node.inputs)
-    if planner.path == "blas" or not planner.narrow(b.name) or _bound(node.op, a, b) > INT32_MAX:
+    if planner.path == "blas" or not planner.narrow(b.name) or sum_bound(node.op, a, b) > INT32_MAX:
         return None
     exact = gemm.Product(planner.path, gemm.Epilogue.raw(), lift)
 
@@ -192,8 +196,8 @@ def _order(reader: Node | None) -> tuple[int, ...] | None:
 
 MATMUL = Operator(
     "matmul", reads={"MatMul": _read}, lower=_lower, check=_check, kernel=_kernel, spec=_spec, fuse=_fuse,
-    product=True, narrow_input=True,
+    product=True, narrow_input=True, row_inputs=1,
 )  # fmt: skip
 LOG2_MATMUL = Operator(
-    "log2_matmul", check=_check, kernel=_log2_kernel, spec=_log2_spec, fuse=_fuse, log2_inputs=1
+    "log2_matmul", check=_check, kernel=_log2_kernel, spec=_log2_spec, fuse=_fuse, log2_inputs=1, row_inputs=1
 )  # fmt: skip

@@ -117,4 +117,4 @@ def _spec(node: Node, inputs: Sequence[Tensor], output: Tensor) -> Evaluate:
     return run
 
 
-REQUANTIZE = Operator("requantize", check=_check, kernel=_kernel, spec=_spec)
+REQUANTIZE = Operator("requantize", check=_check, kernel=_kernel, spec=_spec, row_inputs=2)

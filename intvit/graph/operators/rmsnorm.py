@@ -62,6 +62,7 @@ RMSNORM = Operator(
     check=layernorm.check,
     kernel=methods.kernel,
     spec=methods.spec,
+    row_inputs=1,
     fuse=layernorm.fuse,
     per_channel=True,
     rounded_output=True,

@@ -108,6 +108,7 @@ SOFTMAX = Operator(
     check=_check,
     kernel=methods.kernel,
     spec=methods.spec,
+    row_inputs=1,
     fuse=_fuse,
     narrow_input=True,
     facts=("out_bits", "exp_range_max"),

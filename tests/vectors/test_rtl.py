@@ -1,0 +1,283 @@
+"""The RTL of golden/rtl in simulators: real sites and corners bit by bit, broken modules, flipped bits, the command."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from rtl_cases import RTL, corners, handmade, job, real, requantizations, rows_of
+
+from intvit.errors import IntvitError
+from intvit.graph.store import save
+from intvit.lowering.recipe import build_recipe
+from intvit.vectors.bench import bench, read_top, simulate, write_bench
+from intvit.vectors.bench.constants import constants, identifier
+
+TOPS = ("requantize", "requantize_add", "softmax_ivit", "softmax_ibert", "softmax_fqvit", "gelu_ivit", "gelu_ibert",
+        "layernorm_ivit", "layernorm_ibert", "layernorm_fqvit", "linear", "matmul", "log2_matmul")  # fmt: skip
+NARROW = {"preset": "published", "bits": 8}
+"""8 bits in front of Softmax and GELU; the other recipes of this file have up to 16."""
+
+
+def needs(simulator, *benches):
+    why = simulate.missing(simulator, benches)
+    return pytest.mark.skipif(why is not None, reason=why or "")
+
+
+needs_verilator = needs("verilator", "sv")
+BROKEN = {
+    "half_up": ("requantize", "E_MIN < 0, ROUNDING", "E_MIN < 0, 1"),
+    "half_away": ("requantize", "E_MIN < 0, ROUNDING", "E_MIN < 0, 2"),
+    "wrap": ("requantize", "saturate #(64, BITS, M0_BITS) clamp (term, y)", "assign y = M0_BITS'(term)"),
+    "no_clamp": ("softmax_ivit", "sum > SUM_MAX ? SUM_MAX[31:0] : sum[31:0]", "sum[31:0]"),
+    "toward_zero": ("layernorm_ibert", "product >>> 1", "product / 2"),
+}
+"""A module of golden/rtl, one of its lines, and what stands there instead."""
+
+HEADER = """module {name} #(parameter int S0_BITS = 8, parameter int M0_BITS = 8) (
+  input logic clk, input logic rst,
+  input logic [S0_BITS-1:0] s0_axis_tdata, input logic s0_axis_tvalid, output logic s0_axis_tready,
+  input logic s0_axis_tlast,
+  output logic [M0_BITS-1:0] m0_axis_tdata, output logic m0_axis_tvalid, input logic m0_axis_tready,
+  output logic m0_axis_tlast);
+{body}
+endmodule
+"""
+ECHO = "assign m0_axis_tdata = s0_axis_tdata; assign s0_axis_tready = m0_axis_tready;"
+PASSED = "assign m0_axis_tvalid = s0_axis_tvalid; assign m0_axis_tlast = s0_axis_tlast;"
+DISHONEST = {
+    "TIMEOUT": "assign m0_axis_tvalid = 0; assign s0_axis_tready = 1;",
+    "TLAST": f"{ECHO} assign m0_axis_tvalid = s0_axis_tvalid; assign m0_axis_tlast = 0;",
+    "EXTRA": f"{ECHO} assign m0_axis_tvalid = 1; assign m0_axis_tlast = s0_axis_tlast;",
+    "UNSTABLE": f"assign m0_axis_tdata = s0_axis_tdata; assign s0_axis_tready = 1; {PASSED}",
+}
+"""What a bench must say of a module that computes nothing wrong and breaks the protocol."""
+
+
+def broken(folder, name):
+    module, line, instead = BROKEN[name]
+    text = (RTL / f"{module}.sv").read_text()
+    assert text.count(line) == 1
+    (folder / f"{name}.sv").write_text(text.replace(line, instead).replace(f"module {module} ", f"module {name} "))
+    return name
+
+
+def identity(name="identity"):
+    """A requantization by 1, which a wire computes."""
+    x = np.arange(-30, 30).reshape(6, 10)
+    return handmade(name, "requantize", x, 8, arrays={"m": [1 << 30], "e": [30]}, bits=8)
+
+
+@needs_verilator
+def test_modules_and_broken_modules(vit, tmp_path):
+    """One simulation: every module on a real site and in its corners, and every way to break one found."""
+    cases = [c for recipe, prefix in ((NARROW, "narrow"), ({}, "wide")) for c in chosen(vit, recipe, prefix)]
+    cases += [c for c in corners() if c.name in CORNERS]
+    ties = next(c for c in corners() if c.name == "requantize ties")
+    on = {"softmax_ivit": "softmax ivit clamped sum", "layernorm_ibert": "layernorm ibert 16"}
+    known = {c.name: c for c in corners()}
+    bad = {name: known.get(on.get(BROKEN[name][0], ""), ties) for name in BROKEN}
+    jobs = [job(case) for case in cases]
+    jobs += [job(case, broken(tmp_path, name), tmp_path) for name, case in bad.items()]
+    for name, body in DISHONEST.items():
+        (tmp_path / f"{name.lower()}_top.sv").write_text(HEADER.format(name=f"{name.lower()}_top", body=body))
+        jobs.append(job(identity(name), f"{name.lower()}_top", tmp_path))
+    report = bench(jobs, benches=["sv"], selftest=True, timeout=20_000, seed=3, stall=30)
+    n = len(cases)
+    assert [(o.case, o.said) for o in report.outcomes[:n] if not o.passed] == []
+    assert [f for f in report.flips[:n] if not f.found] == []
+    assert {j.top.name for j in jobs[:n]} == set(TOPS)
+    assert [name for name, o in zip(bad, report.outcomes[n:], strict=False) if o.passed] == []
+    assert all(o.said[0].startswith("MISMATCH") for o in report.outcomes[n : n + len(bad)])
+    for name, outcome in zip(DISHONEST, report.outcomes[n + len(bad) :], strict=True):
+        assert not outcome.passed
+        assert any(line.startswith(name) for line in outcome.said), (name, outcome)
+    assert not report.passed
+
+
+CORNERS = ("softmax ivit masked", "softmax ivit clamped sum", "softmax ibert left shift", "softmax fqvit masked",
+           "gelu ivit steep", "gelu ibert channels", "layernorm ivit 8", "layernorm ibert 8", "layernorm fqvit 16",
+           "requantize ties", "requantize channels", "add streams", "add memory", "linear without bias")  # fmt: skip
+
+
+def chosen(vit, recipe, prefix):
+    """Few sites of three models, so that all modules and both widths of inputs are there."""
+    sites = {
+        "ivit": ("norm1", "attn.softmax", "mlp.act"),
+        "ibert": ("norm1", "norm1.quant", "attn.softmax", "attn.matmul_av", "mlp.act", "add1"),
+        "fqvit": ("norm1", "attn.softmax", "attn.matmul_av", "attn.qkv"),
+    }
+    for method, names in sites.items():
+        gelu = {"method": "ivit" if method != "ibert" else "ibert"}
+        kept = [n for n in names if prefix == "narrow" or n in ("attn.softmax", "mlp.act")]
+        yield from real(vit, 0, f"{prefix} {method}", kept, softmax={"method": method}, gelu=gelu,
+                        layernorm={"method": method}, **recipe)  # fmt: skip
+
+
+@pytest.mark.slow
+@needs_verilator
+@pytest.mark.parametrize("part", ["corners", "ivit", "ibert", "fqvit"])
+def test_everything(vit, part):
+    """Every corner, and every kind of site of two blocks of each model in both widths."""
+    if part == "corners":
+        cases = list(corners())
+    else:
+        methods = {"softmax": {"method": part}, "layernorm": {"method": part}}
+        methods["gelu"] = {"method": "ivit" if part == "fqvit" else part}
+        cases = [
+            case
+            for block in (0, 2)
+            for prefix, recipe in (("narrow", NARROW), ("wide", {}))
+            for case in real(vit, block, f"{prefix} {block}", **methods, **recipe)
+        ]
+    report = bench([job(case) for case in cases], benches=["sv"], selftest=True, timeout=20_000)
+    assert report.passed, [line for line in report.lines() if not line.startswith("PASS")]
+
+
+@needs("icarus", "sv")
+def test_icarus():
+    cases = [c for c in corners() if c.name in CORNERS and "fqvit 16" not in c.name]
+    report = bench([job(case) for case in cases], simulator="icarus", benches=["sv"], timeout=20_000)
+    assert report.passed, report.lines()
+
+
+@needs("verilator", "cocotb")
+def test_the_command(vit, cli, tmp_path):
+    """A bundle by the cocotb bench, in words of 32 bits, and a kept folder that needs no intvit."""
+    save(vit.lower(build_recipe({**NARROW, "softmax": {"method": "ivit"}})), tmp_path / "g.h5")
+    export = ["golden", "export", tmp_path / "g.h5", "fashion-mnist:test", "--site", "pos_drop", "--site", "*.add1"]
+    assert cli(*export, "--count", "2", "-o", tmp_path / "v")[0] == 0
+    command = ["golden", "bench", tmp_path / "v", "--top", RTL / "requantize_add.sv", "--bench", "cocotb"]
+    status, out, err = cli(*command, "--case", "pos_drop", "--case", "blocks.0.add1", "--word", "32", "--selftest",
+                           "--keep", tmp_path / "kept", "--stall", "40")  # fmt: skip
+    assert status == 0, err
+    assert out.splitlines()[-2:] == [
+        f"2 cases, cocotb, {simulate.version('verilator')}: {4 * 50 * 96} words compared, every bit equal",
+        "2 flipped bits, 2 found",
+    ]
+    words = (tmp_path / "kept" / "pos_drop" / "m0.hex").read_text().splitlines()
+    assert len(words) == 1 + 2 * 50 * 96
+    assert {len(word) for word in words[1:]} == {8}
+    again = [sys.executable, "run_cocotb.py", "verilator", "run"]
+    kept = tmp_path / "kept"
+    expected = kept / "blocks_0_add1" / "m0.hex"
+    expected.write_text(expected.read_text().replace(words[0][:2], "//", 1))
+    for text, failed in ((expected.read_text(), "0"), (expected.read_text()[:-2] + "g", "1")):
+        expected.write_text(text.replace("g", "0" if text[-2] != "0" else "1"))
+        subprocess.run(again, cwd=kept, capture_output=True, check=False)
+        assert f'failures="{failed}"' in (kept / "results.xml").read_text()
+
+
+# --------------------------------------------------------------------------------------------- without a simulator
+
+
+def test_constants_of_a_case():
+    case = next(c for c in corners() if c.name == "softmax ibert masked")
+    found = {c.name: c for c in constants(case.part, 1, "f")}
+    assert found["X0"].declared == "logic signed [4:0] X0 = -5'sd14"
+    assert found["M"].declared == "logic signed [31:0] M = 32'sd1970390814"
+    shown = {
+        name: found[name].value for name in ("S0_BITS", "S0_ROW", "S0_ROWS", "S0_WORDS", "MASK_WORDS", "MASK_FILE")
+    }
+    assert shown == {
+        "S0_BITS": 8,
+        "S0_ROW": 7,
+        "S0_ROWS": 8,
+        "S0_WORDS": 56,
+        "MASK_WORDS": 7,
+        "MASK_FILE": "f/mask.hex",
+    }
+    assert found["EXP_BITS"].value == (1116 << 30).bit_length()
+
+
+def test_fixed_words_are_sign_extended(tmp_path):
+    case = next(c for c in requantizations() if c.name == "requantize channels")
+    written = write_bench(tmp_path / "w", [job(case, word=40)])[0]
+    assert (tmp_path / "w" / written.ident / "m.hex").read_text().splitlines()[2] == "ff80000000"
+    assert {c.value for c in written.constants if c.name.endswith("_BITS")} == {40}
+    with pytest.raises(IntvitError, match="x0: word must have 32 bits at least, not 16"):
+        write_bench(tmp_path / "x", [job(case, word=16)])
+
+
+def test_a_memory_that_does_not_repeat_is_written_out(tmp_path):
+    x = rows_of(8, 3)[:4].reshape(2, 2, 3)
+    arrays = {"m": [1 << 30], "e": [30], "residual": [[[5], [6]]], "residual_m": [1 << 30], "residual_e": [30]}
+    case = handmade("residual by row", "requantize", x, 8, arrays=arrays, bits=8)
+    written = write_bench(tmp_path / "w", [job(case)])[0]
+    words = (tmp_path / "w" / written.ident / "residual.hex").read_text().splitlines()[1:]
+    assert [int(word, 16) for word in words] == [5, 5, 5, 6, 6, 6] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters"),
+    [
+        ("module t (input clk);", {}),
+        ("module t #(parameter int A = f(1, 2), localparam C = 2, parameter D) (", {"A": True, "D": False}),
+        ("module t #(parameter A = 1, B = 2) (", {"A": True, "B": True}),
+        ("/* module t #(parameter X) */ module t import p::*; #(\n parameter F = \"a,)\" // , G = 2\n) (", {"F": True}),
+        ("module u; endmodule module t #(parameter logic signed [7:0] Q [0:1] = '{1, 2}) (", {"Q": True}),
+    ],
+)  # fmt: skip
+def test_header_of_a_top(tmp_path, text, parameters):
+    (tmp_path / "t.sv").write_text(text)
+    assert read_top(tmp_path / "t.sv").parameters == parameters
+
+
+def test_identifiers_are_plain_and_differ(tmp_path):
+    assert [identifier(name) for name in ("../é", "9", "endmodule", "a.b", "a_b", "")][1:] == [
+        "c_9", "endmodule", "a_b", "a_b", "case",
+    ]  # fmt: skip
+    written = write_bench(tmp_path / "w", [job(identity("a.b")), job(identity("a_b")), job(identity("a_b_2"))])
+    assert len({each.ident for each in written}) == 3
+    cases = json.loads((tmp_path / "w" / "bench.json").read_text())["cases"]
+    assert [case["name"] for case in cases] == ["a.b", "a_b", "a_b_2"]
+
+
+def test_bad_input_is_one_line(vit, cli, tmp_path):
+    save(vit.lower(build_recipe(NARROW)), tmp_path / "g.h5")
+    assert (
+        cli("golden", "export", tmp_path / "g.h5", "fashion-mnist:test", "--site", "pos_drop", "-o", tmp_path / "v")[0]
+        == 0
+    )
+    (tmp_path / "other.sv").write_text("module another (input clk); endmodule")
+    (tmp_path / "needs.sv").write_text("module needs #(parameter int X0) (input clk, input rst); endmodule")
+    (tmp_path / "open.sv").write_text("module open #(parameter int X0 = (3 (input clk); endmodule")
+    (tmp_path / "bench.sv").write_text("module bench (input clk, input rst); endmodule")
+    good = RTL / "requantize_add.sv"
+    for top, more, words in (
+        (tmp_path / "none.sv", [], "none.sv: no such file"),
+        (tmp_path / "other.sv", [], "must hold module other, and does not"),
+        (tmp_path / "needs.sv", [], "parameter X0 must have a default or be a constant of the case pos_drop"),
+        (tmp_path / "open.sv", [], "must have a parameter list that ends"),
+        (tmp_path / "bench.sv", [], "must not have the name of a module of the bench"),
+        (good, ["--case", "nope"], "--case nope: must match a case"),
+        (good, ["--stall", "100"], "stall: must lie in 0..95, not 100"),
+        (good, ["--simulator", "vcs"], "simulator: must be one of verilator, icarus, not 'vcs'"),
+        (good, ["--bench", "uvm"], "bench: must be one of sv, cocotb, not 'uvm'"),
+        (good, ["--word", "8"], "word must have 16 bits at least, not 8"),
+        (good, ["--word", "65"], "word must have 64 bits at most, not 65"),
+    ):
+        if why := simulate.missing("verilator"):
+            pytest.skip(why)
+        status, out, err = cli("golden", "bench", tmp_path / "v", "--top", top, *more)
+        assert (status, out) == (2, ""), err
+        assert words in " ".join(err.split())
+        assert len(err.strip().splitlines()) == 1, err
+
+
+@needs_verilator
+def test_a_top_that_does_not_compile_is_bad_input(tmp_path):
+    (tmp_path / "wrong.sv").write_text("module wrong (input clk, input rst); assign nothing = elsewhere; endmodule")
+    with pytest.raises(IntvitError, match=r"verilator: must compile the sv bench, and says: %Error.*wrong.sv"):
+        bench([job(identity(), "wrong", tmp_path)], benches=["sv"])
+
+
+@needs_verilator
+@pytest.mark.parametrize("module", TOPS)
+def test_modules_are_free_of_what_does_not_synthesize(module):
+    """No latch, no loop, no signal with two drivers, no blocking assignment in a register."""
+    quiet = ("WIDTH", "UNUSED", "PINCONNECTEMPTY", "GENUNNAMED", "UNDRIVEN", "VARHIDDEN")
+    command = ["verilator", "--lint-only", "-Wall", *(f"-Wno-{name}" for name in quiet), "-y", str(RTL)]
+    status, said = simulate.ask([*command, str(RTL / f"{module}.sv")])
+    assert (status, [line for line in said.splitlines() if line.startswith("%")]) == (0, [])
