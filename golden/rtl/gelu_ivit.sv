@@ -37,7 +37,8 @@ module gelu_ivit #(
       .masked(), .x(x), .x_max(x_max), .delta(delta)
   );
   wire start_of_max = state == NEXT && valid && first;
-  wire signed [S0_BITS:0] minus_max = -(S0_BITS + 1)'(x_max);
+  wire signed [S0_BITS:0] wide_max = x_max;
+  wire signed [S0_BITS:0] minus_max = -wide_max;
   shift_exp #(S0_BITS + 1, X0, N, 1, EXP_BITS) exponential (
       clk, rst, start_of_max || state == START, 1'b0, start_of_max ? minus_max : delta, exp_done, exp
   );

@@ -33,9 +33,10 @@ module requantize #(
   logic [31:0] channel;
   wire signed [M_BITS-1:0] m_now = m[M_WORDS == 1 ? 0 : channel];
   wire signed [15:0] e_now = e[E_WORDS == 1 ? 0 : channel];
+  wire signed [S0_BITS-1:0] x = $signed(s0_axis_tdata);
   wire signed [63:0] term;
   wire signed [M0_BITS-1:0] y;
-  dyadic #(S0_BITS, M_BITS, E_MIN < 0, ROUNDING) scaling ($signed(s0_axis_tdata), m_now, e_now, term);
+  dyadic #(S0_BITS, M_BITS, E_MIN < 0, ROUNDING) scaling (x, m_now, e_now, term);
   saturate #(64, BITS, M0_BITS) clamp (term, y);
 
   assign s0_axis_tready = !m0_axis_tvalid || m0_axis_tready;

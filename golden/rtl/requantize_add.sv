@@ -62,8 +62,9 @@ module requantize_add #(
   wire signed [RESIDUAL_M_BITS-1:0] rm_now = residual_m[RESIDUAL_M_WORDS == 1 ? 0 : channel];
   wire signed [15:0] re_now = residual_e[RESIDUAL_E_WORDS == 1 ? 0 : channel];
   wire signed [R_BITS-1:0] r_now = STREAM ? $signed(s1_axis_tdata) : residual[STREAM ? 0 : element];
+  wire signed [S0_BITS-1:0] x = $signed(s0_axis_tdata);
   wire signed [63:0] term, residual_term;
-  dyadic #(S0_BITS, M_BITS, 1, ROUNDING) scaling ($signed(s0_axis_tdata), m_now, e_now, term);
+  dyadic #(S0_BITS, M_BITS, 1, ROUNDING) scaling (x, m_now, e_now, term);
   dyadic #(R_BITS, RESIDUAL_M_BITS, 1, ROUNDING) residual_scaling (r_now, rm_now, re_now, residual_term);
   wire signed [64:0] total = term + residual_term;
   wire signed [M0_BITS-1:0] y;

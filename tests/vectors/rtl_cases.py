@@ -58,11 +58,13 @@ def first_head(part, stimuli, rows):
     return Graph(part.inputs, part.outputs, part.nodes, tensors, part.metadata), stimuli
 
 
-def handmade(name, op, stimuli, in_bits=8, params=None, method=None, arrays=None, bits=None, row=None):
+def handmade(name, op, stimuli, in_bits=8, params=None, method=None, arrays=None, bits=None, row=None, numerics=None):
     """A case of one node on rows (R, C) of one image, or several stimuli; the output as wide as its values need."""
     attrs = {} if method is None else {"method": method, "version": 1, "params": params}
     if bits is not None:
         attrs["bits"] = bits
+    if numerics is not None:
+        attrs["numerics"] = numerics
     arrays = {key: np.asarray(values) for key, values in (arrays or {}).items()}
     given = [np.asarray(s)[None] for s in (stimuli if isinstance(stimuli, tuple) else (stimuli,))]
     widths = in_bits if isinstance(in_bits, tuple) else (in_bits,) * len(given)
@@ -149,6 +151,21 @@ def norms():
     yield fqvit_norm("layernorm fqvit one", rows_of(8, 1), 8)
 
 
+def two_sites():
+    """A product and its requantization, cut out as one part whose inner tensor is read outside too: two outputs."""
+    rng = np.random.default_rng(7)
+    scale = np.asarray(1.0)
+    kinds = {"x": (8, 5), "a.h": (32, 3), "y": (8, 3)}
+    tensors = {name: Tensor(name, (4, row), IntType(bits), scale) for name, (bits, row) in kinds.items()}
+    arrays = {"weight": rng.integers(-128, 128, (3, 5)), "bias": np.array([1, -2, 1 << 18])}
+    nodes = (
+        Node("linear", "a.fc", ("x",), "a.h", {}, arrays),
+        Node("requantize", "a/q", ("a.h",), "y", {"bits": 8}, {"m": np.array([1 << 30]), "e": np.array([38])}),
+    )
+    part = Graph(("x",), ("a.h", "y"), nodes, tensors)
+    return computed("two sites", part, {"x": rows_of(8, 5)[None, 3:7]})
+
+
 def products():
     rng = np.random.default_rng(6)
     a, weight, v = rows_of(8, 5), rng.integers(-128, 128, (3, 5)), rng.integers(-128, 128, (2, 5, 3))
@@ -189,6 +206,9 @@ def requantizations():
     ties = np.array([[*range(-7, 8), 253, 254, 255, 256, 257, -255, -256, -257, -258]]).T
     half = {"m": [1 << 30], "e": [31]}
     yield case("requantize ties", ties, 16, 8, **half)
+    for rounding in ("half_up", "half_away", "floor", "toward_zero"):
+        attrs = {"arrays": half, "bits": 8, "numerics": {"rounding": rounding}}
+        yield handmade(f"requantize {rounding}", "requantize", ties, 16, **attrs)
     extremes = np.array([-(1 << 31), (1 << 31) - 1, -1, 0, 1, 12345, -54321])
     grid = np.stack([np.roll(extremes, i) for i in range(len(extremes))])
     m = [1 << 31, -(1 << 31), 1924145320, -2111864262, 1 << 30, 1, 0]

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from rtl_cases import RTL, corners, handmade, job, real, requantizations, rows_of
+from rtl_cases import RTL, corners, handmade, job, real, requantizations, rows_of, two_sites
 
 from intvit.errors import IntvitError
 from intvit.graph.store import save
@@ -17,7 +17,8 @@ from intvit.vectors.bench.constants import constants, identifier
 TOPS = ("requantize", "requantize_add", "softmax_ivit", "softmax_ibert", "softmax_fqvit", "gelu_ivit", "gelu_ibert",
         "layernorm_ivit", "layernorm_ibert", "layernorm_fqvit", "linear", "matmul", "log2_matmul")  # fmt: skip
 NARROW = {"preset": "published", "bits": 8}
-"""8 bits in front of Softmax and GELU; the other recipes of this file have up to 16."""
+WIDE = {"preset": "accurate", "bits": 8, "quantizers": {kind: {"input_bits": 16} for kind in ("softmax", "gelu")}}
+"""8 and 16 bits in front of Softmax and GELU."""
 
 
 def needs(simulator, *benches):
@@ -49,10 +50,44 @@ PASSED = "assign m0_axis_tvalid = s0_axis_tvalid; assign m0_axis_tlast = s0_axis
 DISHONEST = {
     "TIMEOUT": "assign m0_axis_tvalid = 0; assign s0_axis_tready = 1;",
     "TLAST": f"{ECHO} assign m0_axis_tvalid = s0_axis_tvalid; assign m0_axis_tlast = 0;",
-    "EXTRA": f"{ECHO} assign m0_axis_tvalid = 1; assign m0_axis_tlast = s0_axis_tlast;",
+    "EXTRA": f"""{ECHO} assign m0_axis_tlast = s0_axis_tlast; int seen = 0;
+      always_ff @(posedge clk) if (s0_axis_tvalid && m0_axis_tready) seen <= seen + 1;
+      assign m0_axis_tvalid = s0_axis_tvalid || seen == 60;""",
     "UNSTABLE": f"assign m0_axis_tdata = s0_axis_tdata; assign s0_axis_tready = 1; {PASSED}",
 }
 """What a bench must say of a module that computes nothing wrong and breaks the protocol."""
+
+TWO_SITES = """module two_sites #(
+  parameter int S0_BITS, parameter int S0_ROW, parameter int M0_BITS, parameter int M0_ROW, parameter int M1_BITS,
+  parameter A_FC_WEIGHT_FILE = "", parameter int A_FC_WEIGHT_BITS, parameter A_FC_BIAS_FILE = "",
+  parameter int A_FC_BIAS_WORDS, parameter int A_FC_BIAS_BITS, parameter int A_Q_BITS,
+  parameter A_Q_M_FILE = "", parameter int A_Q_M_BITS, parameter A_Q_E_FILE = "", parameter int A_Q_E_BITS
+) (
+  input logic clk, input logic rst,
+  input logic [S0_BITS-1:0] s0_axis_tdata, input logic s0_axis_tvalid, output logic s0_axis_tready,
+  input logic s0_axis_tlast,
+  output logic [M0_BITS-1:0] m0_axis_tdata, output logic m0_axis_tvalid, input logic m0_axis_tready,
+  output logic m0_axis_tlast,
+  output logic [M1_BITS-1:0] m1_axis_tdata, output logic m1_axis_tvalid, input logic m1_axis_tready,
+  output logic m1_axis_tlast);
+  wire valid, last, ready, space;
+  logic taken;  // the first output has its word, the second waits for space
+  linear #(.S0_BITS(S0_BITS), .S0_ROW(S0_ROW), .M0_BITS(M0_BITS), .M0_ROW(M0_ROW), .WEIGHT_FILE(A_FC_WEIGHT_FILE),
+           .WEIGHT_BITS(A_FC_WEIGHT_BITS), .BIAS_FILE(A_FC_BIAS_FILE), .BIAS_WORDS(A_FC_BIAS_WORDS),
+           .BIAS_BITS(A_FC_BIAS_BITS)) product (clk, rst, s0_axis_tdata, s0_axis_tvalid, s0_axis_tready, s0_axis_tlast,
+           m0_axis_tdata, valid, ready, last);
+  requantize #(.S0_BITS(M0_BITS), .M0_BITS(M1_BITS), .BITS(A_Q_BITS), .M_FILE(A_Q_M_FILE), .M_BITS(A_Q_M_BITS),
+               .E_FILE(A_Q_E_FILE), .E_BITS(A_Q_E_BITS)) scaling (clk, rst, m0_axis_tdata, valid && taken, space, last,
+               m1_axis_tdata, m1_axis_tvalid, m1_axis_tready, m1_axis_tlast);
+  assign m0_axis_tvalid = valid && !taken;
+  assign m0_axis_tlast = last;
+  assign ready = taken && space;
+  always_ff @(posedge clk)
+    if (rst) taken <= 0;
+    else if (m0_axis_tvalid && m0_axis_tready) taken <= 1;
+    else if (valid && ready) taken <= 0;
+endmodule
+"""
 
 
 def broken(folder, name):
@@ -72,13 +107,15 @@ def identity(name="identity"):
 @needs_verilator
 def test_modules_and_broken_modules(vit, tmp_path):
     """One simulation: every module on a real site and in its corners, and every way to break one found."""
-    cases = [c for recipe, prefix in ((NARROW, "narrow"), ({}, "wide")) for c in chosen(vit, recipe, prefix)]
+    cases = [c for recipe, prefix in ((NARROW, "narrow"), (WIDE, "wide")) for c in chosen(vit, recipe, prefix)]
     cases += [c for c in corners() if c.name in CORNERS]
     ties = next(c for c in corners() if c.name == "requantize ties")
     on = {"softmax_ivit": "softmax ivit clamped sum", "layernorm_ibert": "layernorm ibert 16"}
     known = {c.name: c for c in corners()}
     bad = {name: known.get(on.get(BROKEN[name][0], ""), ties) for name in BROKEN}
-    jobs = [job(case) for case in cases]
+    (tmp_path / "two_sites.sv").write_text(TWO_SITES)
+    cases.append(two_sites())
+    jobs = [*map(job, cases[:-1]), job(cases[-1], "two_sites", tmp_path)]
     jobs += [job(case, broken(tmp_path, name), tmp_path) for name, case in bad.items()]
     for name, body in DISHONEST.items():
         (tmp_path / f"{name.lower()}_top.sv").write_text(HEADER.format(name=f"{name.lower()}_top", body=body))
@@ -86,8 +123,11 @@ def test_modules_and_broken_modules(vit, tmp_path):
     report = bench(jobs, benches=["sv"], selftest=True, timeout=20_000, seed=3, stall=30)
     n = len(cases)
     assert [(o.case, o.said) for o in report.outcomes[:n] if not o.passed] == []
-    assert [f for f in report.flips[:n] if not f.found] == []
-    assert {j.top.name for j in jobs[:n]} == set(TOPS)
+    assert [f for f in report.flips[: n + 1] if not f.found] == []
+    assert [f.file for f in report.flips[n - 1 : n + 1]] == ["two_sites/m0.hex", "two_sites/m1.hex"]
+    assert {j.top.name for j in jobs[: n - 1]} == set(TOPS)
+    widths = {(c.part.nodes[0].op, next(iter(c.part.tensors.values())).dtype.bits) for c in cases if " " in c.name}
+    assert {("softmax", 8), ("softmax", 16), ("gelu", 8), ("gelu", 16), ("layernorm", 16)} <= widths
     assert [name for name, o in zip(bad, report.outcomes[n:], strict=False) if o.passed] == []
     assert all(o.said[0].startswith("MISMATCH") for o in report.outcomes[n : n + len(bad)])
     for name, outcome in zip(DISHONEST, report.outcomes[n + len(bad) :], strict=True):
@@ -98,7 +138,8 @@ def test_modules_and_broken_modules(vit, tmp_path):
 
 CORNERS = ("softmax ivit masked", "softmax ivit clamped sum", "softmax ibert left shift", "softmax fqvit masked",
            "gelu ivit steep", "gelu ibert channels", "layernorm ivit 8", "layernorm ibert 8", "layernorm fqvit 16",
-           "requantize ties", "requantize channels", "add streams", "add memory", "linear without bias")  # fmt: skip
+           "requantize ties", "requantize half_away", "requantize toward_zero", "requantize channels",
+           "add streams", "add memory", "linear without bias")  # fmt: skip
 
 
 def chosen(vit, recipe, prefix):
@@ -128,7 +169,7 @@ def test_everything(vit, part):
         cases = [
             case
             for block in (0, 2)
-            for prefix, recipe in (("narrow", NARROW), ("wide", {}))
+            for prefix, recipe in (("narrow", NARROW), ("wide", WIDE))
             for case in real(vit, block, f"{prefix} {block}", **methods, **recipe)
         ]
     report = bench([job(case) for case in cases], benches=["sv"], selftest=True, timeout=20_000)
@@ -140,6 +181,39 @@ def test_icarus():
     cases = [c for c in corners() if c.name in CORNERS and "fqvit 16" not in c.name]
     report = bench([job(case) for case in cases], simulator="icarus", benches=["sv"], timeout=20_000)
     assert report.passed, report.lines()
+
+
+SILENT = {
+    "finish": ("always @(posedge clk) if (s0_axis_tvalid) $finish;", "no result: "),
+    "unknown": (f"{ECHO} assign m0_axis_tlast = 0;", "UNKNOWN"),
+    "x": ("assign m0_axis_tdata = 'x; assign s0_axis_tready = m0_axis_tready;" + PASSED, "MISMATCH"),
+}
+"""Modules that end the simulation, leave a port open, or answer with X, and what is said of them."""
+
+
+@needs("icarus", "sv")
+@pytest.mark.parametrize("name", SILENT)
+def test_what_says_nothing_does_not_pass(name, tmp_path):
+    body, said = SILENT[name]
+    (tmp_path / f"{name}_top.sv").write_text(HEADER.format(name=f"{name}_top", body=body))
+    jobs = [job(identity(), f"{name}_top", tmp_path)]
+    report = bench(jobs, simulator="icarus", benches=["sv"], selftest=True, timeout=2000)
+    (outcome,) = report.outcomes
+    assert not report.passed
+    assert not outcome.passed
+    assert outcome.said[0].startswith(said)
+    assert not any(flip.found for flip in report.flips)
+
+
+@needs("icarus", "sv")
+def test_folders_of_any_name(tmp_path):
+    place = tmp_path / "a b (c) $d"
+    place.mkdir()
+    (place / "echo.sv").write_text(HEADER.format(name="echo", body=ECHO + PASSED))
+    for case in (identity('end\n"$%s'), identity("é" * 300)):
+        report = bench([job(case, "echo", place)], simulator="icarus", benches=["sv"], keep=place / "kept")
+        assert report.passed, report.lines()
+        (place / "kept").rename(place / f"kept{len(case.name)}")
 
 
 @needs("verilator", "cocotb")
@@ -264,6 +338,11 @@ def test_bad_input_is_one_line(vit, cli, tmp_path):
         assert (status, out) == (2, ""), err
         assert words in " ".join(err.split())
         assert len(err.strip().splitlines()) == 1, err
+    (archive,) = (tmp_path / "v").rglob("case.npz")
+    data = archive.read_bytes()
+    archive.write_bytes(data[:-200] + bytes([data[-200] ^ 1]) + data[-199:])
+    status, out, err = cli("golden", "bench", tmp_path / "v", "--top", good)
+    assert (status, out, len(err.strip().splitlines())) == (2, "", 1), err
 
 
 @needs_verilator

@@ -106,7 +106,7 @@ def bench(
         if keep is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="intvit-bench-")))
         else:
-            folder = stack.enter_context(whole_folder(keep))
+            folder = stack.enter_context(whole_folder(keep)).resolve()  # programs run in it
         written = write_bench(folder, jobs, timeout=timeout)
         description = json.loads((folder / "bench.json").read_text())
         for name in benches:

@@ -56,7 +56,7 @@ module stream_sink #(
       held <= tdata;
       held_last <= tlast;
       waited <= taken ? 0 : waited + 1;
-      done <= late || (received >= WORDS && waited >= QUIET);
+      done <= late || more || (received >= WORDS && waited >= QUIET);
       errors <= errors + 32'(wrong) + 32'(unended) + 32'(changed) + 32'(more) + 32'(late) + 32'(^tvalid === 1'bx);
       if (taken && !more) begin
         received <= received + 1;
