@@ -171,3 +171,11 @@ def test_kinds_of_causes_have_a_meaning():
     assert all(len(text) > 10 for _, text in CAUSES.values())
     assert Kind
     assert Subject
+
+
+def test_the_document_lists_every_kind():
+    from pathlib import Path
+
+    text = (Path(__file__).resolve().parents[2] / "docs" / "compare.md").read_text()
+    for name, (_, meaning) in CAUSES.items():
+        assert f"| `{name}` | {meaning} |" in text

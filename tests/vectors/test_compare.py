@@ -229,9 +229,16 @@ BAD = {
     "foreign": (lambda a: {("other", 3, "output"): np.zeros(3, int)}, "must hold tensors of these cases"),
     "missing image": (lambda a: {k: v for k, v in a.items() if k[1] != 4}, "must hold a tensor of image 4"),
     "truncated": (lambda a: {**a, ("b", 3, "output"): a["b", 3, "output"][:-1]}, "or 30 elements, not [4, 6]"),
-    "too wide": (lambda a: {**a, ("b", 3, "output"): a["b", 3, "output"] + 300}, "element [0, 0] must fit s8, not "),
+    "too wide": (
+        lambda a: {**a, ("b", 3, "output"): a["b", 3, "output"].astype(int) + 300},
+        "element [0, 0] must fit s8, not ",
+    ),
     "floats": (lambda a: {**a, ("b", 3, "output"): a["b", 3, "output"] * 1.0}, "must hold integers, not float64"),
     "mask": (lambda a: {**a, ("b", 3, "output.valid"): np.ones(3, bool)}, ".valid: must be bools of shape [5, 6]"),
+    "nothing known": (
+        lambda a: {**a, **{(*k[:2], "output.valid"): np.zeros(v.shape, bool) for k, v in a.items()}},
+        "must hold an element that is known",
+    ),
     "twice": (lambda a: {**a, ("b", 3, "b"): a["b", 3, "output"]}, "must hold a tensor once"),
 }
 

@@ -250,6 +250,7 @@ def _read(tensors: Sequence[_Tensor], dump: Dump, wanted: tuple[int, ...]) -> se
     keys = set(dump.keys())
     unused = set(keys)
     seen: set[int] = set()
+    known = False
     for tensor in tensors:
         case, node = tensor.case, tensor.node
         names = [safe_name(tensor.tensor.name)]
@@ -270,12 +271,15 @@ def _read(tensors: Sequence[_Tensor], dump: Dump, wanted: tuple[int, ...]) -> se
                 tensor.keys[image] = here[0]
                 if node is not None:
                     seen.add(image)
+                    known |= bool(tensor.dumped[image].valid.any())
     if not seen:
         example = key_of(tensors[-1].case.name, wanted[0], "output")
         actual = next(iter(sorted(keys)), None)
         shown = "nothing" if actual is None else f"{actual[0]}/image{actual[1]}/{actual[2]}"
         raise IntvitError(f"dump: must hold tensors of these cases, like {example[0]}/image{example[1]}/output, and "
                           f"holds none, but {shown}")  # fmt: skip
+    if not known:
+        raise IntvitError("dump: must hold an element that is known, and holds none")
     for image in wanted:
         if image not in seen:
             raise IntvitError(f"dump: must hold a tensor of image {image}, as the cases have {_list(wanted)}, and has "

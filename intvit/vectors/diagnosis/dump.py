@@ -219,13 +219,17 @@ def read_hex(path: Path, shape: tuple[int, ...], dtype: IntType) -> Dumped:
         last = f", the last in line {words[-1][0]}" if words else ""
         raise IntvitError(f"{path}: must hold {n} words, not {len(words)}{last}")
     values, valid = np.zeros(n, np.int64), np.ones(n, bool)
+    seen: dict[str, int | None] = {}
     for i, (number, word) in enumerate(words):
-        try:
-            values[i] = parse_word(word, dtype)
-        except IntvitError as error:
-            raise IntvitError(f"{path}: line {number}: {error}") from None
-        except LookupError:
-            valid[i] = False
+        if word not in seen:
+            try:
+                seen[word] = parse_word(word, dtype)
+            except IntvitError as error:
+                raise IntvitError(f"{path}: line {number}: {error}") from None
+            except LookupError:
+                seen[word] = None
+        value = seen[word]
+        values[i], valid[i] = value or 0, value is not None
     return fitted(str(path), values.reshape(shape), shape, dtype, valid.reshape(shape))
 
 
@@ -236,8 +240,9 @@ def parse_word(word: str, dtype: IntType) -> int:
     """The value of a hex word; LookupError for one that is not known, IntvitError for what is none or too wide."""
     if word.startswith("@"):
         raise IntvitError(f"addresses need a layout (--layout), and it is {shortened(word)}")
-    if not set(word) <= DIGITS:
-        if word and set(word) <= DIGITS | set("xXzZ?"):
+    if not word or not set(word) <= DIGITS:
+        prefixed = word[:2] in ("0x", "0X") and len(word) > -(-dtype.bits // 4)
+        if word and not prefixed and set(word) <= DIGITS | set("xXzZ?"):
             raise LookupError(word)
         raise IntvitError(f"must be hex digits, not {shortened(word)}")
     value, wide = int(word, 16), 4 * len(word)

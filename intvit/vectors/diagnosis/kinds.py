@@ -28,8 +28,7 @@ class Cause:
 KINDS: dict[str, tuple[int, str]] = {
     "stale": (10, "the output, or an operand, is that of another image"),
     "constant": (11, "the output is stuck at one word, or one row of it repeats"),
-    "rounding": (12, "a shift or division rounds by another rule: half to even, half up, half down, half away from "
-                     "zero, floor, ceiling, toward zero, or twice"),
+    "rounding": (12, "a shift or division rounds by another rule, or twice; the rules are those of docs/numerics.md"),
     "overflow": (13, "wrap for saturate, or saturate for wrap"),
     "clamp": (14, "a clamp at -127 instead of -128, at 0, at one bit less, or a clamp that is missing"),
     "lanes": (15, "lanes of a word of 2, 4, 8 or 16 elements are exchanged, reversed or rotated"),
