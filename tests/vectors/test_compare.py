@@ -199,7 +199,7 @@ def test_extra_tensors_are_named(cases):
 
 def test_a_layout_tells_where_in_memory(cases):
     class Laid(Archive):
-        def place(self, key, index):
+        def place(self, key, index, shape):
             return Place(0x40 + index[0], index[1], 2)
 
     made = dump_of(cases, change=flipped("b", 3, (1, 2)))
