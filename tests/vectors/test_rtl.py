@@ -350,6 +350,10 @@ def test_a_top_that_does_not_compile_is_bad_input(tmp_path):
     (tmp_path / "wrong.sv").write_text("module wrong (input clk, input rst); assign nothing = elsewhere; endmodule")
     with pytest.raises(IntvitError, match=r"verilator: must compile the sv bench, and says: %Error.*wrong.sv"):
         bench([job(identity(), "wrong", tmp_path)], benches=["sv"])
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "wrong.sv").write_text("module wrong (input clk); endmodule")
+    with pytest.raises(IntvitError, match="a b/wrong.sv: must be a path without spaces, which make cannot read"):
+        bench([job(identity(), "wrong", tmp_path / "a b")], benches=["sv"])
 
 
 @needs_verilator
