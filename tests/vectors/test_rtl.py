@@ -1,6 +1,7 @@
 """The RTL of golden/rtl in simulators: real sites and corners bit by bit, broken modules, flipped bits, the command."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -98,6 +99,16 @@ def broken(folder, name):
     return name
 
 
+def documented(folder):
+    """The requantizer of docs/rtl.md as it stands there, and with the lines that mend it: their names."""
+    text = (RTL.parents[1] / "docs" / "rtl.md").read_text()
+    module, mended = re.search(r"```\n(module my_requantize.*?)```.*?```\n(  wire.*?)```", text, re.DOTALL).groups()
+    (shift,) = [line for line in module.splitlines() if "a bug" in line]
+    for name, each in (("my_requantize", module), ("my_mended", module.replace(f"{shift}\n", mended))):
+        (folder / f"{name}.sv").write_text(each.replace("module my_requantize", f"module {name}"))
+    return "my_requantize", "my_mended"
+
+
 def identity(name="identity"):
     """A requantization by 1, which a wire computes."""
     x = np.arange(-30, 30).reshape(6, 10)
@@ -117,6 +128,7 @@ def test_modules_and_broken_modules(vit, tmp_path):
     cases.append(two_sites())
     jobs = [*map(job, cases[:-1]), job(cases[-1], "two_sites", tmp_path)]
     jobs += [job(case, broken(tmp_path, name), tmp_path) for name, case in bad.items()]
+    jobs += [job(ties, name, tmp_path) for name in documented(tmp_path)]
     for name, body in DISHONEST.items():
         (tmp_path / f"{name.lower()}_top.sv").write_text(HEADER.format(name=f"{name.lower()}_top", body=body))
         jobs.append(job(identity(name), f"{name.lower()}_top", tmp_path))
@@ -130,7 +142,9 @@ def test_modules_and_broken_modules(vit, tmp_path):
     assert {("softmax", 8), ("softmax", 16), ("gelu", 8), ("gelu", 16), ("layernorm", 16)} <= widths
     assert [name for name, o in zip(bad, report.outcomes[n:], strict=False) if o.passed] == []
     assert all(o.said[0].startswith("MISMATCH") for o in report.outcomes[n : n + len(bad)])
-    for name, outcome in zip(DISHONEST, report.outcomes[n + len(bad) :], strict=True):
+    rest = report.outcomes[n + len(bad) :]
+    assert [o.passed for o in rest[:2]] == [False, True], rest[:2]
+    for name, outcome in zip(DISHONEST, rest[2:], strict=True):
         assert not outcome.passed
         assert any(line.startswith(name) for line in outcome.said), (name, outcome)
     assert not report.passed
@@ -308,6 +322,19 @@ def test_identifiers_are_plain_and_differ(tmp_path):
     assert [case["name"] for case in cases] == ["a.b", "a_b", "a_b_2"]
 
 
+def test_the_contract_names_what_there_is():
+    """Constants of the table in docs/rtl.md, and the tops of golden/rtl in its README."""
+    text = (RTL.parents[1] / "docs" / "rtl.md").read_text()
+    table = re.findall(r"^\| (`[^|]*) \|", text[text.index("| constant") :].partition("\n\n")[0], re.MULTILINE)
+    named = {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
+    found = {c.name for case in corners() for c in constants(case.part, 1, "f")}
+    assert named == named & found
+    assert {"X0", "ROUNDING", "EXP_BITS", "ACC_BITS", "BIAS_MIN"} <= named
+    readme = set(re.findall(r"^\| `(\w+)`", (RTL / "README.md").read_text(), re.MULTILINE))
+    assert {path.stem for path in RTL.glob("*.sv")} - readme == {"int_exp"}  # stands beside shift_exp
+    assert set(TOPS) <= readme
+
+
 def test_bad_input_is_one_line(vit, cli, tmp_path):
     save(vit.lower(build_recipe(NARROW)), tmp_path / "g.h5")
     assert (
@@ -350,6 +377,10 @@ def test_a_top_that_does_not_compile_is_bad_input(tmp_path):
     (tmp_path / "wrong.sv").write_text("module wrong (input clk, input rst); assign nothing = elsewhere; endmodule")
     with pytest.raises(IntvitError, match=r"verilator: must compile the sv bench, and says: %Error.*wrong.sv"):
         bench([job(identity(), "wrong", tmp_path)], benches=["sv"])
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "wrong.sv").write_text("module wrong (input clk); endmodule")
+    with pytest.raises(IntvitError, match=r"a b/wrong\.sv: must be a path without spaces, which make cannot read"):
+        bench([job(identity(), "wrong", tmp_path / "a b")], benches=["sv"])
 
 
 @needs_verilator

@@ -107,6 +107,8 @@ def bench(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="intvit-bench-")))
         else:
             folder = stack.enter_context(whole_folder(keep)).resolve()  # programs run in it
+        if simulator == "verilator":
+            _no_spaces(folder, *(job.top.path.resolve() for job in jobs))
         written = write_bench(folder, jobs, timeout=timeout)
         description = json.loads((folder / "bench.json").read_text())
         for name in benches:
@@ -134,6 +136,12 @@ def _check_options(simulator: str, benches: Sequence[str], seed: int, stall: int
     why = simulate.missing(simulator, benches)
     if why is not None:
         raise IntvitError(f"bench: {why}")
+
+
+def _no_spaces(*paths: Path) -> None:
+    for path in paths:
+        if len(str(path).split()) > 1:
+            raise IntvitError(f"{path}: must be a path without spaces, which make cannot read")
 
 
 def _outcome(written: Written, name: str, ran: simulate.Ran) -> Outcome:
