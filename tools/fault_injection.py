@@ -273,7 +273,7 @@ def _(s: Subject, rng: random.Random) -> Injected:
 
 @kind("m with fewer bits", REQUANTIZE)
 def _(s: Subject, rng: random.Random) -> Injected:
-    k = rng.randint(1, 26)
+    k = rng.randint(1, max(int(abs(s.array("m")).max()).bit_length() - 3, 1))
     how = rng.choice(["floor", "half_even"])
     m = np.array([rounding(v, k, how) << k for v in s.array("m").tolist()])
     said = f"{k} bit{'s' if k > 1 else ''} less, {how}"
@@ -736,7 +736,7 @@ def _(s: Subject, rng: random.Random) -> Injected:
     return np.full(s.right.shape, value), means("constant", text=f"stuck at {value}")
 
 
-@kind("stuck bit", ANY)
+@kind("stuck bit", lambda s: ANY(s) and s.bits <= 62)
 def _(s: Subject, rng: random.Random) -> Injected:
     bit = rng.randrange(s.bits)
     low = s.right.astype(np.int64) % 2**s.bits
@@ -745,7 +745,7 @@ def _(s: Subject, rng: random.Random) -> Injected:
     return signed(made, s.bits), means("stuck_bit", text=f"bit {bit} stuck at {to}")
 
 
-@kind("stuck bit in one lane", ANY)
+@kind("stuck bit in one lane", lambda s: ANY(s) and s.bits <= 62)
 def _(s: Subject, rng: random.Random) -> Injected:
     bit, word = rng.randrange(s.bits - 1), rng.choice([2, 4, 8, 16])
     lane = rng.randrange(word)

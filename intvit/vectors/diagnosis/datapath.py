@@ -19,6 +19,8 @@ from intvit.vectors.diagnosis.arith import bit_length, divided, isqrt, magnitude
 
 SUM_MAX = 2**31 - 1
 MOST_CODE_BITS = 32
+BOTH = " and "
+"""Between the names of two steps that have the same fault, as they are one circuit."""
 Values = Mapping[str, Array]
 
 
@@ -50,7 +52,7 @@ class Path:
     noting: bool = False
 
     def _has(self, kind: str, name: str) -> bool:
-        return self.fault is not None and self.fault.at == name and self.fault.kind == kind
+        return self.fault is not None and self.fault.kind == kind and name in self.fault.at.split(BOTH)
 
     def _note(self, kind: str, name: str, v: Array, usual: Any = None) -> None:
         if self.noting and v.size:
