@@ -273,10 +273,11 @@ def _(s: Subject, rng: random.Random) -> Injected:
 
 @kind("m with fewer bits", REQUANTIZE)
 def _(s: Subject, rng: random.Random) -> Injected:
-    k = rng.randint(1, 26)
+    k = rng.randint(1, max(int(abs(s.array("m")).max()).bit_length() - 3, 1))
     how = rng.choice(["floor", "half_even"])
     m = np.array([rounding(v, k, how) << k for v in s.array("m").tolist()])
-    return requantized(s, m=m), means("multiplier_bits", step="m")
+    said = f"{k} bit{'s' if k > 1 else ''} less, {how}"
+    return requantized(s, m=m), means("multiplier_bits", step="m", text=said)
 
 
 @kind("m of the next channel", lambda s: REQUANTIZE(s) and s.node.arrays["m"].size > 1)
@@ -285,7 +286,7 @@ def _(s: Subject, rng: random.Random) -> Injected:
     by = rng.choice([-1, 1])
     return (
         requantized(s, m=np.roll(s.array("m"), by), e=np.roll(s.array("e"), by) if both else None),
-        means("neighbour", step="m"),
+        means("neighbour", step="m", text=f"channel c {'+' if by < 0 else '-'} 1"),
     )
 
 
@@ -297,7 +298,9 @@ def _(s: Subject, rng: random.Random) -> Injected:
 @kind("shift by one more or less", REQUANTIZE)
 def _(s: Subject, rng: random.Random) -> Injected:
     by = rng.choice([-1, 1])
-    return requantized(s, e=s.array("e") + by), means("shift")
+    further = "by 1 more" if by > 0 else "by 1 less"
+    named = either(means("shift", step="e", text=f"{by:+d}"), means("shift", step="rounded", text=further))
+    return requantized(s, e=s.array("e") + by), named
 
 
 @kind(
@@ -332,16 +335,20 @@ def _(s: Subject, rng: random.Random) -> Injected:
     return requantized(s, residual=-s.own[1].astype(np.int64)), means("sign")
 
 
-@kind("clamped before the residual is added", RESIDUAL)
+@kind("residual in too narrow a word", RESIDUAL)
 def _(s: Subject, rng: random.Random) -> Injected:
+    how = s.node.attrs.get("numerics", {}).get("rounding", "half_even")
+
     def term(i: int, prefix: str) -> Array:
         values = s.own[i].reshape(-1).tolist()
         m, e = int(s.array(f"{prefix}m")[0]), int(s.array(f"{prefix}e")[0])
-        return np.array([rounding(v * m, e, "half_even") for v in values], object).reshape(s.x.shape)
+        return np.array([rounding(v * m, e, how) for v in values], object).reshape(s.x.shape)
 
-    return cut(cut(term(0, ""), s.bits - 0) + cut(term(1, "residual_"), s.bits - 2), s.bits), means(
-        "width", "clamp", "overflow"
-    )
+    second = term(1, "residual_")
+    bits = needs(second) - rng.choice([1, 2])
+    verb, narrow = rng.choice([("wraps", signed), ("saturates", cut)])
+    made = cut(term(0, "") + narrow(second, bits), s.bits)
+    return made, means("width", step="residual_rounded.word", text=f"{verb} at s{bits}")
 
 
 # --------------------------------------------------------------------------------------------------- products
@@ -407,8 +414,10 @@ def _(s: Subject, rng: random.Random) -> Injected:
     by = rng.choice([-1, 1])
     other = np.roll(s.array("bias"), by)
     if s.node.op == "linear":
-        return product(s, bias=other), means("neighbour", step="bias")
-    return s.right.astype(np.int64) - s.array("bias") + other, means("neighbour", step="bias")
+        return product(s, bias=other), means("neighbour", step="bias", text=f"channel c {'+' if by < 0 else '-'} 1")
+    return s.right.astype(np.int64) - s.array("bias") + other, means(
+        "neighbour", step="bias", text=f"channel c {'+' if by < 0 else '-'} 1"
+    )
 
 
 @kind("weights transposed or a channel late", op("linear"))
@@ -426,12 +435,12 @@ def _(s: Subject, rng: random.Random) -> Injected | None:
     if x.shape[-1] % word:
         return None
     turned = x.reshape(-1, word)[:, ::-1].reshape(x.shape)
-    return product(s, x=turned), means("lanes")
+    return product(s, x=turned), means("lanes", text=f"words of {word} ")
 
 
 @kind("operand of another image", PRODUCTS)
 def _(s: Subject, rng: random.Random) -> Injected:
-    return product(s, x=np.stack([s.x[0]] * len(s.x))), means("stale", step="input0")
+    return product(s, x=np.stack([s.x[0]] * len(s.x))), means("stale", step="input0", text="of image 0,")
 
 
 @kind("second operand with its axes as in memory", op("matmul"))
@@ -483,7 +492,9 @@ def _(s: Subject, rng: random.Random) -> Injected:
     key = rng.choice([key for key in s.node.attrs["params"] if key not in ("m", "e")])
     by = rng.choice([-1, 1])
     other = type(params)(**{**vars(params), key: getattr(params, key) + by})
-    return s.rows(node_method(s.node).spec, other), means("option", step=key)
+    return s.rows(node_method(s.node).spec, other), means(
+        "option", step=key, text=f"{getattr(params, key) + by} instead"
+    )
 
 
 @kind("constants of another site (wrong table)", op("softmax", "gelu", "layernorm"))
@@ -492,7 +503,9 @@ def _(s: Subject, rng: random.Random) -> Injected:
     other = rng.choice([n for n in alike if n is not s.node])
     if list(map(np.shape, other.arrays.values())) != list(map(np.shape, s.node.arrays.values())):
         return None
-    return s.rows(node_method(s.node).spec, method_params(other)), means("other_constants")
+    return s.rows(node_method(s.node).spec, method_params(other)), means(
+        "other_constants", step="constants", text=f"of {other.name}"
+    )
 
 
 @kind("gain and bias exchanged", op("layernorm.fqvit"))
@@ -511,7 +524,7 @@ def _(s: Subject, rng: random.Random) -> Injected:
 @kind("fewer steps of the square root", op("layernorm.ivit"))
 def _(s: Subject, rng: random.Random) -> Injected:
     steps = rng.randint(3, 9)
-    return by_spec(s, ("range(10)", f"range({steps})")), means("steps", step="steps")
+    return by_spec(s, ("range(10)", f"range({steps})")), means("steps", step="steps", text=f"{steps} instead")
 
 
 @kind("square root rounds up", op("layernorm.ibert"))
@@ -663,7 +676,7 @@ def _(s: Subject, rng: random.Random) -> Injected:
 
 @kind("stale image", ANY)
 def _(s: Subject, rng: random.Random) -> Injected:
-    return np.stack([s.right[0]] * len(s.right)), means("stale")
+    return np.stack([s.right[0]] * len(s.right)), means("stale", step="output", text="of image 0,")
 
 
 @kind("negated", ANY)
@@ -696,7 +709,7 @@ def _(s: Subject, rng: random.Random) -> Injected | None:
         words = image[:full].reshape(-1, word)
         words = words[:, ::-1] if rng is None or word == 2 or made_of(s, word) else np.roll(words, word // 2, axis=1)
         made.append(np.concatenate([words.reshape(-1), image[full:]]))
-    return np.stack(made).reshape(s.right.shape), means("lanes")
+    return np.stack(made).reshape(s.right.shape), means("lanes", step="output", text=f"words of {word} ")
 
 
 def made_of(s: Subject, word: int) -> bool:
@@ -719,20 +732,20 @@ def _(s: Subject, rng: random.Random) -> Injected:
 
 @kind("stuck at a constant", ANY)
 def _(s: Subject, rng: random.Random) -> Injected:
-    return np.full(s.right.shape, rng.choice([0, -1, 5])), means("constant")
+    value = rng.choice([0, -1, 5])
+    return np.full(s.right.shape, value), means("constant", text=f"stuck at {value}")
 
 
-@kind("stuck bit", ANY)
+@kind("stuck bit", lambda s: ANY(s) and s.bits <= 62)
 def _(s: Subject, rng: random.Random) -> Injected:
     bit = rng.randrange(s.bits)
     low = s.right.astype(np.int64) % 2**s.bits
-    made = low | (1 << bit) if rng.random() < 0.5 else low & ~(1 << bit)
-    return signed(made, s.bits), either(
-        means("stuck_bit", text=f"bit {bit} "), means("width", step="output") if bit == 0 else means("stuck_bit")
-    )
+    to = rng.choice([0, 1])
+    made = low | (1 << bit) if to else low & ~(1 << bit)
+    return signed(made, s.bits), means("stuck_bit", text=f"bit {bit} stuck at {to}")
 
 
-@kind("stuck bit in one lane", ANY)
+@kind("stuck bit in one lane", lambda s: ANY(s) and s.bits <= 62)
 def _(s: Subject, rng: random.Random) -> Injected:
     bit, word = rng.randrange(s.bits - 1), rng.choice([2, 4, 8, 16])
     lane = rng.randrange(word)
@@ -749,7 +762,8 @@ def _(s: Subject, rng: random.Random) -> Injected:
     how = rng.choice(["around", "zero", "held"])
     if how != "around":
         made[:, :by] = 0 if how == "zero" else flat[:, :1]
-    return made.reshape(s.right.shape), either(means("late"), means("beat"))
+    said = f"all elements {by} element{'s' if by > 1 else ''} late"
+    return made.reshape(s.right.shape), means("late", step="output", text=said)
 
 
 @kind("a beat twice or left out", ANY)
@@ -758,17 +772,19 @@ def _(s: Subject, rng: random.Random) -> Injected:
     flat = s.right.reshape(len(s.right), -1).copy()
     n = flat.shape[1]
     at = rng.randrange(beat, max(n - 2 * beat, beat + 1))
-    if rng.random() < 0.5:
+    twice = rng.random() < 0.5
+    if twice:
         flat[:, at:] = flat[:, at - beat : n - beat].copy()
     else:
         flat[:, at : n - beat] = flat[:, at + beat :].copy()
         flat[:, n - beat :] = 0
-    return flat.reshape(s.right.shape), either(means("beat"), means("late"))
+    of = "an element" if beat == 1 else f"a beat of {beat} elements"
+    return flat.reshape(s.right.shape), means("beat", text=f"{of} {'given twice' if twice else 'left out'}")
 
 
 @kind("operator left out", lambda s: s.own[0].shape == s.right.shape and op("gelu", "requantize")(s))
 def _(s: Subject, rng: random.Random) -> Injected | None:
-    return cut(s.x.astype(np.int64), s.bits), either(means("bypass"), means("shift"), means("multiplier_bits"))
+    return cut(s.x.astype(np.int64), s.bits), means("bypass", text="left out")
 
 
 @kind("output of another site", op("requantize", "layernorm"))
@@ -785,7 +801,7 @@ def _(s: Subject, rng: random.Random) -> Injected | None:
 @kind("an offset on every element", op("requantize"))
 def _(s: Subject, rng: random.Random) -> Injected:
     d = rng.choice([-3, -1, 1, 2])
-    return cut(s.right.astype(np.int64) + d, s.bits), either(means("offset"), means("rounding"), means("doubled"))
+    return cut(s.right.astype(np.int64) + d, s.bits), means("offset", step="output", text=f"{d:+d} on every element")
 
 
 @kind("random words (no single fault)", ANY, unnamed=True)

@@ -179,3 +179,31 @@ def test_the_document_lists_every_kind():
     text = (Path(__file__).resolve().parents[2] / "docs" / "compare.md").read_text()
     for name, (_, meaning) in CAUSES.items():
         assert f"| `{name}` | {meaning} |" in text
+
+
+def test_no_hypothesis_takes_much_memory(faulty):
+    """Constants in the place of others are absurd shift counts: a site of each model, words that nothing explains."""
+    import tracemalloc
+
+    from intvit.vectors.diagnosis.causes import explain
+    from intvit.vectors.diagnosis.problem import Problem
+
+    seen = {}
+    for subject in faulty.subjects():
+        stage = Stage(
+            subject.node,
+            [subject.graph.tensors[i] for i in subject.node.inputs],
+            subject.graph.tensors[subject.node.output],
+        )
+        seen.setdefault(stage.model, (subject, stage))
+    for model, (subject, stage) in seen.items():
+        right = subject.right.astype(np.int64)
+        got = np.where(np.random.default_rng(0).random(right.shape) < 0.01, right ^ 1, right)
+        own = [v.astype(np.int64) for v in subject.own]
+        problem = Problem(stage, own, got, np.ones(got.shape, bool), right, images=(0, 1))
+        tracemalloc.start()
+        try:
+            assert explain([problem]).causes == ()
+            assert tracemalloc.get_traced_memory()[1] < 200e6, model
+        finally:
+            tracemalloc.stop()

@@ -18,6 +18,9 @@ from intvit.vectors.diagnosis import arith
 from intvit.vectors.diagnosis.arith import bit_length, divided, isqrt, magnitude, objects, roomy, shifted
 
 SUM_MAX = 2**31 - 1
+MOST_CODE_BITS = 32
+BOTH = " and "
+"""Between the names of two steps that have the same fault, as they are one circuit."""
 Values = Mapping[str, Array]
 
 
@@ -49,7 +52,7 @@ class Path:
     noting: bool = False
 
     def _has(self, kind: str, name: str) -> bool:
-        return self.fault is not None and self.fault.at == name and self.fault.kind == kind
+        return self.fault is not None and self.fault.kind == kind and name in self.fault.at.split(BOTH)
 
     def _note(self, kind: str, name: str, v: Array, usual: Any = None) -> None:
         if self.noting and v.size:
@@ -319,6 +322,8 @@ def softmax_fqvit(w: Path, site: Site, p: Values, rows: list[Array]) -> Array:
             k = k + (2 * (ratio - power) >= power)
         case "ceiling":
             k = k + (ratio > power)
+    if int(p["bits"]) > MOST_CODE_BITS:  # a constant in the place of another
+        raise OverflowError(f"codes of {int(p['bits'])} bits")
     limit = 1 << int(p["bits"])
     beyond = limit - 1 if w.choice("beyond", "zero", "clamped") == "clamped" else -1
     return w.word("y", np.where(e == 0, -1, np.where(k >= limit, beyond, k)).astype(np.int64))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from intvit.vectors.diagnosis.arith import ROUNDINGS
-from intvit.vectors.diagnosis.datapath import Fault, Note
+from intvit.vectors.diagnosis.datapath import BOTH, Fault, Note
 from intvit.vectors.diagnosis.problem import Problem
 
 STANDARD = (8, 16, 24, 32, 48)
 MOST_BITS_LESS = 8
+TOGETHER = (("rounded", "residual_rounded"), ("delta >> 1", "delta >> 4"))
+"""Steps that one circuit may do."""
 
 
 def noted(problem: Problem) -> dict[str, Note]:
@@ -18,6 +20,9 @@ def noted(problem: Problem) -> dict[str, Note]:
     stage = problem.stage
     if stage.modelled:
         stage.run(problem.operands, lead=problem.own[0].shape, notes=notes)
+    for pair in TOGETHER:
+        if set(pair) <= set(notes):
+            notes[BOTH.join(pair)] = notes[pair[0]]
     return notes
 
 
