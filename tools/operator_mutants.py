@@ -41,8 +41,10 @@ from intvit.graph.parameters import method_params, node_method
 from intvit.graph.ranges import narrowest
 from intvit.graph.store import load
 from intvit.kernels import registry
+from intvit.spec import softmax
 from intvit.spec.accumulators import accumulate
 from intvit.spec.numerics import PRESETS, Numerics
+from intvit.spec.taps import intermediates
 from intvit.vectors.directed import directed, words
 from intvit.vectors.directed.coverage import Coverage
 from intvit.vectors.directed.place import limits_of, stored
@@ -55,7 +57,7 @@ DOCUMENT = ROOT / "docs" / "directed.md"
 BEGIN, END = "<!-- begin: python tools/operator_mutants.py --write -->", "<!-- end -->"
 MOST_OPERANDS = 1 << 22
 """Of one group of constants, that are all tried to show that a mutant changes nothing."""
-MOST_ELEMENTS = 1 << 24
+MOST_ELEMENTS = 1 << 25
 Stimuli = Mapping[str, Array]
 Faulty = Callable[[Stimuli], Array]
 
@@ -93,8 +95,11 @@ def requantization(m: list[int], e: list[int], *, x: Tensor, bits: int = 8, how:
 def method_part(operator: str, name: str, shape: tuple[int, ...], scale: float, bits: int = 8, mask: bool = False,
                 **changed: Any) -> IntGraph:  # fmt: skip
     method, x = registry.get(operator, name), tensor("x", shape, bits)
-    params = constants(method, scale, shape[-1], np.random.default_rng(3))
-    params = dataclasses.replace(params, **changed)
+    params = dataclasses.replace(constants(method, scale, shape[-1], np.random.default_rng(3)), **changed)
+    if name == "fqvit" and operator == "layernorm":
+        gamma, beta = (seeded(a, b, shape[-1:]) / 256 for a, b in ((-300, 300), (-200, 200)))
+        facts = {"gamma": gamma, "beta": beta, "out_scale": 0.03, "factor": 1 << (np.arange(shape[-1]) % 4)}
+        params = method.constants(scale, facts, {})[0]
     arrays = {}
     if mask:
         arrays["mask"] = (np.arange(shape[-2])[:, None] % 4 == 1) & (np.arange(shape[-1])[None] % 3 == 0)
@@ -158,8 +163,8 @@ def sites() -> dict[str, IntGraph]:
             [TIES[3]], [31], x=narrow, bits=16, residual=other, residual_m=[TIES[5]], residual_e=[32]
         ),
         "requantize, positions": requantization(
-            [TIES[1]], [31], x=narrow, bits=16, residual=seeded(-20000, 20000, (40, 8)), residual_m=[TIES[2]],
-            residual_e=[33],
+            [TIES[1]], [31], x=narrow, bits=16, residual=seeded(-32767, 32767, (40, 8)), residual_m=[TIES[2]],
+            residual_e=[31],
         ),
         "requantize, zero point": requantization(TIES, [36] * 8, x=narrow, zero_point=-37),
         "requantize, half up": requantization(TIES, [36] * 8, x=narrow, how=half),
@@ -176,7 +181,7 @@ def sites() -> dict[str, IntGraph]:
         "requantize, wrap": requantization(TIES, [33] * 8, x=narrow, how=Numerics(output_overflow="wrap")),
         "softmax.ivit": method_part("softmax", "ivit", (3, 30, 50), 0.07),
         "softmax.ivit, masked": method_part("softmax", "ivit", (3, 30, 49), 0.07, mask=True),
-        "softmax.ivit, clamped sum": method_part("softmax", "ivit", (2, 20, 50), 0.002, out_bits=16),
+        "softmax.ivit, clamped sum": method_part("softmax", "ivit", (2, 20, 50), 0.0005, 12, out_bits=16),
         "softmax.ibert": method_part("softmax", "ibert", (3, 30, 50), 0.07, out_bits=16),
         "softmax.ibert, masked": method_part("softmax", "ibert", (3, 30, 49), 0.07, mask=True),
         "softmax.fqvit": method_part("softmax", "fqvit", (3, 30, 50), 0.07),
@@ -223,6 +228,19 @@ class Mutant:
     classes: tuple[str, ...] = ()
     issue: str = ""
     """The mutant of issue 15, point 1, that it is."""
+    tap: str = ""
+    """Of a method: if this intermediate is the same for every element and its row's largest, so is the output."""
+    text: Text | None = None
+
+
+@dataclass(frozen=True)
+class Text:
+    """`old` of a module of the specification becomes `new`; it must stand there, in `function`."""
+
+    module: str
+    function: str
+    old: str
+    new: str
 
 
 def node_at(graph: IntGraph) -> Node:
@@ -232,6 +250,8 @@ def node_at(graph: IntGraph) -> Node:
 # requantizations: the datapath of `directed.words`, which `directed` holds against the kernel, with one thing changed
 
 Change = Callable[["words.Operands", Numerics, int], tuple["words.Operands", Numerics, int]]
+"""Of operands; the largest magnitude of x is at hand as MOST."""
+MOST = [0]
 
 
 def flat(graph: IntGraph, node: Node, stimuli: Stimuli) -> tuple[Any, Array, Array, Array]:
@@ -250,11 +270,12 @@ def flat(graph: IntGraph, node: Node, stimuli: Stimuli) -> tuple[Any, Array, Arr
 def datapath(change: Change, after: Callable[[Array, int], Array] | None = None,
              wanted: Callable[[Node], bool] = lambda node: True) -> Callable[[IntGraph, Node], Faulty | None]:  # fmt: skip
     def build(graph: IntGraph, node: Node) -> Faulty | None:
-        if not wanted(node):
+        if not wanted(node) or _same_constants(graph, node, change, after):
             return None
 
         def faulty(stimuli: Stimuli) -> Array:
             site, x, r, group = flat(graph, node, stimuli)
+            MOST[0] = max(-limits_of(graph.tensors[node.inputs[0]])[0] - 1, limits_of(graph.tensors[node.inputs[0]])[1])
             at, how, bits = change(site.operands(x, r, group), site.how, site.bits)
             if after is None:
                 y = words.run(at.exact(), how, bits).y
@@ -267,6 +288,23 @@ def datapath(change: Change, after: Callable[[Array, int], Array] | None = None,
     return build
 
 
+def _same_constants(graph: IntGraph, node: Node, change: Change, after: Any) -> bool:
+    """Whether the constants that a change would change are as it makes them: there is nothing to break."""
+    if after is not None:
+        return False
+    site = site_of(graph, node)
+    group = np.arange(len(site.groups))
+    at = site.operands(np.full(len(group), 5), np.full(len(group), 7), group)
+    MOST[0] = 127
+    moved, how, bits = change(at, site.how, site.bits)
+    same = all(np.array_equal(a, b) for a, b in zip(vars(at).values(), vars(moved).values(), strict=True))
+    return same and (how, bits) == (site.how, site.bits) and change not in X_CHANGES
+
+
+X_CHANGES: list[Change] = []
+"""Changes of the operand, which the one that is tried may not show."""
+
+
 def rounding_is(mode: str) -> Change:
     return lambda at, how, bits: (at, how.model_copy(update={"rounding": mode}), bits)
 
@@ -277,6 +315,11 @@ def operand(**changes: Callable[[Any], Any]) -> Change:
         return dataclasses.replace(at, **moved), how, bits
 
     return change
+
+
+def of_x(f: Callable[[Any], Any]) -> Change:
+    X_CHANGES.append(operand(x=f))
+    return X_CHANGES[-1]
 
 
 def narrowly(value: Array, bits: int) -> Array:
@@ -347,8 +390,8 @@ def requantize_mutants() -> Iterator[Mutant]:
         ("m unsigned", operand(m=lambda m: m & 0xFFFFFFFF), ()),
         ("shift one more", operand(e=lambda e: e + 1), ()),
         ("shift one less", operand(e=lambda e: e - 1), ()),
-        ("x unsigned", operand(x=lambda x: x & ((1 << 32) - 1)), ()),
-        ("accumulator one bit less", operand(x=lambda x: one_bit_less(x)), ()),
+        ("x unsigned", of_x(lambda x: x & ((1 << 32) - 1)), ()),
+        ("accumulator one bit less", of_x(lambda x: narrowly(x, MOST[0].bit_length())), ()),
         ("constants of the next channel", operand(m=lambda m: np.roll(m, 1), e=lambda e: np.roll(e, 1)), ()),
         ("constants of the first channel", operand(m=lambda m: m * 0 + m[0], e=lambda e: e * 0 + e[0]), ()),
         ("no second term", operand(residual=lambda r: r * 0), ()),
@@ -361,7 +404,7 @@ def requantize_mutants() -> Iterator[Mutant]:
     ):
         def wanted(node: Node, name: str = name) -> bool:
             if "second" in name:
-                return has_residual(node)
+                return has_residual(node) and not (name == "second shift one more" and not each(node))
             if "zero point" in name:
                 return node.arrays.get("residual") is not None and node.arrays["residual"].size == 1
             if name == "m unsigned":
@@ -424,24 +467,15 @@ def low(value, name, less=1):
 """
 
 
-@dataclass(frozen=True)
-class Text:
-    """`old` of a module of the specification becomes `new`; it must stand there, in `function`."""
-
-    module: str
-    function: str
-    old: str
-    new: str
-
-
 def rewritten(text: Text, widths: Mapping[str, int], unsigned: Mapping[str, bool]) -> types.ModuleType:
     module = importlib.import_module(f"intvit.spec.{text.module}")
     source, body = inspect.getsource(module), inspect.getsource(getattr(module, text.function))
-    if body.count(text.old) < 1:
+    at = body.find(text.old, body.index('"""', body.index('"""') + 3) if '"""' in body else 0)
+    if at < 0:
         raise ValueError(f"{text.module}.{text.function}: {text.old!r} must stand in it")
     found = types.ModuleType("mutant")
     sys.modules["mutant"] = found
-    code = source.replace(body, body.replace(text.old, text.new, 1))
+    code = source.replace(body, body[:at] + text.new + body[at + len(text.old) :])
     future = "from __future__ import annotations\n"
     exec(compile(future + PRELUDE + code.replace(future, ""), f"<{text.module}>", "exec"), found.__dict__)
     found.WIDTHS, found.UNSIGNED = widths, unsigned  # type: ignore[attr-defined]
@@ -451,7 +485,7 @@ def rewritten(text: Text, widths: Mapping[str, int], unsigned: Mapping[str, bool
 def method_function(node: Node, text: Text, proven: Mapping[str, tuple[int, int]]) -> Callable[..., list[int]]:
     """The specification of a node's method, one phrase of it replaced."""
     spec = node_method(node).spec
-    widths = {name: max(high.bit_length(), (~low).bit_length() + 1 if low < 0 else 0) + (low < 0)
+    widths = {name: max(max(high, 0).bit_length(), (~low).bit_length() if low < 0 else 0) + (low < 0)
               for name, (low, high) in proven.items()}  # fmt: skip
     unsigned = {name: low >= 0 for name, (low, _) in proven.items()}
     mutated = rewritten(text, widths, unsigned)
@@ -462,10 +496,9 @@ def method_function(node: Node, text: Text, proven: Mapping[str, tuple[int, int]
     mine = types.ModuleType("mutant")
     sys.modules["mutant"] = mine
     exec(compile(inspect.getsource(module), f"<{own}>", "exec"), mine.__dict__)
-    for name in vars(module):
-        value = vars(mutated).get(name)
-        if callable(value) and getattr(value, "__module__", "") == "mutant":
-            setattr(mine, name, value)
+    for name, value in vars(module).items():
+        if getattr(value, "__module__", "") == f"intvit.spec.{text.module}" and name in vars(mutated):
+            setattr(mine, name, vars(mutated)[name])
     if text.module in vars(mine):
         setattr(mine, text.module, mutated)
     return mine.__dict__[spec.__name__]  # type: ignore[no-any-return]
@@ -497,7 +530,7 @@ def text_mutant(name: str, at: str, module: str, function: str, old: str, new: s
         proven = {s.name: s.proven for s in _coverage(graph).signals if s.proven is not None}
         return by_rows(method_function(node, Text(module, function, old, new), proven), graph, node)
 
-    return Mutant(name, at, build, **more)
+    return Mutant(name, at, build, text=Text(module, function, old, new), **more)
 
 
 @functools.cache
@@ -527,9 +560,9 @@ def softmax_mutants() -> Iterator[Mutant]:
         def t(name: str, function: str, old: str, new: str, at: str = at, **more: Any) -> Mutant:
             return text_mutant(name, at, "softmax", function, old, new, **more)
 
-        yield t("argument not clamped", "shift_exp", "max(d + (d >> 1) - (d >> 4), least)", "d + (d >> 1) - (d >> 4)")
-        yield t("argument clamped one late", "shift_exp", "least = n * x0", "least = n * x0 - 1")
-        yield t("argument clamped one early", "shift_exp", "least = n * x0", "least = n * x0 + 1")
+        yield t("argument not clamped", "shift_exp", "max(d + (d >> 1) - (d >> 4), least)", "d + (d >> 1) - (d >> 4)", tap="argument")
+        yield t("argument clamped one late", "shift_exp", "least = n * x0", "least = n * x0 - 1", tap="argument")
+        yield t("argument clamped one early", "shift_exp", "least = n * x0", "least = n * x0 + 1", tap="argument")
         yield t("times 1.5", "shift_exp", " - (d >> 4)", "")
         yield t("d >> 1 toward zero", "shift_exp", "(d >> 1)", "-(-d >> 1)")
         yield t("half bit dropped", "shift_exp", "((v - 2 * x0) << (n - k)) >> 1", "((v >> 1) - x0) << (n - k)")
@@ -551,9 +584,9 @@ def softmax_mutants() -> Iterator[Mutant]:
         def u(name: str, old: str, new: str, at: str = at, **more: Any) -> Mutant:
             return text_mutant(name, at, "softmax", "int_exp", old, new, **more)
 
-        yield u("argument not clamped", "max(d, least)", "d")
-        yield u("argument clamped one early", "least = n * x0", "least = n * x0 + 1")
-        yield u("argument clamped one late", "least = n * x0", "least = n * x0 - 1")
+        yield u("argument not clamped", "max(d, least)", "d", tap="argument")
+        yield u("argument clamped one early", "least = n * x0", "least = n * x0 + 1", tap="argument")
+        yield u("argument clamped one late", "least = n * x0", "least = n * x0 - 1", tap="argument")
         yield u("b dropped", "v * (v + b) + c", "v * v + c")
         yield u("b one off", "v * (v + b) + c", "v * (v + b + 1) + c")
         yield u("c one off", "v * (v + b) + c", "v * (v + b) + c - 1")
@@ -571,15 +604,15 @@ def softmax_mutants() -> Iterator[Mutant]:
     yield b("exp16 not saturated", exp16, "rhe_shift(v * p.m, p.e)", classes=("exp16 clamp above: first past",))
     yield b("exp16 wraps", exp16, "wrap(rhe_shift(v * p.m, p.e), 16)", classes=("exp16 clamp above: first past",))
     yield b("exp16 of 15 bits", exp16, "saturate(rhe_shift(v * p.m, p.e), 15)")
-    yield b("inner m one less", "v * p.m", "v * (p.m - 1)", classes=("inner m - 1",))
-    yield b("inner m without 8 bits", "v * p.m", "v * (p.m & ~0xffff)")
+    yield b("inner m one less", "v * p.m", "v * (p.m - 1)", tap="exp16")
+    yield b("inner m without 8 bits", "v * p.m", "v * (p.m & ~0xffff)", tap="exp16")
     yield b("inner shift one off", "p.e)", "p.e + 1)")
     yield b("factor rounded", "2**32 // max(total, 1)", "half_up(2**32, max(total, 1))")
     yield b("factor of 2**32 - 1", "2**32 //", "(2**32 - 1) //")
     yield b("sum one bit less", "sum(h)", "low(sum(h), 'sum')")
     yield b("last shift rounds", "v >> (32 - p.out_bits)", "half_up(v, 1 << (32 - p.out_bits))")
     yield b("output of out_bits bits", "v >> (32 - p.out_bits)",
-            "min(v >> (32 - p.out_bits), (1 << p.out_bits) - 1)", classes=("y: positive of {out} bits",))  # fmt: skip
+            "min(v >> (32 - p.out_bits), (1 << p.out_bits) - 1)")  # fmt: skip
 
     def f(name: str, function: str, old: str, new: str, **more: Any) -> Mutant:
         return text_mutant(name, "softmax.fqvit", "softmax", function, old, new, **more)
@@ -601,7 +634,7 @@ def softmax_mutants() -> Iterator[Mutant]:
     yield v("argument not clamped", "shift_exp_tvm", "max(wrap(d + (d >> 1) - (d >> 4), 32), n * x0)",
             "wrap(d + (d >> 1) - (d >> 4), 32)")  # fmt: skip
     yield v("sum does not wrap", "ivit_tvm", "wrap(sum(e), 32)", "sum(e)", classes=("sum wraps",))
-    yield v("last shift one off", "ivit_tvm", ">> 24", ">> 23")
+    yield v("last shift one off", "ivit_tvm", "v >> 24", "v >> 23")
     yield v("factor rounded", "ivit_tvm", "truncated_div(SUM_MAX, total)", "half_away(SUM_MAX, total)")
 
 
@@ -701,7 +734,9 @@ def norm_mutants() -> Iterator[Mutant]:
         name = at.rpartition(".")[2]
         yield text_mutant("bias dropped", at, "layernorm", name, "[v + b for v, b in", "[v for v, b in")
         yield text_mutant("bias one off", at, "layernorm", name, "[v + b for v, b in", "[v + b + 1 for v, b in")
-        yield text_mutant("variance misses the last", at, "layernorm", name, "v * v for v in", "v * v for v in list(")
+        of = "d" if name == "ivit" else "shifted"
+        yield text_mutant("variance misses the last", at, "layernorm", name, f"v * v for v in {of}",
+                          f"v * v for v in {of}[:-1]")  # fmt: skip
     for at, name in (("layernorm.ivit", "ivit"), ("layernorm.ibert", "ibert"), ("layernorm.ibert, shift 3", "ibert")):
         yield text_mutant("variance one bit less", at, "layernorm", name, 'tap("variance", sum(',
                           'low(name="variance", value=sum(')  # fmt: skip
@@ -742,7 +777,7 @@ def norm_mutants() -> Iterator[Mutant]:
     yield q("odd shifts too", "inverse_sqrt", "shift -= shift % 2", "pass")
     yield q("M rounded", "fqvit_constants", "floor_shift(slope, slope_exp - n)", "rhe_shift(slope, slope_exp - n)")
     yield q("M of 7 bits", "fqvit_constants", "clamp(7 -", "clamp(6 -")
-    yield q("N not clamped", "fqvit_constants", "0, 31))", "0, 63))")
+    yield q("N not clamped", "fqvit_constants", "0, 31))", "0, 63))", classes=("shift clamp above: first past",))
     yield q("offset floor", "fqvit_constants", "rhe_shift(tap(\"beta_term\", bias) - tap(\"mean_term\", u), guard)",
             "floor_shift(bias - u, guard)")  # fmt: skip
     yield q("beta dropped", "fqvit_constants", "tap(\"beta_term\", bias) - ", "0 - ")
@@ -865,7 +900,7 @@ def one_bit_less_of(a: Array) -> Array:
 
 def _narrow_products(a: Array, b: Array) -> Array:
     left, right = np.broadcast_arrays(a[..., :, :, None], b[..., None, :, :])
-    bits = 15 if a.min() >= -128 and a.max() < 256 else 24
+    bits = (int(np.abs(b).max()) * (128 if a.min() >= -128 and a.max() < 256 else 1 << 16)).bit_length()
     return narrowly(left * right, bits).sum(axis=-2)
 
 
@@ -1014,7 +1049,36 @@ def equivalence(mutant: Mutant, graph: IntGraph, node: Node, coverage: Coverage,
         concerned = [c for c in coverage.classes if c.name.startswith(mutant.classes)]
         if concerned and all(c.status == "unreachable" for c in concerned):
             return f"{len(concerned)} classes on which it differs are proven unreachable"
-    return _tried(graph, node, faulty)
+    return _algebra(mutant, node, coverage) or _same_tap(mutant, graph, node) or _tried(graph, node, faulty)
+
+
+def _algebra(mutant: Mutant, node: Node, coverage: Coverage) -> str:
+    """Short proofs."""
+    how = numerics_of(node)
+    if mutant.name == "x unsigned" and how.product_overflow == "wrap" and how.product_bits <= 32:
+        return "the product is a word of 32 bits that wraps, and 2**32 more of x changes nothing in it"
+    if mutant.name == "zero root of 1" and "shift" in node.attrs["params"] and not node.attrs["params"]["shift"]:
+        return "with a shift of 0 the root is 0 where every deviation is, and so is every product"
+    if mutant.name == "output of out_bits bits":
+        p = method_params(node)
+        h = intermediates(softmax.ibert, [0], p)["exp16"][0]
+        if h is not None and h & (h - 1):
+            return f"2**out_bits takes a sum that is one power of two, and the largest exponential is {h}"
+    return ""
+
+
+def _same_tap(mutant: Mutant, graph: IntGraph, node: Node) -> str:
+    """An intermediate of an element and its row's largest, on which all that follows depends, the same for all."""
+    name, text = mutant.tap, mutant.text
+    if not name or text is None:
+        return ""
+    low, high = limits_of(graph.tensors[node.inputs[0]])
+    params, spec = method_params(node), node_method(node).spec
+    mutated = method_function(node, text, {})
+    for x in range(low, high + 1):
+        if intermediates(spec, [high, x], params)[name] != intermediates(mutated, [high, x], params)[name]:
+            return ""
+    return f"{name} of every distance 0..{high - low} from the largest is the same"
 
 
 def _tried(graph: IntGraph, node: Node, faulty: Faulty) -> str:
