@@ -30,6 +30,8 @@ from intvit.vectors.directed.stream import Stream
 
 BUDGET = 480_000
 """Intermediates of all seeded candidates of a site; those of more than 62 bits count for more."""
+PAIRED = 240
+"""Candidates whose pairs of classes are compared."""
 SHOWN = 100_000
 """Intermediates of all rows in which a fault is looked for."""
 LEAST, MOST = 150, 1200
@@ -397,7 +399,9 @@ def faults(site: Site, names: Iterable[str]) -> Iterator[Fault]:
                 yield from (Fault(name, 1, end), Fault(name, -1, end))
 
 
-def _shown(site: Site, chosen: list[Candidate], others: Sequence[Candidate]) -> tuple[dict[str, Candidate], list[Class]]:
+def _shown(
+    site: Site, chosen: list[Candidate], others: Sequence[Candidate]
+) -> tuple[dict[str, Candidate], list[Class]]:
     """For every fault a row that shows it, of the chosen ones if one does, else one that joins them.
 
     Of a clamp only those that some row meets are classes.
@@ -566,7 +570,8 @@ def directed(part: IntGraph, node: Node, seed: int, level: int, most: int | None
     shown, unseen = _shown(site, chosen, [*_clamped(site, stream), *candidates[:: max(1, len(candidates) // 200)]])
     others += unseen
     if level > 1:
-        chosen += [candidates[i] for i in _pairs(sets, len(site.rows[0]) * 4)]
+        step = max(1, len(sets) // PAIRED)
+        chosen += [candidates[step * i] for i in _pairs(sets[::step], len(site.rows[0]) * 4)]
     images = _laid(site, chosen, level, most, stream)
     return _covered(part, site, goals, others, shown, images, seed, level)
 
@@ -660,9 +665,7 @@ def _covered(part: IntGraph, site: Site, goals: Sequence[Goal], others: Sequence
     return Directed({site.node.inputs[0]: stored(turned, x)}, coverage)
 
 
-def _of_faults(
-    site: Site, shown: Mapping[str, Candidate], images: Array, of_row: Mapping[int, int]
-) -> Iterator[Class]:
+def _of_faults(site: Site, shown: Mapping[str, Candidate], images: Array, of_row: Mapping[int, int]) -> Iterator[Class]:
     """Where the rows that show faults lie; each is tried once more there."""
     places: dict[tuple[int, tuple[int, ...]], tuple[int, int]] = {}
     for image in range(len(images)):
