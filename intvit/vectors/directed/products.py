@@ -27,6 +27,8 @@ SEEDED = 64
 MOST_OUTPUTS = 4096
 """Outputs for whose extremes rows are made at level 2."""
 MOST_PAIRS = 96
+MOST_TRIED = 96
+"""Outputs for which a row of a stated sum is looked for."""
 Index = tuple[int, ...]
 
 
@@ -201,18 +203,15 @@ class Linear:
                         yield row
 
     def _small(self) -> Iterator[Row]:
-        """Sums of every short length, of the outputs with the least biases; a sum of 0 of any."""
-        for weight, bias in zip(self.weight.tolist(), self.bias.tolist(), strict=True):
-            row = reach(weight, self.low, self.high, -bias)
-            if row is not None:
-                yield row
-                break
-        for o in np.argsort(np.abs(self.bias), kind="stable")[:2].tolist():
-            for k in range(max(abs(self.ends.low), abs(self.ends.high)).bit_length()):
-                for target in (1 << k, -(1 << k), 0):
+        """Sums of 0 and of every short length, of the first output that has one."""
+        order = np.argsort(np.abs(self.bias), kind="stable").tolist()
+        for k in range(max(abs(self.ends.low), abs(self.ends.high)).bit_length()):
+            for target in (1 << k, -(1 << k), (1 << k) + (1 << k >> 1), -(1 << k) - (1 << k >> 1), *([] if k else [0])):
+                for o in order[:MOST_TRIED]:
                     row = reach(self.weight[o].tolist(), self.low, self.high, target - int(self.bias[o]))
                     if row is not None:
                         yield row
+                        break
 
 
 def linear(part: IntGraph, node: Node, seed: int, level: int, most: int | None) -> Directed:
@@ -224,7 +223,10 @@ def linear(part: IntGraph, node: Node, seed: int, level: int, most: int | None) 
     rows = np.unique(np.array(list(site.candidates(stream, level)), np.int64), axis=0)
     rows = rows[_allowed(site.sums(rows), ends).all(axis=1)]
     per_output = level > 1
-    hits = {name: np.broadcast_to(found, (len(rows), len(weight))).any(axis=1) for name, found in site.classes(rows)}
+    hits: dict[str, Array] = {
+        name: np.asarray(np.broadcast_to(found, (len(rows), len(weight))).any(axis=1))
+        for name, found in site.classes(rows)
+    }
     extremes: dict[str, Array] = {}
     if per_output:
         up = site._attained(np.where(weight > 0, site.high, np.where(weight < 0, site.low, 0)))
@@ -234,7 +236,7 @@ def linear(part: IntGraph, node: Node, seed: int, level: int, most: int | None) 
         extremes = {"sum: largest of the output": up, "sum: least of the output": down}
     sets = _sets(hits, len(rows))
     offset = len(hits)
-    for name, values in extremes.items():
+    for values in extremes.values():
         for i, found in enumerate((site.sums(rows) == values).tolist()):
             sets[i] |= {offset + o for o, hit in enumerate(found) if hit}
         offset += len(values)
@@ -351,7 +353,7 @@ class Matmul:
         found.append([high if i < depth // 2 else low for i in range(depth)])
         found.append([high if i % 2 else low for i in range(depth)])
         for k in range(1, (high - low).bit_length()):
-            found.append([high >> k] * depth)
+            found += [[high >> k] * depth, [max(low, -(1 << k))] * depth]
         if self.ends.word is not None and not codes:
             found += [[high] * (depth - depth // 4) + [one] * (depth // 4)]
         return found + [seeded(depth, low, high, stream) for _ in range(8)]
@@ -361,12 +363,10 @@ class Matmul:
         sums = self.sums(a, b)
         yield from sum_classes(sums, self.ends)
         rows = {
-            what: (a == value).all(axis=2)[:, :, None]
-            for what, value in zip(("least", "largest"), self.a, strict=True)
+            what: (a == value).all(axis=2)[:, :, None] for what, value in zip(("least", "largest"), self.a, strict=True)
         }
         columns = {
-            what: (b == value).all(axis=1)[:, None, :]
-            for what, value in zip(("least", "largest"), self.b, strict=True)
+            what: (b == value).all(axis=1)[:, None, :] for what, value in zip(("least", "largest"), self.b, strict=True)
         }
         for one, left in rows.items():
             for two, right in columns.items():
@@ -406,7 +406,9 @@ class Matmul:
         if self.ends.word is None:
             return [], []
         k, (low, high) = self.shape[1], self.ends.word
-        row = [self.a[1] if not self.log2 else 0] * (k - min(k, 3)) + [LOG2_FRACTION_BITS if self.log2 else 1] * min(k, 3)
+        row = [self.a[1] if not self.log2 else 0] * (k - min(k, 3)) + [LOG2_FRACTION_BITS if self.log2 else 1] * min(
+            k, 3
+        )
         row = [min(max(v, self.a[0]), self.a[1]) for v in row]
         weight = self.weights(np.array(row)).tolist()
         columns = [reach(weight, *self.b, target) for target in (high, high + 1, low, low - 1)]
@@ -427,8 +429,9 @@ def matmul(part: IntGraph, node: Node, seed: int, level: int, most: int | None) 
     pairs = [pair for pair in site.pairs(stream, same) if _allowed(site.sums(*pair), ends).all()]
     left, right = (np.array([pair[i] for pair in pairs], np.int64).reshape(-1, *t.shape[-2:])
                    for i, t in enumerate((a, b)))  # fmt: skip
-    hits = {name: np.asarray(found).reshape(len(pairs), -1).any(axis=1)
-            for name, found in site.classes(left, right, same)} if pairs else {}  # fmt: skip
+    hits: dict[str, Array] = {}
+    for name, where_hit in site.classes(left, right, same) if pairs else ():
+        hits[name] = np.asarray(np.asarray(where_hit).reshape(len(pairs), -1).any(axis=1))
     chosen = cover(_sets(hits, len(pairs)), range(len(hits))) if pairs else []
     count = _count(len(chosen), places, level, most)
     images = [

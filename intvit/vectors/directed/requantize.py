@@ -1,4 +1,4 @@
-"""Directed stimuli of a requantization: ties, what lies beside them, clamps and ends, for the constants of each channel.
+"""Directed stimuli of a requantization: ties, what lies beside them, clamps and ends, for each channel's constants.
 
 Every class is solved for, not searched for: which operands round to a half is a congruence (`congruence`), where a
 clamp begins is a bisection, as nothing falls that should rise. What has no solution is proven unreachable.
@@ -194,10 +194,10 @@ class Site:
     addend: int
 
     def operands(self, x: Array, r: Array | None, group: Array) -> Operands:
-        second: tuple[Any, ...] = (None, None, None)
-        if len(self.m) == 2:
-            second = (r, self.m[1][group], self.e[1][group])
-        return Operands(x, self.m[0][group], self.e[0][group], *second, addend=self.addend).exact()
+        one = x, self.m[0][group], self.e[0][group]
+        if len(self.m) == 1:
+            return Operands(*one, addend=self.addend).exact()
+        return Operands(*one, r, self.m[1][group], self.e[1][group], self.addend).exact()
 
 
 def site_of(part: IntGraph, node: Node) -> Site:
@@ -330,7 +330,7 @@ def _lines(group: Group, term: Term, stream: Stream) -> list[tuple[Term, int | N
     if not group.together:
         return [(term, None)]
     assert group.other is not None
-    found = []
+    found: list[tuple[Term, int | None]] = []
     for one, two in ((group.x, group.other), (group.other, group.x)):
         for i in range(0 if one.values else CONTEXTS):
             fixed = _nearest(two, 0) if i == 0 else two.pick(*two.ends, stream)
@@ -494,15 +494,19 @@ def _clamps(group: Group, stream: Stream, same: bool) -> None:
                     gone = second.rounded(pick) + group.addend
                     _edges(group, term, (low - gone, high - gone), pick, same, swap=bool(term.name))
     if how.product_bits < WIDEST_PRODUCT:
-        most = 1 << (how.product_bits - 1)
-        for term in (x, other):
-            if term is not None and term.m and not term.values:
-                for limit in (most - 1, -most):
-                    for v in (limit // term.m - 1, limit // term.m, limit // term.m + 1, limit // term.m + 2):
-                        if term.low <= v <= term.high:
-                            second = None if other is None else _nearest(other if term is x else x, 0)
-                            pair = (v, v if same else second) if term is x else (second or 0, v)
-                            group.add(*pair)
+        _products(group, x, other, same)
+        if other is not None and not other.values and not same:
+            _products(group, other, x, same)
+
+
+def _products(group: Group, term: Term, other: Term | None, same: bool) -> None:
+    """Operands whose products lie at the ends of their word."""
+    most = 1 << (group.how.product_bits - 1)
+    rest = None if other is None else _nearest(other, 0)
+    for limit in (most - 1, -most) if term.m else ():
+        for x in range(limit // term.m - 1, limit // term.m + 3):
+            if term.low <= x <= term.high:
+                group.add(*((rest or 0, x) if term.name else (x, x if same else rest)))
 
 
 def _edges(group: Group, term: Term, ends: Pair, r: int | None, same: bool, swap: bool = False) -> None:
@@ -541,9 +545,7 @@ def _meetings(group: Group) -> None:
             sorted({p[i] for p in group.candidates if (p[i] * t.m) % (2 * h) == h}, key=abs)[:6]
             for i, (t, h) in enumerate(half)
         ]
-        pairs = [
-            (a, b) for a in ties[0] for b in ties[1] if low < group.x.rounded(a) + other.rounded(b) < high - 1
-        ]
+        pairs = [(a, b) for a in ties[0] for b in ties[1] if low < group.x.rounded(a) + other.rounded(b) < high - 1]
         if pairs:
             group.wanted["both terms tie"] = None
             for pair in pairs[:4]:
@@ -613,18 +615,19 @@ def _ends_hit(site: Site, at: Operands, same: bool) -> dict[str, Array]:
         for two, also in second.items():
             found[f"x = {one}, residual = {two}"] = (at.x == value) & (at.residual == also)
     for two, also in second.items():
-        found[f"residual = {two}"] = at.residual == also
+        found[f"residual = {two}"] = np.asarray(at.residual == also)
     return found
 
 
 def _otherwise(site: Site, at: Operands, trace: Trace) -> dict[str, Array]:
     """Where other constants, or one rounding of both terms, give something else."""
-    found = {}
+    found: dict[str, Array] = {}
     for term in ("", "residual_")[: len(site.m)]:
         for change in (1, -1):
             key = f"{term}m" if term else "m"
-            moved = dataclasses.replace(at, **{key: getattr(at, key) + change})
-            found[f"{term}m {'+' if change > 0 else '-'} 1 gives another result"] = (
+            changed: Any = {key: getattr(at, key) + change}
+            moved = dataclasses.replace(at, **changed)
+            found[f"{term}m {'+' if change > 0 else '-'} 1 gives another result"] = np.asarray(
                 words.run(moved, site.how, site.bits).y != trace.y
             )
     if len(site.m) == 2 and site.how.residual == "each":

@@ -30,12 +30,16 @@ from intvit.vectors.directed.stream import Stream
 
 BUDGET = 480_000
 """Intermediates of all seeded candidates of a site; those of more than 62 bits count for more."""
+PAIRED = 240
+"""Candidates whose pairs of classes are compared."""
 SHOWN = 100_000
 """Intermediates of all rows in which a fault is looked for."""
 LEAST, MOST = 150, 1200
 """Seeded candidates of a site."""
 SPAN = 40
 """An intermediate that takes at most so many values has a class for each."""
+SMALL = 4
+"""Quotients of ties that are classes of their own."""
 MOST_BITS = 130
 MOST_SPAN = 512
 """Codes of an activation all of whose pairs are tried for a proven end that no candidate hits."""
@@ -201,6 +205,8 @@ def _see_division(seen: Seen, step: Division, n: int) -> None:
             sign = "positive" if numerator > 0 else "negative"
             if step.even:
                 seen.hit(f"{name}: tie, {'odd' if below & 1 else 'even'} quotient, {sign}", element)
+                if 0 <= below < SMALL:
+                    seen.hit(f"{name}: tie between {below} and {below + 1}", element)
             else:
                 seen.hit(f"{name}: remainder half", element)
             continue
@@ -247,8 +253,10 @@ def _see_row(seen: Seen, site: Site, candidate: Candidate) -> None:
     mask = site.masks[candidate.mask]
     if mask is not None:
         seen.hit("mask: whole row" if all(mask) else "mask: part of the row", None)
-        if not all(mask) and most not in [x for x, h in zip(row, mask, strict=True) if not h]:
-            seen.hit("mask: largest element masked", None)
+        if not all(mask):
+            past = most - max(x for x, h in zip(row, mask, strict=True) if not h)
+            if past:
+                seen.hit(f"mask: largest element masked, by {past.bit_length()} bits", None)
     elif len(site.masks) > 1:
         seen.hit("mask: none", None)
 
@@ -294,10 +302,10 @@ def _exact_sums(site: Site, stream: Stream) -> Iterator[Row]:
 
     The largest and seeded elements, and three that a table of pairs finds. Nothing where no intermediate is the sum.
     """
-    if site.n < 5 or site.high - site.low > MOST_SPAN:
+    if site.n < 5:
         return
     known: dict[int, int] = {}
-    for x in range(site.low, site.high + 1):
+    for x in range(site.high, site.low - 1, -max(1, (site.high - site.low) // MOST_SPAN)):
         taps = site.taps([site.high, x], 0)
         values = taps.get("exp16", taps.get("exp"))
         if "sum" not in taps or not values or len(values) != 2 or sum(v or 0 for v in values) != taps["sum"][0]:
@@ -391,7 +399,9 @@ def faults(site: Site, names: Iterable[str]) -> Iterator[Fault]:
                 yield from (Fault(name, 1, end), Fault(name, -1, end))
 
 
-def _shown(site: Site, chosen: list[Candidate], others: Sequence[Candidate]) -> tuple[dict[str, Candidate], list[Class]]:
+def _shown(
+    site: Site, chosen: list[Candidate], others: Sequence[Candidate]
+) -> tuple[dict[str, Candidate], list[Class]]:
     """For every fault a row that shows it, of the chosen ones if one does, else one that joins them.
 
     Of a clamp only those that some row meets are classes.
@@ -513,7 +523,9 @@ def _decided(site: Site, goals: Mapping[str, Goal]) -> Iterator[tuple[str, str, 
                 else:
                     yield key, OPEN, f"no candidate ties; not decided: {why or 'it depends on the whole row'}"
     for name, interval, limits, acts, _ in site.facts.clamps:
-        if acts == NEVER:
+        if acts == NEVER and name.endswith(" wraps"):
+            yield name, UNREACHABLE, f"proven: {interval.low}..{interval.high} fits the word (intvit prove)"
+        elif acts == NEVER:
             for side, never in (("below", interval.low >= limits.low), ("above", interval.high <= limits.high)):
                 key = f"{name} clamp {side}: first past"
                 if never and key not in goals and f"{name} clamp {side}: last inside" in goals:
@@ -558,7 +570,8 @@ def directed(part: IntGraph, node: Node, seed: int, level: int, most: int | None
     shown, unseen = _shown(site, chosen, [*_clamped(site, stream), *candidates[:: max(1, len(candidates) // 200)]])
     others += unseen
     if level > 1:
-        chosen += [candidates[i] for i in _pairs(sets, len(site.rows[0]) * 4)]
+        step = max(1, len(sets) // PAIRED)
+        chosen += [candidates[step * i] for i in _pairs(sets[::step], len(site.rows[0]) * 4)]
     images = _laid(site, chosen, level, most, stream)
     return _covered(part, site, goals, others, shown, images, seed, level)
 
@@ -600,8 +613,21 @@ def _laid(site: Site, chosen: Sequence[Candidate], level: int, most: int | None,
     for image in range(count):
         for place in range(rows):
             if (image, place) not in filled:
-                images[image, place] = seeded(site.n, site.low, site.high, stream)
+                images[image, place] = _filling(site, chosen, stream)
     return images
+
+
+def _filling(site: Site, chosen: Sequence[Candidate], stream: Stream) -> Row:
+    """A seeded row, or one of those that were chosen, turned round or cut short by its own least element."""
+    kind = stream.below(4)
+    if kind == 0 or not chosen:
+        return seeded(site.n, site.low, site.high, stream)
+    row = chosen[stream.below(len(chosen))].row
+    at = stream.below(site.n)
+    turned = [*row[at:], *row[:at]] if kind < 3 else row[::-1]
+    if kind == 2:
+        turned[stream.below(site.n)] = stream.within(site.low, site.high)
+    return turned
 
 
 def _covered(part: IntGraph, site: Site, goals: Sequence[Goal], others: Sequence[Class],
@@ -639,9 +665,7 @@ def _covered(part: IntGraph, site: Site, goals: Sequence[Goal], others: Sequence
     return Directed({site.node.inputs[0]: stored(turned, x)}, coverage)
 
 
-def _of_faults(
-    site: Site, shown: Mapping[str, Candidate], images: Array, of_row: Mapping[int, int]
-) -> Iterator[Class]:
+def _of_faults(site: Site, shown: Mapping[str, Candidate], images: Array, of_row: Mapping[int, int]) -> Iterator[Class]:
     """Where the rows that show faults lie; each is tried once more there."""
     places: dict[tuple[int, tuple[int, ...]], tuple[int, int]] = {}
     for image in range(len(images)):

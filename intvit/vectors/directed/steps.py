@@ -177,7 +177,7 @@ def _constant_ties(p: Any, low: int, high: int) -> bool:
 TIES: Mapping[tuple[str, str], tuple[str, Callable[[Any, int, int], bool]]] = {
     ("layernorm.fqvit.v1", "beta_term"): ("shift", _constant_ties),
 }
-"""Method id and a rounding of its constants -> the intermediate on whose interval it depends, and whether it can tie."""
+"""Method id and a rounding of its constants -> the intermediate on whose interval it depends; whether it can tie."""
 STEPS: Mapping[str, Callable[[Row, Taps, Any], Steps]] = {
     "mean": _mean,
     "softmax.ivit.v1": _softmax_ivit,

@@ -69,9 +69,20 @@ class Operands:
             for x, m, e in terms
         )
         kind = np.int64 if fits else object
-        return Operands(*(None if a is None else a.astype(kind) for a in (
-            self.x, self.m, self.e, self.residual, self.residual_m, self.residual_e)), addend=self.addend,
-        )  # type: ignore[arg-type]  # fmt: skip
+
+        def typed(values: Array | None) -> Array | None:
+            return None if values is None else values.astype(kind)
+
+        first = [self.x.astype(kind), self.m.astype(kind), self.e.astype(kind)]
+        return Operands(
+            first[0],
+            first[1],
+            first[2],
+            typed(self.residual),
+            typed(self.residual_m),
+            typed(self.residual_e),
+            self.addend,
+        )
 
 
 def _least(values: Array) -> int:
