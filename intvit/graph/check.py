@@ -8,12 +8,13 @@ What holds of one kind of operator stands with it, in `operators`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.graph import operators
-from intvit.graph.ir import MOST_AXES, MOST_ELEMENTS, IntGraph, Node, Tensor
+from intvit.graph.ir import MOST_AXES, MOST_ELEMENTS, Graph, IntGraph, Node, Tensor
 
 MOST_FACTOR = 8
 
@@ -52,6 +53,12 @@ def check_part(graph: IntGraph) -> None:
             raise IntvitError(f"graph: tensor {name!r} must be computed")
     if not graph.outputs:
         raise IntvitError("graph: outputs must be at least one")
+
+
+def check_operator(node: Node, inputs: Sequence[Tensor], output: Tensor) -> None:
+    """One operator by itself: raise IntvitError if it is not well formed."""
+    tensors = {tensor.name: tensor for tensor in (*inputs, output)}
+    check_part(Graph(tuple(dict.fromkeys(tensor.name for tensor in inputs)), (output.name,), (node,), tensors))
 
 
 def _check_node(node: Node, inputs: list[Tensor], output: Tensor) -> None:
