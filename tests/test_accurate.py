@@ -39,11 +39,11 @@ def test_golden_vectors_of_scales_per_channel_and_zero_points(graph, vit, tmp_pa
     assert found.n_cases >= 7
     assert not found.mismatches
     index = json.loads((tmp_path / "v" / "index.json").read_text())
-    assert len(index["cases"]) == found.n_cases
-    texts = [path.read_text() for path in sorted((tmp_path / "v").rglob("case.json"))]
-    signals = [s for text in texts for s in json.loads(text)["signals"]]
-    assert any(s.get("zero_point") for s in signals)
-    assert any(isinstance(s.get("scale"), list) and s["tensor"].endswith(".quant") for s in signals)
+    assert len(index["parts"]) == found.n_cases
+    texts = [path.read_text() for path in sorted((tmp_path / "v").rglob("part.json"))]
+    tensors = [item for text in texts for item in json.loads(text)["tensors"].items()]
+    assert any(tensor.get("zero_point") for _, tensor in tensors)
+    assert any(isinstance(tensor["scale"], list) and name.endswith(".quant") for name, tensor in tensors)
 
 
 def test_a_trace_reads_back_with_zero_points_and_scales_per_channel(graph, vit, tmp_path):

@@ -328,7 +328,7 @@ def test_golden_vectors_hold_their_numerics(vit, cli, tmp_path):
     status, _, err = cli(*arguments, "-o", tmp_path / "v")
     assert status == 0, err
     assert cli("golden", "check", tmp_path / "v")[0] == 0
-    texts = {path: path.read_text() for path in (tmp_path / "v").rglob("case.json")}
+    texts = {path: path.read_text() for path in (tmp_path / "v").rglob("part.json")}
     assert any("double_rounding" in text for text in texts.values())
 
 

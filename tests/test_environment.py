@@ -162,7 +162,7 @@ def test_lower_bounds_are_exact_versions():
     text = subprocess.run([sys.executable, ROOT / "tools/lowest.py"], capture_output=True, text=True, check=True).stdout
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    promised = [*project["dependencies"], *extras["test"], *extras["search"], *extras["distributed"]]
+    promised = [*project["dependencies"], *extras["test"], *extras["rtl"], *extras["search"], *extras["distributed"]]
     assert text.splitlines() == [item.replace(">=", "==") for item in promised]
 
 
