@@ -390,7 +390,7 @@ def _(s: Subject, rng: random.Random) -> Injected:
     return cut(sums, 16).reshape(s.right.shape), means("overflow", "width", text="saturate")
 
 
-@kind("operand taken without a sign", PRODUCTS)
+@kind("operand taken without a sign", lambda s: PRODUCTS(s) and s.graph.tensors[s.node.inputs[0]].dtype.bits == 8)
 def _(s: Subject, rng: random.Random) -> Injected:
     if s.node.op == "matmul" and rng.random() < 0.5:
         return product(s, w=s.own[1].astype(np.int64) & 0xFF), means("unsigned", step="input1")

@@ -427,3 +427,26 @@ def test_results_are_values(cases):
     result = compare(cases, dump_of(cases)).results[0]
     with pytest.raises(dataclasses.FrozenInstanceError):
         result.status = ROOT
+
+
+def test_codes_for_which_a_site_is_not_defined_are_no_bad_input():
+    """A device may give a log2 softmax codes that there are not: that is its fault, and a difference."""
+    one = np.asarray(0.1)
+    tensors = {
+        "q": Tensor("q", (3, 4), IntType(8), one, "log2", 15),
+        "p": Tensor("p", (3, 4), IntType(8), one, "log2", 15),
+        "v": Tensor("v", (4, 5), IntType(8), one),
+        "y": Tensor("y", (3, 5), IntType(32), one),
+    }
+    first = Graph(("q",), ("p",), (Node("reshape", "move", ("q",), "p", {"shape": [3, 4]}),), tensors)
+    second = Graph(("p", "v"), ("y",), (Node("log2_matmul", "mix", ("p", "v"), "y"),), tensors)
+    rng = np.random.default_rng(0)
+    p, v = rng.integers(-1, 16, (1, 3, 4)), rng.integers(-128, 128, (1, 4, 5))
+    y = run(second, {"p": p, "v": v})["y"]
+    cases = [
+        Held("move", first, {0: {"q": p[0]}}, {0: {"p": p[0]}}),
+        Held("mix", second, {0: {"p": p[0], "v": v[0]}}, {0: {"y": y[0]}}),
+    ]
+    made = {("move", 0, "output"): -p[0] - 2, ("mix", 0, "output"): y[0] + 1}
+    report = compare(cases, Archive(Path("d"), made))
+    assert statuses(report) == {"move": ROOT, "mix": ROOT}

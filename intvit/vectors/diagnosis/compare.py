@@ -20,6 +20,8 @@ from intvit.vectors.diagnosis.dump import Dump, Dumped, Key, Place, key_of
 from intvit.vectors.diagnosis.problem import Problem, Stage, computed
 from intvit.vectors.part import run
 
+NEAR = 40
+"""Tensors before and behind a root that may have been given in its place."""
 MISLED = "its inputs differ from golden too: if the bench gave each site golden stimuli, compare with --isolated"
 EQUAL, ROOT, PROPAGATED, MISSING, EXTRA = "equal", "root", "propagated", "missing", "extra"
 MOST_EXPLAINED = 16
@@ -107,6 +109,8 @@ class _Tensor:
     own: Array | None = None
     right: Array | None = None
     output: bool = False
+    undefined: bool = False
+    """Whether the operator is not defined for the device's inputs; then golden is what is right."""
 
 
 def compare(
@@ -308,7 +312,9 @@ def _follow(tensor: _Tensor, wanted: tuple[int, ...]) -> None:
         elif tensor.node.op in LAYOUT_OPS:
             tensor.right = np.asarray(_moved(tensor, given))
         else:
-            tensor.right = computed(_stage(tensor), given)
+            made = computed(_stage(tensor), given)
+            tensor.undefined = made is None
+            tensor.right = tensor.golden if made is None else made
     own = np.array(tensor.right, np.int64)
     for b, image in enumerate(_rows(tensor, wanted)):
         if image in tensor.dumped:
@@ -415,6 +421,8 @@ def _notes(tensor: _Tensor, by_image: Mapping[int, str], unknown: int, isolated:
             notes.append(
                 f"input {source.tensor.name} was not dumped, and is computed from the device's tensors before it"
             )
+    if tensor.undefined:
+        notes.append("golden is expected, as the operator is not defined for what the device read")
     gone = [image for image, status in by_image.items() if status == MISSING]
     if gone:
         notes.append(f"not dumped on image {_list(gone)}")
@@ -475,7 +483,7 @@ def _neighbours(
     found = {s.tensor.name: np.asarray(s.own if s.own is not None else s.golden, np.int64)[at]
              for s in tensor.made_from}  # fmt: skip
     position = tensors.index(tensor)
-    for other in tensors[max(0, position - 12) : position + 12]:
+    for other in tensors[max(0, position - NEAR) : position + NEAR]:
         alike = other is not tensor and other.node is not None and other.tensor.shape == tensor.tensor.shape
         if alike and _rows(other, wanted) == _rows(tensor, wanted):
             found.setdefault(other.tensor.name, np.asarray(other.golden, np.int64)[at])

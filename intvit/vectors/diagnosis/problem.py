@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -114,11 +115,18 @@ def fits(tensor: Tensor, values: Array) -> bool:
     return max(tensor.dtype.min, -most) <= int(values.min()) and int(values.max()) <= min(tensor.dtype.max, most)
 
 
-def computed(stage: Stage, values: Sequence[Array]) -> Array:
-    """What a node gives by right: by the engine's kernel, or unbounded where the device's inputs leave their bounds."""
+def computed(stage: Stage, values: Sequence[Array]) -> Array | None:
+    """What a node gives by right: by the engine's kernel, or unbounded where the device's inputs leave their bounds.
+
+    None for inputs that the operator is not defined for.
+    """
     if all(fits(t, v) for t, v in zip(stage.inputs, values, strict=True)):
-        return stage.by_kernel(values)
-    return stage.whole(values)
+        with suppress(IntvitError):  # of what a type does not say, as the codes of a log2 softmax
+            return stage.by_kernel(values)
+    try:
+        return stage.whole(values)
+    except (IntvitError, ArithmeticError, ValueError):
+        return None
 
 
 @dataclass(eq=False)

@@ -94,7 +94,7 @@ def _words(problem: Problem, name: str, note: Note) -> Iterator[tuple[str, str, 
                 penalty = min(needs - bits, 9) // 2 + (not is_signed)
                 yield "width", word, Fault(how, name, (bits, is_signed)), penalty
     if name == "accumulator" and problem.stage.node.op in ("linear", "matmul"):
-        for bits in [*range(signed - 1, max(signed - 5, 2), -1), *(b for b in STANDARD if b < signed - 5)]:
+        for bits in [*range(signed + 1, max(signed - 5, 2), -1), *(b for b in STANDARD if b < signed - 5)]:
             yield "width", f"saturates at s{bits} after every addition", Fault("saturate each", "sum", bits), 1
     if low < 0 and not output:
         for bits in dict.fromkeys((signed, *(b for b in (8, 16, 32) if b > signed))):
