@@ -1373,8 +1373,8 @@ def golden_bench(
     """
     from intvit.vectors.bench import Job, read_top
     from intvit.vectors.bench import bench as replay
-    from intvit.vectors.bench.cases import read_cases
     from intvit.vectors.bench.simulate import BENCHES
+    from intvit.vectors.cases import read_cases
 
     module = read_top(top)
     jobs = [Job(each, module, word) for each in read_cases(folder, case or ())]
@@ -1415,13 +1415,13 @@ def golden_compare(
     Example: intvit golden compare vectors dump --layout device.toml
     """
     from intvit.graph.store import load
+    from intvit.vectors.cases import read_cases
     from intvit.vectors.diagnosis import report as reports
-    from intvit.vectors.diagnosis.cases import cases_of
     from intvit.vectors.diagnosis.compare import compare
     from intvit.vectors.diagnosis.dump import open_dump
     from intvit.vectors.layouts.layout import read_layouts
 
-    known = cases_of(cases)
+    known = read_cases(cases)
     layouts = known[0].layouts if layout is None else read_layouts(layout)
     with progress("compare") as advance:
         found = compare(known, open_dump(dump, layouts), graph=None if graph is None else load(graph), images=image,

@@ -36,7 +36,7 @@ from intvit.graph.parameters import method_params, node_method
 from intvit.kernels import registry
 from intvit.lowering.recipe import build_recipe
 from intvit.spec import gelu, layernorm, softmax
-from intvit.vectors.diagnosis.cases import cases_from
+from intvit.vectors.cases import cases_from
 from intvit.vectors.diagnosis.compare import EQUAL, compare
 from intvit.vectors.diagnosis.dump import Archive
 from intvit.vectors.diagnosis.kinds import Cause

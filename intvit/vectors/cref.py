@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from intvit.errors import IntvitError, reason, shortened
 from intvit.files import safe_key, safe_name, writing
 from intvit.graph.inttypes import IntType
 from intvit.graph.ir import LAYOUT_OPS, Array, IntGraph, Node
+from intvit.vectors.cases import Case
 from intvit.vectors.memh import format_memh
 from intvit.vectors.part import parameters
 
@@ -34,18 +35,6 @@ AT_ONCE = 100
 """Cases of one run of the program."""
 DIFFERENT, REFUSED, UNDEFINED = 1, 2, 3
 """Exit statuses of the program, and what the sanitizer is told to exit with."""
-
-
-class Case(Protocol):
-    """A part of an integer graph, stimuli and expected tensors (*shape) of some images."""
-
-    name: str
-    part: IntGraph
-    images: tuple[int, ...]
-
-    def stimuli(self, image: int) -> Mapping[str, Array]: ...
-
-    def expected(self, image: int) -> Mapping[str, Array]: ...
 
 
 # ------------------------------------------------------------------------------------------- the program

@@ -11,8 +11,8 @@ from intvit.graph.ir import Graph, Node, Tensor
 from intvit.lowering.recipe import build_recipe
 from intvit.vectors import part as parts
 from intvit.vectors.bench import Job, read_top
-from intvit.vectors.bench.cases import Vectors, computed, first_rows
 from intvit.vectors.bundle import declared_type
+from intvit.vectors.cases import Vectors, computed
 
 RTL = Path(__file__).resolve().parents[2] / "golden" / "rtl"
 SITES = ("norm1", "norm1.quant", "attn.qkv", "attn.softmax", "attn.matmul_av", "add1", "mlp.act")
@@ -46,6 +46,31 @@ def real(vit, block, prefix, sites=SITES, rows=ROWS, **recipe):
             part, stimuli = first_rows(part, stimuli, rows)
         cases.append(computed(f"{prefix}.{site}", part, stimuli))
     return cases
+
+
+def first_rows(part, stimuli, rows):
+    """A part of one node that works on rows (its last axis), and its stimuli, cut to the first `rows` rows.
+
+    Constants that differ by row are cut with them.
+    """
+    (node,) = part.nodes
+
+    def cut(array, shape):
+        return np.ascontiguousarray(array.reshape(-1, shape[-1])[:rows])
+
+    arrays = dict(node.arrays)
+    shape = part.tensors[node.output].shape
+    for key in {"residual", "mask"} & set(arrays):
+        if arrays[key].size > shape[-1]:
+            arrays[key] = cut(np.broadcast_to(arrays[key], shape), shape)
+    given = {
+        name: np.stack([cut(image, part.tensors[name].shape) for image in array]) for name, array in stimuli.items()
+    }
+    (kept,) = {array.shape[1] for array in given.values()}
+    tensors = {
+        name: dataclasses.replace(tensor, shape=(kept, tensor.shape[-1])) for name, tensor in part.tensors.items()
+    }
+    return Graph(part.inputs, part.outputs, (dataclasses.replace(node, arrays=arrays),), tensors, part.metadata), given
 
 
 def first_head(part, stimuli, rows):

@@ -6,8 +6,8 @@ from fault_injection import KINDS, Kind, Subject, bench, draw, judge, near, outc
 
 from intvit.engine import Engine, quantize_images
 from intvit.graph.ir import LAYOUT_OPS
+from intvit.vectors.cases import cases_from
 from intvit.vectors.diagnosis import arith
-from intvit.vectors.diagnosis.cases import cases_from
 from intvit.vectors.diagnosis.compare import EQUAL, ROOT
 from intvit.vectors.diagnosis.datapath import MODELS, Fault
 from intvit.vectors.diagnosis.kinds import KINDS as CAUSES

@@ -12,8 +12,8 @@ from intvit.errors import IntvitError
 from intvit.files import safe_name
 from intvit.graph.inttypes import IntType
 from intvit.graph.ir import Graph, Node, Tensor
+from intvit.vectors.cases import Vectors, cases_from, read_cases
 from intvit.vectors.diagnosis import report as reports
-from intvit.vectors.diagnosis.cases import Held, cases_from, cases_of
 from intvit.vectors.diagnosis.compare import EQUAL, EXTRA, MISSING, PROPAGATED, ROOT, compare
 from intvit.vectors.diagnosis.dump import Archive, Place, parse_word
 from intvit.vectors.export import export
@@ -161,8 +161,7 @@ def test_a_case_of_several_sites(graph):
     """Only its output is dumped, or what is inside as well."""
     values = values_of(graph)
     part = part_of(graph, ["a", "b", "c"])
-    given = {i: {"x": values["x"][n]} for n, i in enumerate(IMAGES)}
-    case = Held("many", part, given, {i: {"c": values["c"][n]} for n, i in enumerate(IMAGES)})
+    case = Vectors("many", part, IMAGES, {"x": values["x"]}, {"c": values["c"]})
     right = {("many", i, "output"): values["c"][n] for n, i in enumerate(IMAGES)}
     assert statuses(compare([case], Archive(Path("d"), right))) == {"a": MISSING, "b": MISSING, "c": EQUAL}
     wrong = {key: np.minimum(v, 20) for key, v in right.items()}
@@ -302,7 +301,7 @@ def archive(cases, change=lambda name, i, v: v):
 
 
 def test_the_command(bundle, cli, tmp_path):
-    cases = cases_of(bundle)
+    cases = read_cases(bundle)
     np.savez(tmp_path / "right.npz", **archive(cases))
     status, out, _ = cli("golden", "compare", bundle, tmp_path / "right.npz")
     assert (status, out.splitlines()[0]) == (0, f"{len(cases)} sites equal")
@@ -324,7 +323,7 @@ def test_the_command(bundle, cli, tmp_path):
 
 def test_a_folder_of_hex_files(bundle, cli, tmp_path):
     """The hex files of the bundle itself are a right dump; one with unknown words, one with a wrong one."""
-    for case in cases_of(bundle):
+    for case in read_cases(bundle):
         for i in case.images:
             folder = tmp_path / "d" / safe_name(case.name) / f"image{i}"
             folder.mkdir(parents=True)
@@ -355,7 +354,7 @@ def test_a_folder_of_hex_files(bundle, cli, tmp_path):
 @pytest.mark.parametrize("what", ["empty", "text", "pickle", "cut", "object", "name", "link", "nothing"])
 def test_files_that_are_no_dump(bundle, cli, tmp_path, what):
     path = tmp_path / "dump.npz"
-    good = archive(cases_of(bundle))
+    good = archive(read_cases(bundle))
     if what in ("cut", "object", "name"):
         key = next(iter(good))
         if what == "object":
@@ -382,7 +381,7 @@ def test_files_that_are_no_dump(bundle, cli, tmp_path, what):
 def test_a_changed_bundle_is_refused(bundle, cli, tmp_path):
     import shutil
 
-    np.savez(tmp_path / "d.npz", **archive(cases_of(bundle)))
+    np.savez(tmp_path / "d.npz", **archive(read_cases(bundle)))
     shutil.copytree(bundle, tmp_path / "v")
     path = tmp_path / "v" / "blocks.0.attn.qkv" / "image0" / "output.hex"
     data = bytearray(path.read_bytes())
@@ -418,7 +417,7 @@ def test_images_can_be_chosen(cases):
 def test_a_wrong_case_is_refused(graph):
     values = values_of(graph)
     part = part_of(graph, ["a", "b", "c"])
-    case = Held("many", part, {3: {"x": values["x"][0]}}, {3: {"c": values["c"][0] * 0}})
+    case = Vectors("many", part, (3,), {"x": values["x"][:1]}, {"c": values["c"][:1] * 0})
     with pytest.raises(IntvitError, match="must be what its stimuli give"):
         compare([case], Archive(Path("d"), {("many", 3, "output"): values["c"][0]}))
 
@@ -444,8 +443,8 @@ def test_codes_for_which_a_site_is_not_defined_are_no_bad_input():
     p, v = rng.integers(-1, 16, (1, 3, 4)), rng.integers(-128, 128, (1, 4, 5))
     y = run(second, {"p": p, "v": v})["y"]
     cases = [
-        Held("move", first, {0: {"q": p[0]}}, {0: {"p": p[0]}}),
-        Held("mix", second, {0: {"p": p[0], "v": v[0]}}, {0: {"y": y[0]}}),
+        Vectors("move", first, (0,), {"q": p}, {"p": p}),
+        Vectors("mix", second, (0,), {"p": p, "v": v}, {"y": y}),
     ]
     made = {("move", 0, "output"): -p[0] - 2, ("mix", 0, "output"): y[0] + 1}
     report = compare(cases, Archive(Path("d"), made))

@@ -17,9 +17,9 @@ from intvit.errors import IntvitError
 from intvit.files import writing
 from intvit.graph.inttypes import IntType
 from intvit.graph.ir import Array
-from intvit.vectors.bench.cases import Case
 from intvit.vectors.bench.constants import Constant, Memory, Stream, constants, identifier, memories, printable, streams
 from intvit.vectors.bench.top import Top
+from intvit.vectors.cases import Case
 from intvit.vectors.memh import format_memh
 
 DATA = Path(__file__).resolve().parent / "data"

@@ -13,8 +13,8 @@ from intvit.errors import IntvitError
 from intvit.files import safe_name
 from intvit.graph.inttypes import IntType
 from intvit.graph.ir import LAYOUT_OPS, Array, IntGraph, Node, Tensor
+from intvit.vectors.cases import Case
 from intvit.vectors.compare import word
-from intvit.vectors.diagnosis.cases import Case
 from intvit.vectors.diagnosis.causes import Explained, explain
 from intvit.vectors.diagnosis.dump import Dump, Dumped, Key, Place, key_of
 from intvit.vectors.diagnosis.problem import Problem, Stage, computed
