@@ -8,7 +8,7 @@ import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.vectors.layouts.memory import Bank
-from intvit.vectors.layouts.text import AT_ONCE, BINARY, HEX, blanked, encode, line_of, lines, parse, shown
+from intvit.vectors.layouts.text import AT_ONCE, BINARY, HEX, blanked, encode, joined, line_of, lines, parse, shown
 
 MOST_EXPANDED = 1 << 26
 """Words that the ranges of a MIF file stand for."""
@@ -18,7 +18,7 @@ def write_coe(bank: Bank, word_bits: int, header: str) -> bytes:
     """The words one after another; the bank must have no gaps."""
     first = f"; {header}\n" if header else ""
     first += "memory_initialization_radix=16;\nmemory_initialization_vector=\n"
-    body = b"".join(lines(bank.words, word_bits, HEX, None, b",\n"))
+    body = joined(lines(bank.words, word_bits, HEX, None, b",\n"))
     return first.encode("ascii") + body[:-2] + b";\n"
 
 

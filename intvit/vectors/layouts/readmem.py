@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.vectors.layouts.memory import Bank
-from intvit.vectors.layouts.text import AT_ONCE, HEX, LF, Radix, blanked, encode, line_of, lines, parse, runs
+from intvit.vectors.layouts.text import AT_ONCE, HEX, LF, Radix, blanked, encode, joined, line_of, lines, parse, runs
 
 COMMENT = re.compile(rb"//[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 ADDRESS_DIGITS = 8
@@ -16,28 +17,32 @@ ADDRESS_DIGITS = 8
 
 def write(bank: Bank, word_bits: int, header: str, radix: Radix) -> bytes:
     """The bank with an `@` wherever words do not follow one another, and at the start unless that is 0."""
-    pieces = [f"// {header}\n".encode("ascii")] if header else []
+    return joined(_pieces(bank, word_bits, header, radix))
+
+
+def _pieces(bank: Bank, word_bits: int, header: str, radix: Radix) -> Iterator[bytes]:
+    if header:
+        yield f"// {header}\n".encode("ascii")
     bounds = runs(bank.addresses)
     n_runs = len(bounds) - 1
     lengths = np.diff(bounds)
     if n_runs > 1 and (lengths == lengths[0]).all():
-        return b"".join([*pieces, *_equal_runs(bank, int(lengths[0]), word_bits, radix)])
+        yield from _equal_runs(bank, int(lengths[0]), word_bits, radix)
+        return
     for i in range(n_runs):
         part, first = slice(bounds[i], bounds[i + 1]), int(bank.addresses[int(bounds[i])])
         if first:
-            pieces.append(b"@%0*x\n" % (ADDRESS_DIGITS, first))
-        pieces += lines(bank.words[part], word_bits, radix, None if bank.unknown is None else bank.unknown[part])
-    return b"".join(pieces)
+            yield b"@%0*x\n" % (ADDRESS_DIGITS, first)
+        yield from lines(bank.words[part], word_bits, radix, None if bank.unknown is None else bank.unknown[part])
 
 
-def _equal_runs(bank: Bank, length: int, word_bits: int, radix: Radix) -> list[bytes]:
+def _equal_runs(bank: Bank, length: int, word_bits: int, radix: Radix) -> Iterator[bytes]:
     """Runs of equal length, each an address and its words."""
     addresses = np.asarray(bank.addresses, np.int64)[::length]
     n_address = max(ADDRESS_DIGITS, len(f"{int(addresses.max()):x}"))
     n_digits = radix.digits(word_bits)
     block = n_address + 2 + length * (n_digits + 1)
     count = max(1, AT_ONCE // block)
-    pieces = []
     for i in range(0, len(addresses), count):
         part, rows = addresses[i : i + count], slice(i * length, (i + count) * length)
         text = np.full((len(part), block), LF, np.uint8)
@@ -47,8 +52,7 @@ def _equal_runs(bank: Bank, length: int, word_bits: int, radix: Radix) -> list[b
         text[:, n_address + 2 :].reshape(len(part), length, n_digits + 1)[:, :, :n_digits] = digits.reshape(
             len(part), length, n_digits
         )
-        pieces.append(text.tobytes())
-    return pieces
+        yield text.tobytes()
 
 
 def read(data: bytes, word_bits: int, radix: Radix, where: object) -> Bank:

@@ -7,8 +7,9 @@ A word is (bytes) u8, lowest byte first. Texts are read as Verilog's `$readmemh`
 from __future__ import annotations
 
 import binascii
+import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,22 +71,28 @@ def _reversed(words: Array) -> Array:
     return np.ascontiguousarray(words[:, ::-1])
 
 
-def lines(words: Array, word_bits: int, radix: Radix, unknown: Array | None, end: bytes = b"\n") -> list[bytes]:
+def lines(words: Array, word_bits: int, radix: Radix, unknown: Array | None, end: bytes = b"\n") -> Iterator[bytes]:
     """Each word and `end`."""
-    pieces = []
     n_digits = radix.digits(word_bits)
     count = max(1, AT_ONCE // (n_digits + len(end)))
     whole = radix is HEX and n_digits == 2 * words.shape[1] and len(end) == 1 and unknown is None
     for i in range(0, len(words), count):
         part = words[i : i + count]
         if whole:
-            pieces += [_reversed(part).tobytes().hex(end.decode("ascii"), part.shape[1]).encode("ascii"), end]
+            yield binascii.hexlify(_reversed(part).data, end, part.shape[1])
+            yield end
             continue
         text = np.empty((len(part), n_digits + len(end)), np.uint8)
         text[:, :n_digits] = encode(part, word_bits, radix, None if unknown is None else unknown[i : i + count])
         text[:, n_digits:] = np.frombuffer(end, np.uint8)
-        pieces.append(text.tobytes())
-    return pieces
+        yield text.tobytes()
+
+
+def joined(pieces: Iterable[bytes]) -> bytes:
+    """What `b"".join` gives, with one piece in memory beside it."""
+    text = io.BytesIO()
+    text.writelines(pieces)
+    return text.getvalue()
 
 
 def runs(addresses: Addresses, step: int = 1) -> Array:
