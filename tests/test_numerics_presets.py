@@ -5,6 +5,7 @@ from functools import lru_cache
 from types import SimpleNamespace
 
 import numpy as np
+import preset_owners
 import preset_vectors as vectors
 import pytest
 
@@ -41,6 +42,12 @@ def test_every_preset_has_an_owner_and_a_million_values():
     assert set(counted) == set(vectors.OWNERS) == set(PRESETS)
     assert [(preset, name) for preset, found in GOLDEN.items() for name in found["cases"]] == sorted(CASES)
     assert min(counted.values()) >= 10**6
+
+
+def test_every_owner_that_is_not_on_pypi_has_what_runs_it():
+    for preset in set(vectors.OWNERS) - {"hawq", "tosa_single", "tosa_double"}:
+        assert preset.removesuffix("_single").removesuffix("_double") in preset_owners.RUN
+    assert {path.suffix for path in preset_owners.OWN.rglob("*") if path.is_file()} == {".c", ".cc", ".h", ".sv"}
 
 
 def test_inputs_are_those_that_the_owner_got(made):

@@ -6,8 +6,8 @@
     python tools/preset_vectors.py hawq FOLDER       run I-BERT's FixedPointMul on its cases (PyPI: transformers, torch)
     python tools/preset_vectors.py collect FOLDER    digests and samples of all outputs, FOLDER/PRESET.CASE.npy
 
-The other owners' code is C, C++ and SystemVerilog. None of it is here, nor what builds it: `OWNERS` says which
-function of which version gets what; run it on the inputs and save int64 outputs of the shape of `x`.
+The other owners' code is C, C++ and SystemVerilog: tools/preset_owners.py builds and runs it from checkouts of the
+versions that `OWNERS` names. Outputs are int64 of the shape of `x`.
 tests/test_numerics_presets.py makes the inputs anew and compares.
 """
 
