@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from intvit.errors import IntvitError, reason
+from intvit.errors import IntvitError, placed, reason
 from intvit.graph.check import check_part
 from intvit.graph.inttypes import IntType
 from intvit.graph.ir import LAYOUT_OPS, Graph, IntGraph, Node, Tensor, TensorDigest
@@ -172,7 +172,9 @@ def _read(source: Source, part: Part, folder: str, npz: str, signals: Sequence[S
 def laid_out(part: Part, signals: Sequence[Signal], arrays: Mapping[str, Array], layouts: Layouts) -> dict[str, bytes]:
     """The memory files of some arrays, as layouts ask for them."""
     types = {signal.key: signal.type for signal in signals}
-    return dict(encoded({key: (arrays[key], types[key]) for key in types}, layouts, part.made_from))
+    given = {key: (arrays[key], types[key]) for key in types}
+    with placed(part.part):
+        return dict(encoded(given, layouts.within(part.folder), part.made_from))
 
 
 def _compare_laid(

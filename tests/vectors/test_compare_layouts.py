@@ -1,6 +1,7 @@
 """`golden compare` reads dumps as memories lie, and says where in them an element is."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -50,6 +51,22 @@ def test_a_right_dump_is_equal(dumped, cli, kind, banks):
     status, out, err = cli("golden", "compare", vectors, dump, "--layout", layout)
     assert (status, err) == (0, "")
     assert "differ" not in out.splitlines()[0]
+
+
+def test_a_pattern_with_a_colon_is_of_one_part(tmp_path, cli):
+    """Written, read back from the manifest, and compared under it: other words in one of two sites only."""
+    values = {"element_bits": 32, "signals": {"s?m:output": {"word_bits": 64, "lanes": 2}, "*:input0": {"base": 8}}}
+    bundle = tmp_path / "v"
+    export(small_graph(), small_images(1), bundle, sites=["fc", "sum"], layouts=values)
+    texts = {name: (bundle / name / "image0" / "output.hex").read_text().splitlines()[1] for name in ("fc", "sum")}
+    assert [len(texts["fc"]), len(texts["sum"])] == [8, 16]
+    assert "@00000008" in (bundle / "fc" / "image0" / "input0.hex").read_text()
+    assert cli("golden", "check", bundle)[0] == 0
+    (tmp_path / "l.toml").write_text('element_bits = 32\n[signals."s?m:output"]\nword_bits = 64\nlanes = 2\n')
+    for name in texts:
+        (tmp_path / "d" / name / "image0").mkdir(parents=True)
+        shutil.copy(bundle / name / "image0" / "output.hex", tmp_path / "d" / name / "image0" / "output.hex")
+    assert cli("golden", "compare", bundle, tmp_path / "d", "--layout", tmp_path / "l.toml")[0] == 0
 
 
 @pytest.mark.parametrize("kind", ["memh", "bin"])

@@ -283,7 +283,7 @@ class Laid:
     def read(self, key: Key, shape: tuple[int, ...], dtype: IntType) -> Dumped:
         case, image, name = key
         folder = self.path / case / f"image{image}"
-        dump = read_dump(folder, {name: (shape, dtype)}, self.layouts)
+        dump = read_dump(folder, {name: (shape, dtype)}, self.layouts.within(case))
         if name not in dump.signals:
             raise IntvitError(f"{folder / name}: must be a file of a memory, and is none")
         signal = dump.signals[name]
@@ -291,7 +291,7 @@ class Laid:
 
     def place(self, key: Key, index: tuple[int, ...], shape: tuple[int, ...]) -> Place | None:
         """Where an element of a tensor of a shape lies."""
-        layout = self.layouts.of(key[2]).as_stored()
+        layout = self.layouts.within(key[0]).of(key[2]).as_stored()
         plan = Plan(shape, layout, key[2])
         ordinals = plan.arrange(np.arange(1, int(np.prod(shape)) + 1).reshape(shape))
         wanted = int(np.ravel_multi_index(index, shape)) + 1 if shape else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -135,7 +135,7 @@ class Layout(BaseModel):
 
 @dataclass(frozen=True)
 class Layouts:
-    """Layouts by shell pattern of the signal's name; the first that matches counts."""
+    """Layouts by shell pattern of the signal's name, or of PART:NAME; the first that matches counts."""
 
     sections: tuple[tuple[str, Layout], ...] = ()
     default: Layout = field(default_factory=Layout)
@@ -144,11 +144,22 @@ class Layouts:
         """The layout of a signal."""
         return next((layout for pattern, layout in self.sections if fnmatchcase(key, pattern)), self.default)
 
+    def within(self, folder: str) -> Layouts:
+        """Those of the signals of a part, by the name of its folder."""
+        return Layouts(tuple(_within(self.sections, folder)), self.default)
+
     @property
     def digest(self) -> str:
         """sha256 over all of it."""
         text = "".join(f"{pattern!r} {layout.digest}\n" for pattern, layout in (*self.sections, ("", self.default)))
         return hashlib.sha256(text.encode("ascii", "backslashreplace")).hexdigest()
+
+
+def _within(sections: Iterable[tuple[str, Layout]], folder: str) -> Iterator[tuple[str, Layout]]:
+    for pattern, layout in sections:
+        part, colon, name = pattern.rpartition(":")
+        if not colon or fnmatchcase(folder, part):
+            yield name, layout
 
 
 def read_layouts(path: str | Path) -> Layouts:
