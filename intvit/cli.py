@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -155,7 +155,7 @@ def _recipe(graph: FloatGraph, path: Path | None, mapping: Path | None, method: 
 
 def _observed(
     graph: FloatGraph, model: Path | FloatModel, activations: Any, recipe: Recipe, limit: int | None, report: Any,
-    judged: int | None = None,
+    judged: int | None = None, methods: Sequence[str] = (),
 ) -> Recipe:  # fmt: skip
     """The recipe with an observer for each quantizer, where it asks for `auto`."""
     if recipe.observer.kind != "auto":
@@ -164,7 +164,9 @@ def _observed(
     from intvit.floats.model import FloatModel
 
     model = FloatModel(model) if isinstance(model, Path) else model
-    found = resolved(graph, model, activations, recipe, limit=limit, judged=judged, progress=report)
+    found = resolved(
+        graph, model, activations, recipe, limit=limit, judged=judged, methods=methods, progress=report
+    )
     _notice(found.note)
     return found.recipe
 
@@ -707,7 +709,8 @@ def map_command(
         activations: Any = recorded or LiveActivations(float_model, source, limit)
         report = stack.enter_context(progress("map"))
         seen = calibrate_limit or limit
-        chosen = _observed(graph, float_model, activations, chosen, seen, report, judged=limit)
+        candidates = default_candidates(graph) if methods is None else tuple(methods.split(","))
+        chosen = _observed(graph, float_model, activations, chosen, seen, report, judged=limit, methods=candidates)
         calibration = calibrate(graph, activations, chosen, limit=seen)
         shards = None
         if spread:
@@ -724,7 +727,7 @@ def map_command(
             source,
             calibration,
             chosen,
-            default_candidates(graph) if methods is None else tuple(methods.split(",")),
+            candidates,
             rule=rule,
             basis=basis,
             fixed=_fixed(graph, chosen, fix or []),

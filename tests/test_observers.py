@@ -134,6 +134,21 @@ def test_auto_is_resolved_into_lines_of_a_recipe(live):
     assert lower(graph, calibrate(graph, activations, again), again).content_hash == integer.content_hash
 
 
+def test_auto_is_judged_in_the_best_uniform_model(live):
+    """Of the candidates under minmax; the recipe keeps its own methods."""
+    graph, model, activations = live
+    recipe = build_recipe({"preset": "accurate", "observer": {"kind": "auto"}})
+    found = resolved(graph, model, activations, recipe, methods=("ivit", "fqvit", "ibert"))
+    own = {name: resolved(graph, model, activations, recipe.with_method(name)) for name in ("ivit", "ibert")}
+    assert found.method == "ibert"
+    assert found.sqnr == own["ibert"].sqnr
+    assert found.sqnr["minmax"] > own["ivit"].sqnr["minmax"] + 3
+    assert "dB in uniform ibert on" in found.note
+    assert (found.recipe.softmax, found.recipe.sites) == (recipe.softmax, recipe.sites)
+    assert found.recipe.quantizers == own["ibert"].recipe.quantizers
+    assert found.recipe.observer == own["ibert"].recipe.observer
+
+
 def test_auto_on_the_command_line(cli, vit, tmp_path):
     path = tmp_path / "g.h5"
     arguments = ["lower", vit.onnx_path, "--recording", vit.recording_path, "--observer", "auto", "--limit", "4"]

@@ -73,7 +73,7 @@ FORMAT, VERSION = "intvit.study", 1
 CHUNK = 1000
 """Test images that are measured, and kept, at once."""
 BYTES = np.dtype("u1")
-QUANTIZERS = "quantizers"
+QUANTIZERS = "quantizers in the best uniform model"
 DEFAULT = "rule uniform/sqnr_diff"
 """Of `intvit map`."""
 
@@ -293,7 +293,7 @@ class Cell:
             many = LiveActivations(self.subject.model, self.seen, max(n_judged, self.subject.entry.calibration))
             found = resolved(
                 self.graph, self.subject.model, many, recipe, limit=self.subject.entry.calibration,
-                judged=many.n_images,
+                judged=many.n_images, methods=PUBLISHED,
                 progress=lambda done, total: say_over(f"  observer auto: {done} of {total}"),
             )  # fmt: skip
             return found.recipe.model_dump(mode="json", exclude_none=True)

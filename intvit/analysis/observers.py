@@ -7,7 +7,7 @@ those of one observer everywhere, on many images, and the best is taken if it is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from intvit.lowering.calibrate import Activations, Calibration, calibrate, state
 from intvit.lowering.context import Infeasible, lower
 from intvit.lowering.observers import RangeObserver, seen_as
 from intvit.lowering.recipe import OBSERVERS, Quantizers, Recipe
+from intvit.mapping.candidates import uniform_model
 from intvit.mapping.rules import surely_less
 
 AUTO = "auto"
@@ -48,6 +49,8 @@ class Resolved:
     chosen: dict[str, int]
     """Observer -> quantizers that it is chosen for."""
     n_images: int
+    method: str | None = None
+    """The uniform candidate that was measured; None: the recipe's own methods."""
 
     @property
     def note(self) -> str:
@@ -55,7 +58,9 @@ class Resolved:
         chosen = ", ".join(f"{kind} {count}" for kind, count in self.chosen.items())
         best = max(self.sqnr, key=self.sqnr.__getitem__)
         why = "" if best == self.taken else f", as {best} is not surely better"
-        return f"observer auto: {measured} dB on {self.n_images} images; taken {self.taken} (quantizers: {chosen}){why}"
+        where = f" in uniform {self.method}" if self.method else ""
+        measured = f"{measured} dB{where} on {self.n_images} images"
+        return f"observer auto: {measured}; taken {self.taken} (quantizers: {chosen}){why}"
 
 
 def resolved(
@@ -66,16 +71,29 @@ def resolved(
     *,
     limit: int | None = None,
     judged: int | None = None,
+    methods: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Resolved:
     """Choose the observer of every quantizer of at most 8 bits; wider ones keep minmax.
 
     `limit`: of the images of `activations`, those that are calibrated on; the first of them judge single quantizers.
     `judged`: those that judge whole models, left out as many. Many more than are calibrated on make a better judge: on
-    its own images a range leaves nothing out. Raises IntvitError if the model cannot be lowered with any observer.
+    its own images a range leaves nothing out. `methods`: uniform candidates, where methods are yet to be chosen; the
+    best of them by minmax is what observers are judged in, as one may be best in a model that nobody will use. Raises
+    IntvitError if the model cannot be lowered with any observer.
     """
     if graph.metadata.get("trained"):
         raise IntvitError("observer: must not be auto, as the weights were trained with the ranges that they came with")
+    n_judged = min(judged or limit or activations.n_images, activations.n_images)
+    method, asked = None, recipe
+    if methods:
+        usual_recipe = _with(recipe, "minmax")
+        plain = calibrate(graph, activations, usual_recipe, limit=limit)
+        uniform = {name: uniform_model(graph, plain, usual_recipe, name, tuple(methods)) for name in methods}
+        integers = {name: each.graph for name, each in uniform.items()}
+        _, losses = _measured(graph, model, activations, integers, n_judged, progress)
+        method = min(losses, key=lambda name: float(np.sum(losses[name])))
+        recipe = _with(uniform[method].recipe, AUTO)
     recipes = {kind: _with(recipe, kind) for kind in OBSERVERS}
     counted = calibrate(graph, activations, recipes["kl"], limit=limit)
     lowered: dict[str, IntGraph] = {}
@@ -104,14 +122,14 @@ def resolved(
             quantizers[site] = quantizers.get(site, Quantizers()).model_copy(update={"observer": best})
     recipes[AUTO] = _with(recipe, "minmax").model_copy(update={"quantizers": quantizers})
     lowered[AUTO] = lower(graph, calibrate(graph, activations, recipes[AUTO], limit=limit), recipes[AUTO])
-    n_images = min(judged or limit or activations.n_images, activations.n_images)
-    signal, noises = _measured(graph, model, activations, lowered, n_images, progress)
+    signal, noises = _measured(graph, model, activations, lowered, n_judged, progress)
     sqnr = {kind: decibel(signal, float(np.sum(noise))) for kind, noise in noises.items()}
     usual = next(iter(lowered))
     best = max(sqnr, key=sqnr.__getitem__)
     taken = best if surely_less(noises[best], noises[usual], len(noises) - 1) else usual
     chosen = dict(counts) if taken == AUTO else {taken: counts.total()}
-    return Resolved(recipes[taken], sqnr, taken, chosen, n_images)
+    found = {"observer": recipes[taken].observer, "quantizers": recipes[taken].quantizers}
+    return Resolved(asked.model_copy(update=found), sqnr, taken, chosen, n_judged, method)
 
 
 def _seen_as(graph: FloatGraph, counted: Calibration, recipe: Recipe) -> Calibration:
