@@ -74,6 +74,7 @@ CHUNK = 1000
 """Test images that are measured, and kept, at once."""
 BYTES = np.dtype("u1")
 QUANTIZERS = "quantizers in the best uniform model"
+"""What is kept of the observer auto; another name where it chooses in another way."""
 DEFAULT = "rule uniform/sqnr_diff"
 """Of `intvit map`."""
 
@@ -522,7 +523,7 @@ class Cell:
 
     def results(self) -> Any:
         """Records of the cell (JSON): named models with what they are worth, correlations, sensitivities."""
-        return self.kept("cell", [self.study.model_dump(exclude={"models", "seeds", "bits"}),
+        return self.kept("cell", [QUANTIZERS, self.study.model_dump(exclude={"models", "seeds", "bits"}),
                                   self.subject.entry.model_dump()], self._results)  # fmt: skip
 
     def _results(self) -> Any:
