@@ -7,13 +7,23 @@ import h5py
 import numpy as np
 import pytest
 
+from intvit.cli import app
 from intvit.engine import Engine, quantize_images
 from intvit.engine.trace import read_tensor
 from intvit.graph.store import load
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = [["import"], ["record"], ["lower"], ["run"], ["eval"], ["map"], ["methods"], ["golden", "export"],
-            ["golden", "check"], ["demo"], ["doctor"], ["report"], ["prove"], ["costs"]]  # fmt: skip
+
+
+def names(app, *before):
+    """Every command, as words."""
+    for command in app.registered_commands:
+        yield [*before, command.name or command.callback.__name__]
+    for group in app.registered_groups:
+        yield from names(group.typer_instance, *before, group.name)
+
+
+COMMANDS = list(names(app))
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
