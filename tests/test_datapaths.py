@@ -16,8 +16,11 @@ from intvit.graph.inttypes import IntType
 from intvit.graph.ir import LAYOUT_OPS, Graph, Node, Tensor
 from intvit.graph.operators.accumulators import numerics_of, proven
 from intvit.graph.store import load, save
+from intvit.kernels import gemm
 from intvit.kernels.accumulators import follow, saturating
 from intvit.kernels.gemm import available_paths
+from intvit.kernels.gemm.layout import BLOCK
+from intvit.kernels.gemm.lengths import longest_column
 from intvit.lowering.context import lower
 from intvit.lowering.recipe import build_recipe
 from intvit.spec import SPEC_VERSION
@@ -149,17 +152,52 @@ def test_partial_sums_are_followed_only_where_one_may_leave(lift, seed):
     bias = rng.integers(-5000, 5000, columns)
     wide = a.astype(np.int64) + lift
     exact = (wide @ b.astype(np.int64)).astype(np.int32)
-    part = int(rng.integers(1, depth + 1))
+    asked, opened = [], rng.integers(0, 2, (n * rows, -(-columns // BLOCK))).astype(np.uint8)
 
-    def sums():
-        cuts = [slice(at, at + part) for at in range(0, depth, part)]
-        return part, [(wide[..., c] @ b[:, c].astype(np.int64)).astype(np.int32) for c in cuts]
+    def bounded(reach, out):
+        """Knows everything but what it draws."""
+        asked.append(reach)
+        out[...] = saturating(wide[0], b[0], bias, width)
+        out.reshape(rows, -1)[np.repeat(opened, BLOCK, 1)[:, :columns] > 0] = 7
+        return opened
 
     bits = {max(2, int(x).bit_length() + 1) for q in (0.2, 0.5, 0.9, 1) for x in [np.quantile(np.abs(exact), q)]}
     for width in [*bits, 31]:
         expected = saturating(wide, b, bias, width)
-        for asked in (None, sums):
-            np.testing.assert_array_equal(follow(a, lift, b, bias, exact, asked, width), expected)
+        np.testing.assert_array_equal(follow(a, lift, b, bias, width, lambda: exact), expected)
+        if n == 1:
+            found = follow(a, lift, b, bias, width, lambda: exact, longest_column(b), bounded)
+            np.testing.assert_array_equal(found, expected)
+    assert (n == 1) == bool(asked)
+
+
+@pytest.mark.parametrize("path", [p for p in available_paths() if p != "blas"])
+@pytest.mark.parametrize("seed", range(8))
+def test_what_parts_say_of_partial_sums_is_true(path, seed):
+    """No partial sum leaves the word where a block is not left open, and the sum is right; some are open, some not."""
+    rng = np.random.default_rng(seed)
+    rows, depth, columns = int(rng.integers(1, 40)), int(rng.integers(65, 300)), int(rng.integers(1, 150))
+    kind = np.int8 if seed % 2 else np.int16
+    x = rng.integers(-128, 128, (rows, depth)).astype(kind)
+    weight = (rng.normal(size=(columns, depth)) * rng.choice([3, 40], (columns, 1))).clip(-128, 127).astype(np.int8)
+    x[0], weight[0] = 127, 127
+    bias = rng.integers(-90000, 90000, columns)
+    products = x.astype(np.int64)[:, :, None] * weight.T.astype(np.int64)
+    partial = np.cumsum(products, axis=1)
+    whole = gemm.prepare_linear(weight, None, 128, kind, gemm.Epilogue.raw(), path)
+    kept = []
+    for bits in range(15, 26):
+        high = (1 << (bits - 1)) - 1
+        leaves = ((partial > high) | (partial < -high - 1)).any(1)
+        for n_parts in (1, 2, 5, 400):
+            out = np.empty((rows, columns), np.int32)
+            opened = gemm.in_parts(whole, weight, bias, n_parts).run(x, bits, out)
+            left = np.repeat(opened, BLOCK, 1)[:, :columns] > 0
+            assert not (leaves & ~left).any()
+            np.testing.assert_array_equal(out[~left], (partial[:, -1] + bias).clip(-high - 1, high)[~left])
+            kept.append(left.mean())
+    assert min(kept) == 0
+    assert max(kept) == 1
 
 
 @pytest.mark.parametrize("path", available_paths())

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from intvit.errors import Beyond, IntvitError
-from intvit.kernels.arith import isqrt, kernel
+from intvit.kernels.arith import kernel
 from intvit.kernels.border import border
 from intvit.kernels.datapath import word
+from intvit.kernels.gemm.intrinsics import saturate_row
+from intvit.kernels.gemm.layout import BLOCK
+from intvit.kernels.gemm.lengths import longest_column, row_lengths
 
-BLOCK = 64
-"""Accumulators that are followed side by side."""
 Array = np.ndarray[Any, Any]
 
 
@@ -47,131 +48,61 @@ def saturating(a: Array, b: Array, bias: Array | None, bits: int) -> Array:
     return out
 
 
-@border(a="int8|int16 N R K", b="int8 N K C", of_rows="int64 S N R", of_columns="int64 S N C")
+@border(a="int8|int16 N R K", b="int8 N K C", bias="int64 C", open="uint8 N R X", out="int32 N R C")
 @kernel
-def _lengths(a, lift, b, part, of_rows, of_columns):
-    """Euclidean lengths, rounded up, of the parts of the rows of a + lift and of the columns of b."""
-    depth = a.shape[2]
-    for p in range(of_rows.shape[0]):
-        for n in range(a.shape[0]):
-            for i in range(a.shape[1]):
-                square, row = np.int64(0), a[n, i]
-                for k in range(p * part, min((p + 1) * part, depth)):
-                    square += (np.int64(row[k]) + lift) * (np.int64(row[k]) + lift)
-                of_rows[p, n, i] = isqrt(square) + 1
-            columns = of_columns[p, n]
-            columns[:] = 0
-            for k in range(p * part, min((p + 1) * part, depth)):
-                row = b[n, k]
-                for c in range(b.shape[2]):
-                    columns[c] += np.int64(row[c]) * np.int64(row[c])
-            for c in range(b.shape[2]):
-                columns[c] = isqrt(columns[c]) + 1
+def _follow(a, lift, b, bias, bits, open, out):
+    """What is open of (a + lift) times b, saturated after every product, in the order of k, and after the bias.
 
-
-@border(
-    a="int8|int16 N R K", b="int8 N K C", bias="int64 C", sums="int32 S N R C", of_rows="int64 S N R",
-    of_columns="int64 S N C", out="int32 N R C",
-)  # fmt: skip
-@kernel
-def _follow(a, lift, b, bias, sums, of_rows, of_columns, bits, out):
-    """(a + lift) times b, saturated after every product, in the order of k, and after the bias.
-
-    `sums`: exact, of parts of K. The magnitudes of the products of a part add to at most reach = |a| |b|, the lengths
-    of row and column in it (Cauchy and Schwarz), so that no partial sum in a part that begins at p and adds s is above
-    p + (reach + s) / 2 or below p - (reach - s) / 2. Only where one of them leaves the word are products added one by
-    one. 32 bits hold a word of 31 and a product of 24 more.
+    32 bits hold a word of 31 and a product of 24 more.
     """
     high = (np.int64(1) << (bits - 1)) - 1
     low = -high - 1
-    top, bottom = np.int32(high), np.int32(low)
     depth, columns = a.shape[2], b.shape[2]
-    total, block = np.empty(BLOCK, np.int32), np.zeros((depth, BLOCK), np.int32)
-    before, beyond = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
-    for first in range(0, columns, BLOCK):
-        width = min(BLOCK, columns - first)
-        for n in range(a.shape[0]):
-            filled = False
+    left, right, total = np.empty(depth, np.int32), np.zeros((depth, BLOCK), np.int32), np.empty(BLOCK, np.int32)
+    for n in range(a.shape[0]):
+        for x in range(open.shape[2]):
+            first, filled = x * BLOCK, False
+            width = min(BLOCK, columns - first)
             for i in range(a.shape[1]):
-                for c in range(width):
-                    before[c], beyond[c] = 0, 0
-                for p in range(sums.shape[0]):
-                    length, lengths = of_rows[p, n, i], of_columns[p, n, first : first + width]
-                    row = sums[p, n, i, first : first + width]
-                    for c in range(width):
-                        exact, reach = np.int64(row[c]), length * lengths[c]
-                        over = max(reach + exact - 2 * (high - before[c]), reach - exact - 2 * (before[c] - low))
-                        beyond[c] = max(beyond[c], over)
-                        before[c] += exact
-                target, offset = out[n, i, first : first + width], bias[first : first + width]
-                for c in range(width):
-                    target[c] = min(max(before[c] + offset[c], low), high)
-                if beyond[:width].max() <= 0:
+                if not open[n, i, x]:
                     continue
-                if not filled:  # in the words of `total`: the compiler then takes many of them at a time
+                if not filled:
                     for k in range(depth):
                         for c in range(width):
-                            block[k, c] = b[n, k, first + c]
+                            right[k, c] = b[n, k, first + c]
                     filled = True
-                total[:] = np.int32(0)
                 for k in range(depth):
-                    x = np.int32(a[n, i, k] + lift)
-                    for c in range(BLOCK):
-                        total[c] = min(max(np.int32(total[c] + x * block[k, c]), bottom), top)
+                    left[k] = a[n, i, k] + lift
+                saturate_row(left, right, depth, np.int32(low), np.int32(high), total)
                 for c in range(width):
-                    target[c] = min(max(total[c] + offset[c], low), high)
+                    out[n, i, first + c] = min(max(total[c] + bias[first + c], low), high)
 
 
-@border(sums="int32 S N R C", of_rows="int64 S N R", of_columns="int64 S N C", out="int64 N")
-@kernel
-def _stays(sums, of_rows, of_columns, bits, out):
-    """By how much, twice, a partial sum may leave the word, as `_follow` bounds them; 0 if none can."""
-    high = (np.int64(1) << (bits - 1)) - 1
-    low = -high - 1
-    before = np.empty(sums.shape[3], np.int64)
-    for n in range(sums.shape[1]):
-        most = np.int64(0)
-        for i in range(sums.shape[2]):
-            before[:] = 0
-            for p in range(sums.shape[0]):
-                length, lengths, row = of_rows[p, n, i], of_columns[p, n], sums[p, n, i]
-                for c in range(sums.shape[3]):
-                    exact, reach = np.int64(row[c]), length * lengths[c]
-                    over = max(reach + exact - 2 * (high - before[c]), reach - exact - 2 * (before[c] - low))
-                    most = max(most, over)
-                    before[c] += exact
-        out[n] = most
+def follow(a: Array, lift: int, b: Array, bias: Array, bits: int, whole: Callable[[], Array],
+           longest: int = 0, bounded: Callable[[int, Array], Array] | None = None) -> Array:  # fmt: skip
+    """`saturating` of a + lift (..., R, K) and b (..., K, C), int32 (..., R, C).
 
-
-def follow(a: Array, lift: int, b: Array, bias: Array, exact: Array, sums: Callable[[], tuple[int, list[Array]]] | None,
-           bits: int) -> Array:  # fmt: skip
-    """`saturating` of a + lift (..., R, K) and b (..., K, C), int32 (..., R, C), from `exact`, without the bias.
-
-    a + lift 16 bits, with or without a sign, b 8, words of 31 bits at most. b (K, C) is one for all. sums(): (elements
-    of K in a part, for every part the exact sum of its products, int32), asked for where a sum may leave the word.
+    a + lift 16 bits, with or without a sign, b 8, words of 31 bits at most. b (K, C) is one for all. whole(): the exact
+    sums, int32, without a bias; enough where no row is long enough to leave the word with any column (Cauchy and
+    Schwarz). longest: `longest_column` of b, if it is known. bounded(reach, out): what is known better where the
+    longest have the product `reach` < 2**30. It writes what does not saturate before the bias, and gives where more is
+    to be done, (rows, blocks of BLOCK columns) uint8.
     """
     if bits > 31:
         raise IntvitError(f"accumulator: words must be of 31 bits at most, not {bits}")
+    depth, columns = b.shape[-2:]
     n = 1 if b.ndim == 2 else int(np.prod(b.shape[:-2]))
     left, right = (np.ascontiguousarray(x).reshape(n, -1, x.shape[-1]) for x in (a, b))
-
-    def reached(part: int, found: Array) -> tuple[Array, Array, bool]:
-        of_rows, over = np.empty(found.shape[:-1], np.int64), np.empty(n, np.int64)
-        of_columns = np.empty((len(found), n, b.shape[-1]), np.int64)
-        _lengths(left, lift, right, part, of_rows, of_columns)
-        _stays(found, of_rows, of_columns, bits, over)
-        return of_rows, of_columns, not over.any()
-
-    found = exact.reshape(1, n, -1, exact.shape[-1])
-    of_rows, of_columns, stays = reached(a.shape[-1], found)
-    if not stays and sums is not None:
-        part, parts = sums()
-        found = np.stack([y.reshape(found.shape[1:]) for y in parts])
-        of_rows, of_columns, stays = reached(part, found)
-    if stays:
-        return fitting(exact + bias.astype(np.int32), bits, "saturate_end")
-    out = np.empty(exact.shape, np.int32)
-    _follow(left, lift, right, bias.astype(np.int64), found, of_rows, of_columns, bits, out.reshape(found.shape[1:]))
+    reach = int(row_lengths(left, max(depth, 1), lift).max(initial=0)) * (longest or longest_column(right))
+    if reach < 1 << (bits - 1):
+        return fitting(whole() + bias.astype(np.int32), bits, "saturate_end")
+    out = np.empty((*a.shape[:-1], columns), np.int32)
+    flat = out.reshape(n, -1, columns)
+    if bounded is not None and reach < 2**30:
+        open = bounded(reach, flat[0])[np.newaxis]
+    else:
+        open = np.ones((*flat.shape[:2], -(-columns // BLOCK)), np.uint8)
+    _follow(left, lift, right, bias.astype(np.int64), bits, open, flat)
     return out
 
 

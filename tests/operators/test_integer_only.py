@@ -11,7 +11,7 @@ from numba.core import types
 from intvit import kernels
 from intvit.kernels.arith import KERNELS
 from intvit.kernels.gemm import Epilogue, available_paths
-from intvit.kernels.gemm.layout import Matrices, Matrix, Scratch, Size
+from intvit.kernels.gemm.layout import Matrices, Matrix, Parts, Scratch, Size
 
 for found in pkgutil.walk_packages(kernels.__path__, "intvit.kernels."):
     importlib.import_module(found.name)
@@ -22,8 +22,8 @@ VECTOR = types.Array(I64, 1, "C")
 MASK = types.Array(types.boolean, 2, "C")
 CUBE = types.Array(I64, 3, "C")
 CUBE8, CUBE32 = (types.Array(kind, 3, "C") for kind in (types.int8, types.int32))
-TESSERACT32 = types.Array(types.int32, 4, "C")
 ROWS32 = types.Array(types.int32, 2, "C")
+OPEN2, OPEN3 = (types.Array(types.uint8, n, "C") for n in (2, 3))
 OUT8 = types.Array(types.int8, 2, "C")
 ROWS8 = OUT8
 OUT16 = types.Array(types.int16, 2, "C")
@@ -36,6 +36,8 @@ BATCH = types.NamedTuple([LINE8, VECTOR, I64, I64], Matrices)
 SIZE = types.NamedTuple([I64] * 4, Size)
 EPILOGUE = types.NamedTuple([LINE32, ROWS, *[I64] * 4], Epilogue)
 SCRATCH = types.NamedTuple([LINE8, ROWS32, LINE8], Scratch)
+PARTS = types.NamedTuple([ROWS32, LINE32, ROWS32, ROWS32, I64, OPEN2], Parts)
+MATRIX32 = types.NamedTuple([LINE32, *[I64] * 3], Matrix)
 
 # Argument types by name: the same name means the same thing in every kernel.
 BY_NAME = {
@@ -67,9 +69,9 @@ SPECIAL = {
     "by_stages": (ROWS32, VECTOR, ROWS, ROWS8, VECTOR, ROWS, ROWS, VECTOR, types.boolean, OUT8),
     "staged": (I64, ROWS, I64),
     "_saturating": (CUBE, CUBE, VECTOR, I64, CUBE),
-    "_lengths": (CUBE8, I64, CUBE8, I64, CUBE, CUBE),
-    "_follow": (CUBE8, I64, CUBE8, VECTOR, TESSERACT32, CUBE, CUBE, I64, CUBE32),
-    "_stays": (TESSERACT32, CUBE, CUBE, I64, VECTOR),
+    "_row_lengths": (ROWS8, I64, I64, ROWS32),
+    "_column_lengths": (CUBE8, ROWS32),
+    "_follow": (CUBE8, I64, CUBE8, VECTOR, I64, OPEN3, CUBE32),
     "_fit": (LINE32, I64, types.boolean, LINE32),
     "_slow_kernel": (CUBE, CUBE, CUBE),
     ("gelu", "_ibert"): (ROWS, VECTOR, VECTOR, VECTOR, I64, ROWS),
@@ -101,6 +103,8 @@ SPECIAL = {
     "finish": (SCRATCH, I64, I64, I64, LINE32, EPILOGUE, MATRIX, I64),
     "multiply_packed": (MATRIX, MATRIX, SIZE, PACKED, LINE32, EPILOGUE, SCRATCH),
     "multiply_batch": (BATCH, BATCH, BATCH, SIZE, PACKED, I64, EPILOGUE, SCRATCH),
+    "multiply_bounded": (MATRIX, MATRIX32, SIZE, PACKED, PARTS, I64, I64, SCRATCH),
+    "enter_multiply_bounded": (*MATRIX, *MATRIX32, *SIZE, PACKED, *PARTS, I64, I64, *SCRATCH),
     "enter_multiply_packed": (*MATRIX, *MATRIX, *SIZE, PACKED, LINE32, *EPILOGUE, *SCRATCH),
     "enter_multiply_batch": (*BATCH, *BATCH, *BATCH, *SIZE, PACKED, I64, *EPILOGUE, *SCRATCH),
 }  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -135,32 +134,24 @@ def by_kernel(node: Node, exact: Evaluate, factors: Callable[[Sequence[Array]], 
     return run
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a fast path makes of the inputs of a product, where int32 holds its sums."""
+def fused(node: Node, exact: Evaluate, factors: Callable[[Sequence[Array]], Any], output: Tensor, longest: int = 0,
+          bounded: Callable[[Sequence[Array], int, Array], Array] | None = None) -> Evaluate:  # fmt: skip
+    """As `by_kernel`, stored in the integers of `output`, where int32 holds the sums, without a bias, of a fast path.
 
-    exact: Evaluate
-    """The sums, without a bias."""
-    sums: Callable[[Sequence[Array]], tuple[int, list[Array]]] | None
-    """(elements of K in a part, the sums of every part); None: there are no parts."""
-    factors: Callable[[Sequence[Array]], tuple[Array, int, Array]]
-    """(a, lift, b) of `kernels.accumulators.follow`."""
-
-
-def fused(node: Node, parts: Parts, output: Tensor) -> Evaluate:
-    """As `by_kernel`, stored in the integers of `output`."""
+    factors(values): (a, lift, b) of `kernels.accumulators.follow`, which takes `longest` and bounded(values) as well.
+    """
     how = numerics_of(node)
     bits, policy = how.accumulator_bits, how.accumulator
     assert bits is not None
     bias, kind = node.arrays.get("bias", np.zeros(output.shape[-1], np.int64)), storage(output.dtype)
 
     def run(values: Sequence[Array]) -> Array:
-        exact = parts.exact(values)
         if policy == "saturate":
-            in_parts = partial(parts.sums, values) if parts.sums else None
-            found = follow(*parts.factors(values), bias, exact, in_parts, bits)
+            a, lift, b = factors(values)
+            known = partial(bounded, values) if bounded else None
+            found = follow(a, lift, b, bias, bits, partial(exact, values), longest, known)
         else:
-            found = fitting(exact + bias.astype(np.int32), bits, policy)
+            found = fitting(exact(values) + bias.astype(np.int32), bits, policy)
         return found.astype(kind, copy=False)
 
     return run

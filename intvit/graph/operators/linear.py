@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from intvit.lowering.context import Context
 
 PART, PARTS = 64, 16
-"""Of the depth of a product, where its partial sums are looked at: that many at least, in at most so many parts."""
+"""Of the depth of a product, whose partial sums are looked at in parts: about so many elements, so many parts."""
 
 
 def _read_conv(r: Reader, node: Any) -> None:
@@ -168,23 +168,27 @@ def _fuse(planner: Planner, node: Node) -> Step | None:
 def _narrow(planner: Planner, node: Node) -> Step | None:
     """linear, where the accumulator may be too narrow."""
     from intvit.kernels import gemm
+    from intvit.kernels.gemm.lengths import longest_column
 
-    x, weight = planner.tensor(node.inputs[0]), node.arrays["weight"]
-    part = max(PART, -(-x.shape[-1] // PARTS))
-    cuts = [slice(None), *(slice(at, at + part) for at in range(0, x.shape[-1], part))]
-    raw, left = gemm.Epilogue.raw(), storage(x.dtype)
-    linears = [gemm.prepare_linear(weight[:, cut], None, x.max_abs, left, raw, planner.path) for cut in cuts]
-    ready = [(linear, cut) for linear, cut in zip(linears, cuts, strict=True) if linear]
-    if len(ready) < len(cuts) or linear_bound(weight, node.arrays.get("bias"), x.max_abs).max() > INT32_MAX:
+    x, weight, bias = planner.tensor(node.inputs[0]), node.arrays["weight"], node.arrays.get("bias")
+    whole = gemm.prepare_linear(weight, None, x.max_abs, storage(x.dtype), gemm.Epilogue.raw(), planner.path)
+    if whole is None or linear_bound(weight, bias, x.max_abs).max() > INT32_MAX:
         return None
-    (whole, _), *of_parts = ready
-    turned = np.ascontiguousarray(weight.T, np.int8)
-    parts = accumulators.Parts(
-        lambda values: whole.run(values[0], np.int32),
-        lambda values: (part, [linear.run(values[0][..., cut], np.int32) for linear, cut in of_parts]),
-        lambda values: (values[0], 0, turned),
-    )
-    return planner.step_of([node], accumulators.fused(node, parts, planner.tensor(node.output)))
+    at_once, in_parts = (gemm.in_parts(whole, weight, bias, n) for n in (1, min(PARTS, -(-x.shape[-1] // PART))))
+    bits, turned = planner.tensor(node.output).dtype.bits, np.ascontiguousarray(weight.T, np.int8)
+
+    def bounded(values: Sequence[Array], reach: int, out: Array) -> Array:
+        """A partial sum of a row and a column that are not alike stays below half of the product of their lengths."""
+        return (at_once if reach < 1 << bits else in_parts).run(values[0], bits, out)
+
+    def exact(values: Sequence[Array]) -> Array:
+        return whole.run(values[0], np.int32)
+
+    def factors(values: Sequence[Array]) -> tuple[Array, int, Array]:
+        return values[0], 0, turned
+
+    run = accumulators.fused(node, exact, factors, planner.tensor(node.output), longest_column(turned), bounded)
+    return planner.step_of([node], run)
 
 
 LINEAR = Operator(

@@ -170,8 +170,10 @@ def _narrow(planner: Planner, node: Node, convert: Callable[[Array], Array], lif
     def sums(values: Sequence[Array]) -> Array:
         return exact.run(convert(values[0]), values[1], np.int32)
 
-    parts = accumulators.Parts(sums, None, lambda values: (convert(values[0]), lift, values[1]))
-    return planner.step_of([node], accumulators.fused(node, parts, planner.tensor(node.output)))
+    def factors(values: Sequence[Array]) -> tuple[Array, int, Array]:
+        return convert(values[0]), lift, values[1]
+
+    return planner.step_of([node], accumulators.fused(node, sums, factors, planner.tensor(node.output)))
 
 
 def _left_operand(planner: Planner, op: str, a: Tensor) -> tuple[Callable[[Array], Array] | None, int]:

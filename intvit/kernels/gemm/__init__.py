@@ -13,6 +13,9 @@ The dtype of a packed right operand says which instruction meets it: uint8 vpdpb
 
 from intvit.kernels.gemm.detect import available_paths, chosen_path, path_notes
 from intvit.kernels.gemm.epilogue import Epilogue
-from intvit.kernels.gemm.run import Linear, Product, prepare_linear
+from intvit.kernels.gemm.run import InParts, Linear, Product, in_parts, prepare_linear
 
-__all__ = ["Epilogue", "Linear", "Product", "available_paths", "chosen_path", "path_notes", "prepare_linear"]
+__all__ = [
+    "Epilogue", "InParts", "Linear", "Product", "available_paths", "chosen_path", "in_parts", "path_notes",
+    "prepare_linear",
+]  # fmt: skip

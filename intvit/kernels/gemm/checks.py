@@ -10,6 +10,7 @@ from intvit.errors import IntvitError
 from intvit.kernels.border import characters
 from intvit.kernels.gemm.epilogue import Epilogue
 from intvit.kernels.gemm.layout import (
+    BLOCK,
     MR,
     NR,
     ROW_BLOCK,
@@ -17,6 +18,7 @@ from intvit.kernels.gemm.layout import (
     Array,
     Matrices,
     Matrix,
+    Parts,
     Scratch,
     Size,
     padded_columns,
@@ -112,3 +114,23 @@ def check_batch(
     fits = fits and a.starts.size == b.starts.size == out.starts.size
     fits = fits and lie_inside(a, size.rows, size.depth) and lie_inside(b, size.depth, size.columns)
     require("multiply_batch", fits and out.column == 1 and lie_inside(out, size.rows, size.columns))
+
+
+def check_bounded(
+    x: Matrix, out: Matrix, size: Size, right: Array, parts: Parts, low: int, high: int, scratch: Scratch
+) -> None:
+    padded, blocks = padded_columns(size.columns), -(-size.columns // BLOCK)
+    n_parts = -(-size.steps // max(parts.steps, 1))
+    tables = (
+        (parts.offset, np.int32, (n_parts, padded)),
+        (parts.of_rows, np.int32, (n_parts, size.rows)),
+        (parts.of_columns, np.int32, (n_parts, padded)),
+        (parts.open, np.uint8, (size.rows, blocks)),
+    )
+    fits = operands_fit(x.flat, out.flat, size, right, Epilogue.raw(), scratch) and is_line(out.flat, _INT32)
+    fits = fits and parts.steps >= 1 and is_line(parts.bias, _INT32) and parts.bias.size == padded
+    fits = fits and all(
+        a.dtype == kind and a.dtype.isnative and a.shape == shape and a.flags.c_contiguous for a, kind, shape in tables
+    )
+    fits = fits and -(2**30) <= low < high < 2**30 and lies_inside(x, size.rows, size.depth)
+    require("multiply_bounded", fits and out.column == 1 and lies_inside(out, size.rows, size.columns))

@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from intvit.kernels.gemm.detect import PMADDWD, PMADDWD_512, VNNI, fuses_additions
-from intvit.kernels.gemm.layout import MR, NR, WORD
+from intvit.kernels.gemm.layout import BLOCK, MR, NR, WORD
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _INTEGERS = {8: _I8, 16: _I16, 32: _I32, 64: _I64}
@@ -111,6 +111,37 @@ def _emit_tile(builder: Any, kind: Any, a: Any, b: Any, c: Any, steps: Any) -> N
                 for v in range(2):
                     at = builder.gep(c, [_I64(((row + r) * NR + column + v * lanes) * WORD)])
                     builder.store(results[r][v], builder.bitcast(at, vector.as_pointer()), align=4)
+
+
+@intrinsic
+def saturate_row(typingctx, left, right, steps, low, high, out):
+    """out[c], for BLOCK columns: from 0, for k in turn, plus left[k] * right[k, c], clamped to low..high; all int32."""
+    word = types.int32
+    signature = types.void(left, right, types.int64, word, word, out)
+
+    def codegen(context, builder, signature, args):
+        a, b, c = (_bytes_at(context, builder, signature.args[i], args[i], _I64(0)) for i in (0, 1, 5))
+        lanes = 16
+        vector = ir.VectorType(_I32, lanes)
+        low, high = (_splat(builder, args[i], vector, lanes) for i in (3, 4))
+        totals = [cgutils.alloca_once(builder, vector) for _ in range(BLOCK // lanes)]  # registers, once optimized
+        for total in totals:
+            builder.store(ir.Constant(vector, None), total)
+        with cgutils.for_range(builder, args[2]) as loop:
+            at = builder.gep(a, [builder.mul(loop.index, _I64(WORD))])
+            x = _splat(builder, builder.load(builder.bitcast(at, _I32.as_pointer()), align=4), vector, lanes)
+            row = builder.gep(b, [builder.mul(loop.index, _I64(BLOCK * WORD))])
+            for v, total in enumerate(totals):
+                y = _load_vector(builder, row, v * lanes * WORD, vector, vector)
+                found = builder.add(builder.load(total), builder.mul(x, y))
+                found = builder.select(builder.icmp_signed("<", found, low), low, found)
+                builder.store(builder.select(builder.icmp_signed(">", found, high), high, found), total)
+        for v, total in enumerate(totals):
+            at = builder.bitcast(builder.gep(c, [_I64(v * lanes * WORD)]), vector.as_pointer())
+            builder.store(builder.load(total), at, align=4)
+        return context.get_dummy_value()
+
+    return signature, codegen
 
 
 @intrinsic

@@ -19,6 +19,8 @@ TILE_BYTES = MR * NR * WORD
 """The sums of a tile: whole cache lines."""
 ROW_BLOCK = 8 * MR
 """Rows that are packed at a time."""
+BLOCK = 2 * NR
+"""Columns whose accumulators are followed side by side."""
 
 
 def words_of(depth: int, itemsize: int) -> int:
@@ -56,6 +58,22 @@ class Size(NamedTuple):
     depth: int
     columns: int
     steps: int
+
+
+class Parts(NamedTuple):
+    """Of K, where partial sums are looked at: `steps` packed words each. Columns are padded to whole panels."""
+
+    offset: Array
+    """(parts, columns) int32: what makes the products of packed operands those of a part."""
+    bias: Array
+    """(columns,) int32"""
+    of_rows: Array
+    """(parts, rows) int32: Euclidean lengths, rounded up."""
+    of_columns: Array
+    """(parts, columns) int32"""
+    steps: int
+    open: Array
+    """(rows, blocks of BLOCK columns) uint8"""
 
 
 class Scratch(NamedTuple):

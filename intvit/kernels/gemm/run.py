@@ -11,10 +11,12 @@ from intvit.errors import IntvitError
 from intvit.kernels.gemm.detect import packed_type
 from intvit.kernels.gemm.epilogue import Epilogue
 from intvit.kernels.gemm.layout import (
+    BLOCK,
     NR,
     WORD,
     Array,
     Matrix,
+    Parts,
     Scratch,
     Size,
     aligned,
@@ -22,8 +24,9 @@ from intvit.kernels.gemm.layout import (
     padded_columns,
     words_of,
 )
+from intvit.kernels.gemm.lengths import row_lengths
 from intvit.kernels.gemm.pack import enter_column_sums, enter_pack_columns
-from intvit.kernels.gemm.product import enter_multiply_batch, enter_multiply_packed
+from intvit.kernels.gemm.product import enter_multiply_batch, enter_multiply_bounded, enter_multiply_packed
 
 INT32_MAX = 2**31 - 1
 
@@ -47,9 +50,7 @@ class Linear:
 
     def run(self, x: Array, kind: Any) -> Array:
         """x (..., K) int8 or int16 -> (..., O) of dtype `kind`: `saturate(round((x @ w.T + bias) * m / 2**e))`."""
-        if x.dtype != self.takes or x.shape[-1:] != (self.depth,):
-            raise IntvitError(f"linear: x must be {np.dtype(self.takes)} (..., {self.depth}), not {x.dtype} {x.shape}")
-        rows = np.ascontiguousarray(x).reshape(-1, self.depth)
+        rows = self.rows(x)
         out = np.empty((len(rows), self.columns), kind)
         if not out.size:
             return out.reshape(*x.shape[:-1], self.columns)
@@ -63,6 +64,68 @@ class Linear:
             Scratch.of(self.left, self.steps, kind),
         )
         return out.reshape(*x.shape[:-1], self.columns)
+
+    def rows(self, x: Array) -> Array:
+        """x (..., K) as (R, K); IntvitError if it is not what this was prepared for."""
+        if x.dtype != self.takes or x.shape[-1:] != (self.depth,):
+            raise IntvitError(f"linear: x must be {np.dtype(self.takes)} (..., {self.depth}), not {x.dtype} {x.shape}")
+        return np.ascontiguousarray(x).reshape(-1, self.depth)
+
+
+@dataclass(frozen=True)
+class InParts:
+    """A linear operator whose partial sums are bounded where one part of K ends and the next begins."""
+
+    linear: Linear
+    """The whole, without a bias."""
+    part: int
+    """Elements of K in a part."""
+    steps: int
+    """Packed words in a part."""
+    offset: Array
+    """(parts, padded columns) int32: less 128 times the column sums of the part, where x is stored plus 128."""
+    of_columns: Array
+    """(parts, padded columns) int32: Euclidean lengths of the weights, rounded up."""
+    bias: Array
+    """(padded columns,) int32"""
+
+    def run(self, x: Array, bits: int, out: Array) -> Array:
+        """Words of `bits` bits to out (R, O) int32, of x (R, K) @ w.T and the bias; -> where a partial sum may not fit.
+
+        That is uint8 (R, blocks of BLOCK columns). |x| |w| is to be below 2**30 for every row and column.
+        """
+        rows, linear = self.linear.rows(x), self.linear
+        open = np.zeros((len(rows), -(-linear.columns // BLOCK)), np.uint8)
+        if not rows.size:
+            return open
+        high = (1 << (bits - 1)) - 1
+        enter_multiply_bounded(
+            Matrix(rows.reshape(-1), 0, linear.depth, 1),
+            Matrix(out.reshape(-1), 0, linear.columns, 1),
+            Size(len(rows), linear.depth, linear.columns, linear.steps),
+            linear.right,
+            Parts(self.offset, self.bias, row_lengths(rows, self.part), self.of_columns, self.steps, open),
+            -high - 1,
+            high,
+            Scratch.of(linear.left, linear.steps, np.int32),
+        )
+        return open
+
+
+def in_parts(linear: Linear, weight: Array, bias: Array | None, n_parts: int) -> InParts:
+    """The operator that was prepared from weight (O, K), without a bias, looked at in at most so many parts of K."""
+    elements = WORD // linear.right.itemsize
+    steps = -(-linear.steps // n_parts)
+    part = steps * elements
+    cuts = [weight[:, at : at + part].astype(np.int64) for at in range(0, linear.depth, part)]
+    lift = 128 if linear.right.itemsize == 1 else 0
+    lengths = np.ceil(np.sqrt(np.array([(cut**2).sum(1) for cut in cuts]))).astype(np.int64) + 1
+    tables = np.array([-lift * cut.sum(1) for cut in cuts]), lengths, np.zeros(len(weight)) if bias is None else bias
+    offset, of_columns, added = (
+        np.ascontiguousarray(np.pad(table, [(0, 0)] * (table.ndim - 1) + [(0, -len(weight) % NR)]), np.int32)
+        for table in tables
+    )
+    return InParts(linear, part, steps, offset, of_columns, added)
 
 
 def _packed(flat: Array, depth: int, columns: int, strides: tuple[int, int], kind: Any) -> tuple[Array, Array, int]:
