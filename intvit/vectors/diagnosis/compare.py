@@ -38,7 +38,8 @@ class Element:
     index: tuple[int, ...]
     axes: tuple[str, ...]
     expected: int
-    got: int
+    got: int | None
+    """None: x or z."""
     bits: str
     words: tuple[str, str]
     place: Place | None = None
@@ -63,7 +64,10 @@ class Result:
     failing: tuple[int, ...] = ()
     n_elements: int = 0
     n_unknown: int = 0
+    """Elements of those images that were not dumped."""
     n_different: int = 0
+    n_undefined: int = 0
+    """Of those that differ: x or z."""
     first: Element | None = None
     notes: tuple[str, ...] = ()
     explained: Explained | None = None
@@ -121,17 +125,19 @@ def compare(
     images: Sequence[int] | None = None,
     causes: bool = True,
     isolated: bool = False,
+    partial: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Compare what was dumped with what was expected.
 
     `graph` tells how layout between cases moves elements, where the cases themselves do not say; `images` limits
-    what is compared. `isolated`: the bench gave every case its golden stimuli, whatever it dumped elsewhere.
-    IntvitError for a dump of which nothing belongs to the cases, or nothing of an image.
+    what is compared. `isolated`: the bench gave every case its golden stimuli, whatever it dumped elsewhere. `partial`:
+    elements may be missing, and what is x or z is taken for missing. IntvitError for a dump of which nothing belongs to
+    the cases, or nothing of an image, or of which an element is missing.
     """
     wanted = _images(cases, images)
     tensors = _linked(cases, wanted, graph, isolated)
-    unused = _read(tensors, dump, wanted)
+    unused = _read(tensors, dump, wanted, partial)
     found: list[Result] = []
     explained = 0
     for i, tensor in enumerate(tensors):
@@ -141,7 +147,8 @@ def compare(
         if tensor.node is None or (tensor.node.op in LAYOUT_OPS and not tensor.dumped):
             continue
         result = _result(tensor, wanted, dump, isolated)
-        if result.status == ROOT and causes and tensor.node.op not in LAYOUT_OPS:
+        explicable = tensor.node.op not in LAYOUT_OPS and not _only_undefined(tensor, wanted)
+        if result.status == ROOT and causes and explicable:
             if explained < MOST_EXPLAINED:
                 explanation = explain(_problems(tensor, tensors, wanted))
                 result = _with(result, explained=explanation)
@@ -153,6 +160,13 @@ def compare(
         found.append(result)
     found += [Result(key[0], key[0], key[2], "", EXTRA, (key[1],)) for key in sorted(unused)]
     return Report(tuple(found), wanted)
+
+
+def _only_undefined(tensor: _Tensor, wanted: tuple[int, ...]) -> bool:
+    """Whether every element that is known is right."""
+    assert tensor.right is not None
+    return not any((known.valid & (known.values != tensor.right[_rows(tensor, wanted).index(image)])).any()
+                   for image, known in tensor.dumped.items())  # fmt: skip
 
 
 def _misled(tensor: _Tensor) -> bool:
@@ -249,7 +263,7 @@ def _by_layout(case: Case, name: str, golden: Array | None, made: Mapping[str, l
 # --------------------------------------------------------------------------------------------------- dumped
 
 
-def _read(tensors: Sequence[_Tensor], dump: Dump, wanted: tuple[int, ...]) -> set[Key]:
+def _read(tensors: Sequence[_Tensor], dump: Dump, wanted: tuple[int, ...], partial: bool) -> set[Key]:
     """Fill in what was dumped; the keys that belong to no tensor."""
     keys = set(dump.keys())
     unused = set(keys)
@@ -271,11 +285,16 @@ def _read(tensors: Sequence[_Tensor], dump: Dump, wanted: tuple[int, ...]) -> se
                                   f"{here[0][2]} and {here[1][2]}")  # fmt: skip
             if here:
                 unused.discard(here[0])
-                tensor.dumped[image] = dump.read(here[0], tensor.tensor.shape, tensor.tensor.dtype)
+                found = dump.read(here[0], tensor.tensor.shape, tensor.tensor.dtype)
+                if partial:
+                    found = replace(found, undefined=np.zeros_like(found.undefined))
+                else:
+                    _whole(found, here[0], dump)
+                tensor.dumped[image] = found
                 tensor.keys[image] = here[0]
                 if node is not None:
                     seen.add(image)
-                    known |= bool(tensor.dumped[image].valid.any())
+                    known |= bool(found.given.any())
     if not seen:
         example = key_of(tensors[-1].case.name, wanted[0], "output")
         actual = next(iter(sorted(keys)), None)
@@ -289,6 +308,18 @@ def _read(tensors: Sequence[_Tensor], dump: Dump, wanted: tuple[int, ...]) -> se
             raise IntvitError(f"dump: must hold a tensor of image {image}, as the cases have {_list(wanted)}, and has "
                               f"only {_list(sorted(seen))}; --image compares these alone")  # fmt: skip
     return {key for key in unused if key[1] in wanted} | {key for key in unused if not _of(tensors, key)}
+
+
+def _whole(found: Dumped, key: Key, dump: Dump) -> None:
+    """IntvitError if an element is missing."""
+    gone = ~found.given
+    if gone.any():
+        index = tuple(int(i) for i in np.unravel_index(int(gone.argmax()), gone.shape))
+        place = dump.place(key, index, gone.shape)
+        at = f"{list(index)}{f', {place},' if place else ''}"
+        n = int(np.count_nonzero(gone))
+        raise IntvitError(f"{found.source}: element {at} must be there, and {n} of {gone.size} are missing; --partial "
+                          "compares the others")  # fmt: skip
 
 
 def _of(tensors: Sequence[_Tensor], key: Key) -> bool:
@@ -351,41 +382,61 @@ def _result(tensor: _Tensor, wanted: tuple[int, ...], dump: Dump, isolated: bool
     assert tensor.right is not None
     images = _rows(tensor, wanted)
     by_image: dict[int, str] = {}
-    different = unknown = elements = 0
+    different = undefined = unknown = elements = 0
     first: Element | None = None
     for b, image in enumerate(images):
         known = tensor.dumped.get(image)
-        if known is None or not known.valid.any():
+        if known is None or not known.given.any():
             by_image[image] = MISSING
             continue
         elements += known.valid.size
-        unknown += int(np.count_nonzero(~known.valid))
-        wrong = known.valid & (known.values != tensor.golden[b])
-        by_root = known.valid & (known.values != tensor.right[b])
-        by_image[image] = EQUAL if not wrong.any() else ROOT if by_root.any() else PROPAGATED
-        different += int(np.count_nonzero(by_root if by_root.any() and wrong.any() else wrong))
+        gone = int(np.count_nonzero(~known.given))
+        unknown += gone
+        wrong = _wrong(known, tensor.golden[b])
+        by_root = _wrong(known, tensor.right[b], _undefined_before(tensor, image))
+        differs = ROOT if by_root.any() else PROPAGATED
+        by_image[image] = differs if wrong.any() else MISSING if gone else EQUAL
+        shown = by_root if by_root.any() and wrong.any() else wrong
+        different += int(np.count_nonzero(shown))
+        undefined += int(np.count_nonzero(shown & known.undefined))
     statuses = set(by_image.values())
-    status = next(s for s in (ROOT, PROPAGATED, EQUAL, MISSING) if s in statuses)
+    status = next(s for s in (ROOT, PROPAGATED, MISSING, EQUAL) if s in statuses)
     for b, image in enumerate(images):
         if first is None and status in (ROOT, PROPAGATED) and by_image[image] == status:
-            against = tensor.right[b] if status == ROOT else tensor.golden[b]
-            first = _element(tensor, image, against, tensor.dumped[image], dump)
+            known, against = tensor.dumped[image], tensor.right[b] if status == ROOT else tensor.golden[b]
+            wrong = _wrong(known, against, status == ROOT and _undefined_before(tensor, image))
+            first = _element(tensor, image, against, wrong, known, dump)
     failing = tuple(image for image in images if by_image[image] in (ROOT, PROPAGATED))
+    seen = tuple(i for i in images if i in tensor.dumped and tensor.dumped[i].given.any())
+    notes = tuple(_notes(tensor, by_image, seen, unknown, undefined, isolated))
     node = tensor.node
-    return Result(tensor.case.name, node.name, tensor.tensor.name, node.op, status,
-                  tuple(i for i in images if by_image[i] != MISSING), failing, elements, unknown, different, first,
-                  tuple(_notes(tensor, by_image, unknown, isolated)), None, by_image)  # fmt: skip
+    return Result(tensor.case.name, node.name, tensor.tensor.name, node.op, status, seen, failing, elements, unknown,
+                  different, undefined, first, notes, None, by_image)  # fmt: skip
 
 
-def _element(tensor: _Tensor, image: int, against: Array, known: Dumped, dump: Dump) -> Element:
-    wrong = known.valid & (known.values != against)
+def _wrong(known: Dumped, expected: Array, excused: bool = False) -> Array:
+    """Where a tensor is not as expected. `excused`: what it reads is undefined, and so may it be."""
+    wrong = known.valid & (known.values != expected)
+    return wrong if excused else wrong | known.undefined
+
+
+def _undefined_before(tensor: _Tensor, image: int) -> bool:
+    """Whether something that it reads was dumped with x or z."""
+    for source in _behind_layout(tensor):
+        for origin in (source, source.alias):
+            if origin is not None and image in origin.dumped and origin.dumped[image].undefined.any():
+                return True
+    return False
+
+
+def _element(tensor: _Tensor, image: int, against: Array, wrong: Array, known: Dumped, dump: Dump) -> Element:
     index = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
-    expected, got = int(against[index]), int(known.values[index])
+    expected, got = int(against[index]), None if known.undefined[index] else int(known.values[index])
     dtype = tensor.tensor.dtype
     assert tensor.node is not None
     place = dump.place(tensor.keys[image], index, tensor.tensor.shape)
     return Element(image, index, axes(tensor.node, len(index)), expected, got, str(dtype),
-                   (word(expected, dtype), word(got, dtype)), place)  # fmt: skip
+                   (word(expected, dtype), "x or z" if got is None else word(got, dtype)), place)  # fmt: skip
 
 
 def axes(node: Node, rank: int) -> tuple[str, ...]:
@@ -399,10 +450,11 @@ def axes(node: Node, rank: int) -> tuple[str, ...]:
     return (*(f"axis {i}" for i in range(rank - 2)), "token", last)
 
 
-def _notes(tensor: _Tensor, by_image: Mapping[int, str], unknown: int, isolated: bool) -> list[str]:
+def _notes(tensor: _Tensor, by_image: Mapping[int, str], seen: tuple[int, ...], unknown: int, undefined: int,
+           isolated: bool) -> list[str]:  # fmt: skip
     """What stood in for inputs that were not dumped, and what was not looked at."""
     notes: list[str] = []
-    if all(status == MISSING for status in by_image.values()):
+    if not seen:
         return notes
     for source in dict.fromkeys(_behind_layout(tensor)):
         origin = source.alias if source.node is None and source.alias is not None else source
@@ -423,11 +475,13 @@ def _notes(tensor: _Tensor, by_image: Mapping[int, str], unknown: int, isolated:
             )
     if tensor.undefined:
         notes.append("golden is expected, as the operator is not defined for what the device read")
-    gone = [image for image, status in by_image.items() if status == MISSING]
+    gone = [image for image in by_image if image not in seen]
     if gone:
         notes.append(f"not dumped on image {_list(gone)}")
     if unknown:
-        notes.append(f"{unknown} elements are not known")
+        notes.append(f"{unknown} elements are missing")
+    if undefined:
+        notes.append(f"{undefined} elements are x or z")
     return notes
 
 

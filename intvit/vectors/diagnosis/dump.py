@@ -56,6 +56,13 @@ class Dumped:
     valid: Array
     source: str
     """The file, and what of it."""
+    undefined: Array
+    """bool (*shape), true where it gave x or z."""
+
+    @property
+    def given(self) -> Array:
+        """bool (*shape), true where it gave anything."""
+        return np.asarray(self.valid | self.undefined)
 
 
 class Dump(Protocol):
@@ -75,7 +82,8 @@ class Dump(Protocol):
         ...
 
 
-def fitted(where: str, values: Array, shape: tuple[int, ...], dtype: IntType, valid: Array | None = None) -> Dumped:
+def fitted(where: str, values: Array, shape: tuple[int, ...], dtype: IntType, valid: Array | None = None,
+           undefined: Array | None = None) -> Dumped:  # fmt: skip
     """Integers of a dump as a tensor: of its shape, or all its elements in row-major order; IntvitError otherwise."""
     n = int(np.prod(shape))
     if values.dtype.kind not in "iu":
@@ -92,7 +100,8 @@ def fitted(where: str, values: Array, shape: tuple[int, ...], dtype: IntType, va
     if beyond.any():
         at = tuple(int(i) for i in np.unravel_index(int(beyond.argmax()), shape))
         raise IntvitError(f"{where}: element {list(at)} must fit {dtype}, not {int(values[at])}")
-    return Dumped(np.where(known, values, 0).astype(np.int64), known, where)
+    none = np.zeros(shape, np.bool_)
+    return Dumped(np.where(known, values, 0).astype(np.int64), known, where, none if undefined is None else undefined)
 
 
 # ------------------------------------------------------------------------------------------------- archives
@@ -156,7 +165,7 @@ def open_archive(path: Path) -> Archive:
 
 @dataclass(frozen=True, eq=False)
 class Folder:
-    """`case/image<i>/key.hex`, `.npy` or `.npz` below a folder; words of a hex file with x or z are not known."""
+    """`case/image<i>/key.hex`, `.npy` or `.npz` below a folder."""
 
     path: Path
     files: Mapping[Key, Path]
@@ -205,7 +214,7 @@ def open_folder(path: Path) -> Folder:
 
 
 def read_hex(path: Path, shape: tuple[int, ...], dtype: IntType) -> Dumped:
-    """`$readmemh` text as simulators write it: a word a token, `//` comments, x and z for what is not known.
+    """`$readmemh` text as simulators write it: a word a token, `//` comments, x and z for what is undefined.
 
     A word has the digits of its type or more; the bits above the type are 0 or repeat its sign.
     """
@@ -230,7 +239,8 @@ def read_hex(path: Path, shape: tuple[int, ...], dtype: IntType) -> Dumped:
                 seen[word] = None
         value = seen[word]
         values[i], valid[i] = value or 0, value is not None
-    return fitted(str(path), values.reshape(shape), shape, dtype, valid.reshape(shape))
+    known = valid.reshape(shape)
+    return fitted(str(path), values.reshape(shape), shape, dtype, known, ~known)
 
 
 DIGITS = frozenset("0123456789abcdefABCDEF")
@@ -287,7 +297,8 @@ class Laid:
         if name not in dump.signals:
             raise IntvitError(f"{folder / name}: must be a file of a memory, and is none")
         signal = dump.signals[name]
-        return fitted(f"{folder}/{dump.files[name][0]}", signal.values, shape, dtype, signal.valid)
+        return fitted(f"{folder}/{dump.files[name][0]}", signal.values, shape, dtype, signal.valid,
+                      signal.undefined)  # fmt: skip
 
     def place(self, key: Key, index: tuple[int, ...], shape: tuple[int, ...]) -> Place | None:
         """Where an element of a tensor of a shape lies."""

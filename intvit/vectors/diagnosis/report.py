@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 from intvit.vectors.diagnosis.compare import EQUAL, EXTRA, MISSING, PROPAGATED, ROOT, Element, Report, Result
 from intvit.vectors.diagnosis.kinds import Cause
 
-MOST_CAUSES = 8
-"""That one site shows; JSON has all."""
+MOST_CAUSES, MOST_GAPS = 8, 3
+"""That one site shows, and sites of which the headline says what is missing; JSON has all."""
 STATUSES = (EQUAL, ROOT, PROPAGATED, MISSING, EXTRA)
 
 
@@ -24,10 +24,18 @@ def headline(report: Report) -> str:
                 return str(result)
     there = f"{report.count(EQUAL)} sites equal"
     gaps = [f"{report.count(status)} {status}" for status in (MISSING, EXTRA) if report.count(status)]
-    unknown = sum(result.n_unknown for result in report.results)
-    if unknown:
-        gaps.append(f"{unknown} elements not known")
+    in_part = [result for result in report.results if result.status == MISSING and result.images]
+    if in_part:
+        which = "; ".join(f"{result.site}: {', '.join(_gaps(result))}" for result in in_part[:MOST_GAPS])
+        more = f"; and {len(in_part) - MOST_GAPS} more" if len(in_part) > MOST_GAPS else ""
+        gaps.append(f"{len(in_part)} of them in part ({which}{more})")
     return ", ".join([there, *gaps])
+
+
+def _gaps(result: Result) -> list[str]:
+    gone = [str(image) for image in result.by_image if image not in result.images]
+    said = [f"image {' '.join(gone)} missing"] if gone else []
+    return said + ([f"{result.n_unknown} of {result.n_elements} elements missing"] if result.n_unknown else [])
 
 
 def lines(report: Report) -> Iterator[str]:
@@ -104,7 +112,8 @@ def _site(result: Result) -> dict[str, Any]:
     found: dict[str, Any] = {
         "case": result.case, "site": result.site, "tensor": result.tensor, "op": result.op, "status": result.status,
         "images": list(result.images), "failing": list(result.failing), "elements": result.n_elements,
-        "unknown": result.n_unknown, "different": result.n_different, "notes": list(result.notes),
+        "unknown": result.n_unknown, "different": result.n_different, "undefined": result.n_undefined,
+        "notes": list(result.notes),
     }  # fmt: skip
     if result.first is not None:
         found["first"] = _element(result.first)
@@ -161,7 +170,8 @@ def junit(report: Report) -> bytes:
                 failure.text = plain("\n".join([_amount(result), *result.notes, *cause_lines(result)]))
             elif status != EQUAL:
                 skipped += 1
-                ElementTree.SubElement(case, "skipped", {"message": status})
+                said = ", ".join([status, *result.notes]) if status == MISSING and result.images else status
+                ElementTree.SubElement(case, "skipped", {"message": plain(said)})
     counts = {"tests": str(tests), "failures": str(failures), "errors": "0", "skipped": str(skipped)}
     suite.attrib.update(counts)
     whole = ElementTree.Element("testsuites", counts)

@@ -79,6 +79,8 @@ class Unpacked:
 
     values: Array
     valid: Array
+    undefined: Array
+    """Which of the others are there, with bits that are x or z."""
 
     @property
     def complete(self) -> bool:
@@ -307,25 +309,27 @@ def unpack(
     if memory.shape is not None and stored is not layout and memory.shape not in (plan.numbers, flat):
         raise IntvitError(f"{where}: shape must be {list(plan.numbers)}, not {list(memory.shape)}")
     words = np.zeros((plan.n_tiles, plan.n_words, stored.word_bytes), np.uint8)
-    unknown = None
+    unknown, gone = None, np.zeros(words.shape, np.uint8)
     for i, bank in enumerate(memory.banks):
         part = plan.part(i)
         addresses = plan.addresses(i)
-        found, lacking = _words_at(memory, bank, addresses, stored, where)
+        found, lacking, there = _words_at(memory, bank, addresses, stored, where)
         if lacking is not None and lacking.any():
             if not partial:
                 _refuse(bank, addresses, lacking, where)
             unknown = np.zeros_like(words) if unknown is None else unknown
             unknown[part] = lacking.reshape(unknown[part].shape)
+            gone[part] = np.where(there, 0, 0xFF).astype(np.uint8).reshape(gone[part].shape[:2])[..., np.newaxis]
         if stored.banks == 1:
             words = found.reshape(words.shape)
         else:
             words[part] = found.reshape(words[part].shape)
     values = plan.restore(_values(_from_words(words, plan), dtype, stored))
     if unknown is None:
-        return Unpacked(values, np.ones(plan.shape, np.bool_))
+        return Unpacked(values, np.ones(plan.shape, np.bool_), np.zeros(plan.shape, np.bool_))
     valid = plan.restore(_from_words(unknown, plan) == 0)
-    return Unpacked(np.where(valid, values, values.dtype.type(0)), valid)
+    undefined = ~valid & plan.restore(_from_words(gone, plan) == 0)
+    return Unpacked(np.where(valid, values, values.dtype.type(0)), valid, undefined)
 
 
 def _refuse(bank: Bank, addresses: Addresses, lacking: Array, where: object) -> None:
@@ -336,8 +340,9 @@ def _refuse(bank: Bank, addresses: Addresses, lacking: Array, where: object) -> 
 
 def _words_at(
     memory: Memory, bank: Bank, addresses: Addresses, layout: Layout, where: object
-) -> tuple[Array, Array | None]:
-    """Words (n, bytes) of a bank at these addresses, and their bits that are not known, None where all are."""
+) -> tuple[Array, Array | None, Array]:
+    """Words (n, bytes) of a bank at these addresses, their bits that are not known, None where all are, and which words
+    are there."""
     n, size = len(addresses), layout.word_bytes
     if not memory.bytewise:
         return _entries_at(memory, bank, addresses, layout, where)
@@ -346,8 +351,9 @@ def _words_at(
         wanted: Addresses = range(addresses.start * scale, addresses.start * scale + n * size)
     else:
         wanted = (np.asarray(addresses)[:, None] * scale + np.arange(size)).reshape(-1)
-    found, lacking = _entries_at(memory, bank, wanted, layout, where)
+    found, lacking, there = _entries_at(memory, bank, wanted, layout, where)
     found, lacking = found.reshape(n, size), None if lacking is None else lacking.reshape(n, size)
+    there = np.asarray(there.reshape(n, size).all(axis=1))
     if lacking is not None and not bank.placed:
         _check_whole(bank, addresses, lacking)
     if layout.byte_order == "big":
@@ -357,7 +363,7 @@ def _words_at(
         if wide.any():
             i = int(wide.argmax())
             raise IntvitError(f"{where}: word at address {addresses[i]:#x} must have {layout.word_bits} bits, not more")
-    return found, lacking
+    return found, lacking, there
 
 
 def _check_whole(bank: Bank, addresses: Addresses, lacking: Array) -> None:
@@ -372,18 +378,19 @@ def _check_whole(bank: Bank, addresses: Addresses, lacking: Array) -> None:
 
 def _entries_at(
     memory: Memory, bank: Bank, wanted: Addresses, layout: Layout, where: object
-) -> tuple[Array, Array | None]:
-    """Entries (n, bytes) of a bank, words or bytes as it has them."""
+) -> tuple[Array, Array | None, Array]:
+    """Entries (n, bytes) of a bank, words or bytes as it has them, their bits that are not known, which are there."""
     held = _placed(memory, bank, layout)
+    hit = np.ones(len(wanted), np.bool_)
     if isinstance(held, range) and isinstance(wanted, range) and held == wanted:
-        return bank.words, bank.unknown
+        return bank.words, bank.unknown, hit
     held, wanted = np.asarray(held, np.int64), np.asarray(wanted, np.int64)
     if np.array_equal(held, wanted):
-        return bank.words, bank.unknown
+        return bank.words, bank.unknown, hit
     found = np.zeros((len(wanted), bank.words.shape[1]), np.uint8)
     lacking = np.full_like(found, 0xFF)
     if not len(held):
-        return found, lacking
+        return found, lacking, ~hit
     rows = np.arange(len(held))
     if not (np.diff(held) > 0).all():  # the last of several words at one address counts
         rows = np.argsort(held, kind="stable")
@@ -397,7 +404,7 @@ def _entries_at(
     hit = held[at] == wanted
     found[hit] = bank.words[rows[at[hit]]]
     lacking[hit] = 0 if bank.unknown is None else bank.unknown[rows[at[hit]]]
-    return found, lacking
+    return found, lacking, hit
 
 
 def _placed(memory: Memory, bank: Bank, layout: Layout) -> Addresses:
