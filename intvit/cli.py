@@ -1107,7 +1107,7 @@ def golden_export(
         list[str] | None, typer.Option(metavar="NAME=SITE..SITE", help="From one site to another as one case.")
     ] = None,
     first: Annotated[int, typer.Option(min=0, help="Index of the first image.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 1,
+    count: Annotated[int, typer.Option("--count", "--limit", min=1, help="Number of images.")] = 1,
     hex_files: Annotated[bool, typer.Option("--hex/--no-hex", help="Write $readmemh files.")] = True,
     taps: Annotated[bool, typer.Option("--taps", help="Named intermediates of every operator too.")] = False,
     layout: Annotated[
@@ -1405,6 +1405,9 @@ def golden_compare(
     ] = None,
     image: Annotated[list[int] | None, typer.Option(help="Only this image; repeat for more.")] = None,
     isolated: Annotated[bool, typer.Option("--isolated", help="The bench gave every case its golden stimuli.")] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Elements may be missing; x and z are taken for missing.")
+    ] = False,
     causes: Annotated[bool, typer.Option("--causes/--no-causes", help="Look for what explains each root.")] = True,
     junit: Annotated[Path | None, typer.Option(help="JUnit XML to write: a testcase for each site and image.")] = None,
     as_json: JsonOpt = False,
@@ -1428,7 +1431,7 @@ def golden_compare(
     layouts = known[0].layouts if layout is None else read_layouts(layout)
     with progress("compare") as advance:
         found = compare(known, open_dump(dump, layouts), graph=None if graph is None else load(graph), images=image,
-                        causes=causes, isolated=isolated, progress=advance)  # fmt: skip
+                        causes=causes, isolated=isolated, partial=partial, progress=advance)  # fmt: skip
     if junit is not None:
         with whole_file(junit) as path:
             path.write_bytes(reports.junit(found))
@@ -1438,7 +1441,7 @@ def golden_compare(
         for line in reports.lines(found):
             out.print(line, soft_wrap=True, highlight=False, markup=False)
         if found.differs:
-            headers = ["site", "status", "images", "elements", "different", "unknown"]
+            headers = ["site", "status", "images", "elements", "different", "missing"]
             out.print(_table("sites that are not equal", headers, reports.rows(found)))
     if found.differs:
         raise typer.Exit(1)

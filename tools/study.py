@@ -26,7 +26,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,6 +34,7 @@ from typing import Annotated, Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone need not be installed
 
 import numpy as np
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from real_weights import MEAN, PHOTOGRAPHS, STD, encoder_file, fashion_mnist, fetch, say
 
@@ -91,12 +92,14 @@ Count = Annotated[int, Field(ge=1)]
 
 class ModelEntry(_Strict):
     """A model and its images. `test` left out: what the calibration leaves of the pool. Counts are of images; `rules`
-    left out: those of the study."""
+    left out: those of the study. So many `views` of a pool, one after another, are of one photograph: none of them is
+    judged on if another was seen."""
 
     name: str
     weights: str
     pool: str
     test: str | None = None
+    views: Count = 1
     calibration: Annotated[int, Field(ge=2)]
     observed: Count | None = None
     single: Count | None = None
@@ -154,6 +157,7 @@ def prepare(folder: Path, wanted: set[str]) -> None:
         "t10k.npz": lambda: fashion_mnist(folder, "t10k"),
         "encoder.onnx": lambda: encoder_file(folder),
         "photographs": lambda: all_photographs(folder),
+        "quarters": lambda: quarters(folder),
     }
     for name, make in makers.items():
         if name in wanted and not (folder / name).exists():
@@ -161,10 +165,32 @@ def prepare(folder: Path, wanted: set[str]) -> None:
 
 
 def all_photographs(folder: Path) -> None:
-    unpacked, target = fetch(folder), folder / "photographs"
-    target.mkdir()
-    for i, photograph in enumerate(PHOTOGRAPHS):
-        shutil.copyfile(unpacked / photograph, target / f"{i:02d}{Path(photograph).suffix}")
+    unpacked = fetch(folder)
+    with _appearing(folder / "photographs") as target:
+        for i, photograph in enumerate(PHOTOGRAPHS):
+            shutil.copyfile(unpacked / photograph, target / f"{i:02d}{Path(photograph).suffix}")
+
+
+def quarters(folder: Path) -> None:
+    """Four images of every photograph: its quarters."""
+    unpacked = fetch(folder)
+    with _appearing(folder / "quarters") as target:
+        for i, photograph in enumerate(PHOTOGRAPHS):
+            with Image.open(unpacked / photograph) as image:
+                whole = image.convert("RGB")
+            w, h = whole.width // 2, whole.height // 2
+            for view, (x, y) in enumerate(((0, 0), (w, 0), (0, h), (w, h))):
+                whole.crop((x, y, x + w, y + h)).save(target / f"{i:02d}-{view}.png")
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A folder that is there once it is full."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    yield part
+    part.rename(folder)
 
 
 def picked(source: ImageSource, at: Sequence[int], name: str) -> ImageSource:
@@ -211,11 +237,16 @@ class Subject:
     def split(self, seed: int) -> tuple[ImageSource, ImageSource]:
         """Images to calibrate, map and search on, and those to judge on."""
         entry = self.entry
-        order = np.random.default_rng(seed).permutation(len(self.pool)).tolist()
-        seen = order[: max(entry.calibration, *entry.searches.values(), 0)]
+        n_seen = max(entry.calibration, *entry.searches.values(), 0)
+        if len(self.pool) % entry.views:
+            raise IntvitError(f"{entry.name}: pool must have {entry.views} views of every photograph, not {len(self.pool)}")
+        order = np.random.default_rng(seed).permutation(len(self.pool) // entry.views)
+        every = order[None] * entry.views + np.arange(entry.views)[:, None]  # a view of all, before the next of any
+        n_photographs = -(-n_seen // entry.views)
+        seen = every[:, :n_photographs].reshape(-1)[:n_seen].tolist()
         if self.rest is not None:
             return picked(self.pool, seen, f"{entry.pool}, seed {seed}"), self.rest
-        unseen = order[len(seen) :]
+        unseen = every[:, n_photographs:].T.reshape(-1).tolist()
         if not unseen:
             raise IntvitError(f"{entry.name}: pool must have more than {len(seen)} images, of which some judge")
         return picked(self.pool, seen, f"{entry.pool}, seed {seed}"), picked(self.pool, unseen, "the rest")
