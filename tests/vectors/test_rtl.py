@@ -48,13 +48,33 @@ endmodule
 """
 ECHO = "assign m0_axis_tdata = s0_axis_tdata; assign s0_axis_tready = m0_axis_tready;"
 PASSED = "assign m0_axis_tvalid = s0_axis_tvalid; assign m0_axis_tlast = s0_axis_tlast;"
+LATE = f"""{ECHO} assign m0_axis_tlast = s0_axis_tlast; int seen = 0, quiet = 0;
+  always_ff @(posedge clk) begin
+    if (s0_axis_tvalid && m0_axis_tready) seen <= seen + 1;
+    if (seen == 60) quiet <= quiet + 1;
+  end
+  assign m0_axis_tvalid = s0_axis_tvalid || quiet > 900;"""
 DISHONEST = {
-    "TIMEOUT": "assign m0_axis_tvalid = 0; assign s0_axis_tready = 1;",
-    "TLAST": f"{ECHO} assign m0_axis_tvalid = s0_axis_tvalid; assign m0_axis_tlast = 0;",
-    "EXTRA": f"""{ECHO} assign m0_axis_tlast = s0_axis_tlast; int seen = 0;
+    "silent": ("TIMEOUT", "assign m0_axis_tvalid = 0; assign s0_axis_tready = 1;"),
+    "waits": (
+        "TIMEOUT",
+        f"{ECHO} assign m0_axis_tlast = s0_axis_tlast; assign m0_axis_tvalid = s0_axis_tvalid && m0_axis_tready;",
+    ),
+    "endless": ("TLAST", f"{ECHO} assign m0_axis_tvalid = s0_axis_tvalid; assign m0_axis_tlast = 0;"),
+    "more": (
+        "EXTRA",
+        f"""{ECHO} assign m0_axis_tlast = s0_axis_tlast; int seen = 0;
       always_ff @(posedge clk) if (s0_axis_tvalid && m0_axis_tready) seen <= seen + 1;
       assign m0_axis_tvalid = s0_axis_tvalid || seen == 60;""",
-    "UNSTABLE": f"assign m0_axis_tdata = s0_axis_tdata; assign s0_axis_tready = 1; {PASSED}",
+    ),
+    "late": ("EXTRA", LATE),
+    "changes": ("UNSTABLE", f"assign m0_axis_tdata = s0_axis_tdata; assign s0_axis_tready = 1; {PASSED}"),
+    "knows": (
+        "UNREAD",
+        """byte n; assign s0_axis_tready = 0; assign m0_axis_tdata = n; assign m0_axis_tvalid = n < 30;
+      always_ff @(posedge clk) if (rst) n <= -30; else if (m0_axis_tvalid && m0_axis_tready) n <= n + 1;
+      assign m0_axis_tlast = (n + 31) % 10 == 0;""",
+    ),
 }
 """What a bench must say of a module that computes nothing wrong and breaks the protocol."""
 
@@ -129,9 +149,9 @@ def test_modules_and_broken_modules(vit, tmp_path):
     jobs = [*map(job, cases[:-1]), job(cases[-1], "two_sites", tmp_path)]
     jobs += [job(case, broken(tmp_path, name), tmp_path) for name, case in bad.items()]
     jobs += [job(ties, name, tmp_path) for name in documented(tmp_path)]
-    for name, body in DISHONEST.items():
-        (tmp_path / f"{name.lower()}_top.sv").write_text(HEADER.format(name=f"{name.lower()}_top", body=body))
-        jobs.append(job(identity(name), f"{name.lower()}_top", tmp_path))
+    for name, (_, body) in DISHONEST.items():
+        (tmp_path / f"{name}_top.sv").write_text(HEADER.format(name=f"{name}_top", body=body))
+        jobs.append(job(identity(name), f"{name}_top", tmp_path))
     report = bench(jobs, benches=["sv"], selftest=True, timeout=20_000, seed=3, stall=30)
     n = len(cases)
     assert [(o.case, o.said) for o in report.outcomes[:n] if not o.passed] == []
@@ -144,9 +164,9 @@ def test_modules_and_broken_modules(vit, tmp_path):
     assert all(o.said[0].startswith("MISMATCH") for o in report.outcomes[n : n + len(bad)])
     rest = report.outcomes[n + len(bad) :]
     assert [o.passed for o in rest[:2]] == [False, True], rest[:2]
-    for name, outcome in zip(DISHONEST, rest[2:], strict=True):
+    for (name, (said, _)), outcome in zip(DISHONEST.items(), rest[2:], strict=True):
         assert not outcome.passed
-        assert any(line.startswith(name) for line in outcome.said), (name, outcome)
+        assert any(line.startswith(said) for line in outcome.said), (name, outcome)
     assert not report.passed
 
 
@@ -197,8 +217,14 @@ def test_icarus():
     assert report.passed, report.lines()
 
 
+RESULT = "CASE 0 identity PASS words=60 errors=0 cycles=99 key=0"
 SILENT = {
     "finish": ("always @(posedge clk) if (s0_axis_tvalid) $finish;", "no result: "),
+    "claims": (
+        f"""always @(posedge clk) if (s0_axis_tvalid) begin
+      $display("{RESULT}"); $display("RESULT PASS words=60 cycles=99 key=0"); $finish; end""",
+        "no result: ",
+    ),
     "unknown": (f"{ECHO} assign m0_axis_tlast = 0;", "UNKNOWN"),
     "x": ("assign m0_axis_tdata = 'x; assign s0_axis_tready = m0_axis_tready;" + PASSED, "MISMATCH"),
 }
@@ -217,6 +243,21 @@ def test_what_says_nothing_does_not_pass(name, tmp_path):
     assert not outcome.passed
     assert outcome.said[0].startswith(said)
     assert not any(flip.found for flip in report.flips)
+
+
+@needs("icarus", "cocotb")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("late", "EXTRA late m0: "), ("knows", "UNREAD knows s0: "), ("x", "UNKNOWN x or z in "),
+     ("silent", "TIMEOUT silent m0 row 0 after 2000 cycles")],
+)  # fmt: skip
+def test_what_the_cocotb_bench_says(name, said, tmp_path):
+    body = (DISHONEST if name in DISHONEST else SILENT)[name][name in DISHONEST]
+    (tmp_path / f"{name}_top.sv").write_text(HEADER.format(name=f"{name}_top", body=body))
+    report = bench([job(identity(name), f"{name}_top", tmp_path)], simulator="icarus", benches=["cocotb"], timeout=2000)
+    (outcome,) = report.outcomes
+    assert not outcome.passed
+    assert [line.startswith(said) for line in outcome.said] == [True], outcome.said
 
 
 @needs("icarus", "sv")

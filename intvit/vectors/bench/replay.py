@@ -154,7 +154,7 @@ def _placed(written: Written, line: str) -> str:
     """A mismatch with the image and the index of its word."""
     fields = line.split()
     stream = next((s for s in written.expected if fields[2:3] == [s.port]), None)
-    if stream is None or fields[3:4] != ["word"] or not fields[4].isdecimal():
+    if stream is None or fields[3:4] != ["word"] or not fields[4].isdecimal() or int(fields[4]) >= stream.words:
         return line
     return f"{line} ({place(written, stream, int(fields[4]))})"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,9 @@ LONGEST_RUN = 3600
 PERIOD = 10
 """Of the clock of the cocotb bench, ns."""
 ERROR = re.compile(r"%Error[^:]*:|error:|\bERROR\b|I give up|Unable to bind|syntax error|Fatal:")
-CASE = re.compile(r"^CASE (\d+) \S+ (PASS|FAIL) words=(\d+) errors=(\d+) cycles=(\d+)$", re.MULTILINE)
-SAID = re.compile(r"(?:MISMATCH|TLAST|UNSTABLE|EXTRA|TIMEOUT|UNKNOWN) .*")
+CASE = re.compile(r"^CASE (\d+) \S+ (PASS|FAIL) words=(\d+) errors=(\d+) cycles=(\d+) key=(\d+)$", re.MULTILINE)
+RESULT = re.compile(r"^RESULT (?:PASS|FAIL) words=\d+ cycles=\d+ key=(\d+)$", re.MULTILINE)
+SAID = re.compile(r"(?:MISMATCH|TLAST|UNSTABLE|EXTRA|TIMEOUT|UNKNOWN|UNREAD) [^{\s].*")
 
 
 def missing(simulator: str, benches: Sequence[str] = BENCHES) -> str | None:
@@ -105,11 +107,15 @@ def run(folder: Path, description: dict[str, object], bench: str, simulator: str
         return _run_cocotb(folder, at, log, simulator, seed, stall, only, len(_cases(description)))
     compiled = [str(folder / "sv_verilator" / "bench")], ["vvp", str(folder / "bench.vvp")]
     command = compiled[simulator == "icarus"]
-    command += [f"+seed={seed}", f"+stall={stall}"] + ([] if only is None else [f"+only={only}"])
+    key = secrets.randbits(31)  # so that nothing else that is printed is taken for a result
+    command += [f"+seed={seed}", f"+stall={stall}", f"+key={key}"] + ([] if only is None else [f"+only={only}"])
     _run(command, at, log)
     text = log.read_text("utf-8", "replace")
     found = {}
-    for index, verdict, words, errors, cycles in CASE.findall(text):
+    ended = RESULT.findall(text)[-1:] == [str(key)]
+    for index, verdict, words, errors, cycles, said_key in CASE.findall(text):
+        if not ended or said_key != str(key):
+            continue
         ident = str(_cases(description)[int(index)]["ident"])
         said = tuple(line for line in SAID.findall(text) if line.split()[1] == ident)
         found[int(index)] = Ran(int(index), verdict == "PASS", int(words), int(errors), int(cycles), said)
@@ -133,8 +139,18 @@ def _run_cocotb(folder: Path, at: Path, log: Path, simulator: str, seed: int, st
             spent = case.find("properties/property[@name='sim_time_duration']")
             cycles = 0 if spent is None else int(float(str(spent.get("value"))) / PERIOD)
             said = tuple(dict.fromkeys(SAID.findall(text))) if failed else ()
+            if failed and not said:
+                said = (_raised(text) or f"no result: {_first_error(log) or _last_line(log)}",)
             found[index] = Ran(index, not failed, 0, int(failed), cycles, said)
     return _complete(found, only, n_cases, log)
+
+
+def _raised(text: str) -> str:
+    """The exception that ended a cocotb run; one of an X in a stream as the plain bench says it."""
+    raised = re.findall(r"^\s*(\w+(?:Error|Exception): .*)$", text, re.MULTILINE)
+    if raised and "non-0/1" in raised[-1]:
+        return "UNKNOWN x or z in a tvalid, tdata, tready or tlast"
+    return raised[-1] if raised else ""
 
 
 def _complete(found: dict[int, Ran], only: int | None, n_cases: int, log: Path) -> list[Ran]:

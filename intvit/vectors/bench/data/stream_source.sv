@@ -1,10 +1,12 @@
 // Sends the words of a file as an AXI stream, with `stall` pauses in 100 cycles; tlast ends every row.
-// A word that is offered stays until it is taken. The pauses follow from the seed, in every simulator alike.
+// A word that is offered stays until it is taken. The pauses follow from the seed, in every simulator alike. Once all
+// is `over`, a word that was not taken is an error.
 module stream_source #(
     parameter int BITS  = 8,
     parameter int WORDS = 1,
     parameter int ROW   = 1,
     parameter     FILE  = "",
+    parameter     NAME  = "",
     parameter int SALT  = 1
 ) (
     input  logic            clk,
@@ -14,7 +16,9 @@ module stream_source #(
     output logic [BITS-1:0] tdata,
     output logic            tvalid,
     input  logic            tready,
-    output logic            tlast
+    output logic            tlast,
+    input  logic            over,
+    output logic            unread
 );
   logic [BITS-1:0] words[0:WORDS-1];
   initial $readmemh(FILE, words);
@@ -30,6 +34,10 @@ module stream_source #(
       column <= 0;
       tvalid <= 0;
       tlast <= 0;
+      unread <= 0;
+    end else if (over) begin
+      if (!unread && (sent < WORDS || tvalid)) $display("UNREAD %s word %0d", NAME, sent - 32'(tvalid));
+      unread <= sent < WORDS || tvalid;
     end else if (!tvalid || tready) begin
       if (sent < WORDS && !pause) begin
         tvalid <= 1;

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import cocotb
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles, with_timeout
+from cocotb.simtime import get_sim_time
+from cocotb.triggers import ClockCycles, SimTimeoutError, with_timeout
 from cocotbext.axi import AxiStreamBus, AxiStreamFrame, AxiStreamSink, AxiStreamSource
 
 BENCH = json.loads(Path("bench.json").read_text())
@@ -51,17 +52,28 @@ async def replay(dut, index, case):
             bus = AxiStreamBus.from_prefix(dut, f"c{index}_{stream['port']}_axis")
             end = kind(bus, dut.clk, dut.rst, byte_lanes=1)
             end.set_pause_generator(pauses(stream["salt"]))
+            end.assert_reset(True)  # else it only sees a reset that begins
             made.append((end, stream))
     await ClockCycles(dut.clk, 2)
     dut.rst.value = 0
+    for end, _ in (*sources, *sinks):
+        end.assert_reset(False)
     await ClockCycles(dut.clk, 1)
     for source, stream in sources:
         for row in words(stream):
             source.send_nowait(AxiStreamFrame(row))
+    longest = 0
     for sink, stream in sinks:
         at = 0
         for number, row in enumerate(words(stream)):
-            frame = await with_timeout(sink.recv(), BENCH["timeout"] * PERIOD, "ns")
+            began = get_sim_time("ns")
+            try:
+                frame = await with_timeout(sink.recv(), BENCH["timeout"] * PERIOD, "ns")
+            except SimTimeoutError:
+                raise AssertionError(
+                    f"TIMEOUT {case['ident']} {stream['port']} row {number} after {BENCH['timeout']} cycles"
+                ) from None
+            longest = max(longest, int((get_sim_time("ns") - began) / PERIOD))
             for column, (expected, got) in enumerate(zip(row, frame.tdata, strict=False)):
                 assert got == expected, (
                     f"MISMATCH {case['ident']} {stream['port']} word {at + column} expected {expected:x} got {got:x}"
@@ -70,9 +82,13 @@ async def replay(dut, index, case):
                 f"TLAST {case['ident']} {stream['port']} row {number}: {len(frame.tdata)} words, not {len(row)}"
             )
             at += len(row)
-    await ClockCycles(dut.clk, 100)
+    await ClockCycles(dut.clk, min(BENCH["timeout"], 1000 + 2 * longest))
     for sink, stream in sinks:
-        assert sink.empty(), f"EXTRA {case['ident']} {stream['port']}: a row too many"
+        if not (sink.empty() and sink.idle()):
+            raise AssertionError(f"EXTRA {case['ident']} {stream['port']}: words too many")
+    for source, stream in sources:
+        if not (source.empty() and source.idle()):
+            raise AssertionError(f"UNREAD {case['ident']} {stream['port']}: words were not taken")
 
 
 def _test(index, case):
