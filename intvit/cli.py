@@ -164,9 +164,7 @@ def _observed(
     from intvit.floats.model import FloatModel
 
     model = FloatModel(model) if isinstance(model, Path) else model
-    found = resolved(
-        graph, model, activations, recipe, limit=limit, judged=judged, methods=methods, progress=report
-    )
+    found = resolved(graph, model, activations, recipe, limit=limit, judged=judged, methods=methods, progress=report)
     _notice(found.note)
     return found.recipe
 

@@ -131,6 +131,46 @@ def test_intermediates_are_those_of_the_specification(bundle, graph, tensors):
                 assert arrays[f"tap.{name}"][i].tolist() == values
 
 
+@pytest.mark.parametrize("method", ["ibert", "fqvit"])
+def test_rows_that_do_not_come_by_an_intermediate_keep_their_place(vit, tmp_path, method):
+    """A LayerNorm of equal values, and on another image none; products of s64 are left out."""
+    from intvit.graph.parameters import method_params, node_method
+    from intvit.lowering.recipe import build_recipe
+
+    graph = vit.lower(build_recipe({"preset": "accurate", "layernorm": {"method": method}}))
+    parts = select_parts(graph, ["blocks.0.norm1", "blocks.0.norm1.quant"])
+    tensor = parts[0].graph.tensors[parts[0].graph.inputs[0]]
+    x = np.random.default_rng(1).integers(-100, 100, (2, *tensor.shape))
+    x[0, 3] = 7
+    stored = Engine(graph).evaluate(quantize_images(graph, vit.test.read(0, 2)), [tensor_of(parts[1])])
+    stimuli = {"blocks.0.norm1": Stimuli({parts[0].graph.inputs[0]: x.astype(np.int16)})}
+    stimuli["blocks.0.norm1.quant"] = Stimuli({tensor_of(parts[1]): stored[tensor_of(parts[1])]})
+    export_stimuli(graph, stimuli, tmp_path / "v", parts=parts, taps=True)
+    assert check(tmp_path / "v").mismatches == ()
+    node = graph.node("blocks.0.norm1")
+    for image in (0, 1):
+        with np.load(tmp_path / "v" / node.name / f"image{image}" / "case.npz") as file:
+            arrays = {key: file[key] for key in file.files}
+        for i, row in enumerate(x[image].tolist()):
+            found = intermediates(node_method(node).spec, row, method_params(node))
+            for key in (key for key in arrays if key.startswith("tap.") and not key.endswith(".known")):
+                known = arrays.get(f"{key}.known", np.ones_like(arrays[key]))[i].astype(bool)
+                values = found.get(key.removeprefix("tap."), [])
+                assert arrays[key][i][known].tolist() == [v for v in values if v is not None]
+                assert known.any() == bool(values)
+    lacking = [key for key in arrays if key.endswith(".known")]
+    assert len(lacking) == (3 if method == "ibert" else 15)
+    wide = graph.tensors[tensor_of(parts[1])].dtype.bits == 64
+    with np.load(tmp_path / "v" / "blocks.0.norm1.quant" / "image0" / "case.npz") as file:
+        assert ("tap.product" in file.files) == (not wide)
+
+
+def tensor_of(wanted):
+    """What a part of one input reads."""
+    (name,) = wanted.graph.inputs
+    return name
+
+
 @pytest.mark.parametrize("key", ["tap.sum", "tap.exp"])
 def test_a_flipped_intermediate_is_found(bundle, tmp_path, key):
     import test_golden_tampering as tampering

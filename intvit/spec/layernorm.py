@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from intvit.errors import IntvitError
 from intvit.spec.arith import clamp, floor_shift, isqrt, rhe, rhe_shift, truncated_div, wrap
 from intvit.spec.ranges import require, require_all, require_lengths
-from intvit.spec.taps import tap
+from intvit.spec.taps import skip, tap
 
 TAPS = {
     "layernorm": {
@@ -44,6 +44,14 @@ TAPS = {
         "total": "FQ-ViT: product + offset",
     },
 }
+SOMETIMES = {
+    "ibert": {"factor": False, "product": True, "normalized": True},
+    "fqvit": {
+        **dict.fromkeys(("aligned", "root", "fraction", "reciprocal", "correction", "inverse", "inverse_exp"), False),
+        **dict.fromkeys(("slope", "shift", "multiplier", "beta_term", "mean_term", "offset", "product", "total"), True),
+    },
+}
+"""Method -> what a row of equal values does not come by -> whether there is one for each channel."""
 
 BIAS_MAX = 2**61
 
@@ -56,6 +64,12 @@ def centre(row: Sequence[int]) -> list[int]:
 
 
 # ------------------------------------------------------------------------------------------- I-ViT
+
+
+def _skip(method: str, channels: int) -> None:
+    """Note that a row has none of what it may not come by."""
+    for name, each in SOMETIMES[method].items():
+        skip(name, channels if each else 1)
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,7 @@ def ibert(row: Sequence[int], p: IbertLayerNorm) -> list[int]:
     var = tap("variance", sum(v * v for v in shifted))
     root = tap("root", isqrt(var) * 2**p.shift)
     if root == 0:
+        _skip("ibert", len(row))
         return list(p.bias)
     factor = tap("factor", 2**31 // root)
     product = tap("product", [v * factor for v in d])
@@ -191,6 +206,7 @@ def fqvit(row: Sequence[int], p: FqvitLayerNorm) -> list[int]:
     square_sum = tap("square_sum", sum(x * x for x in scaled))
     var = tap("variance", len(scaled) * square_sum - total**2)
     if var == 0:
+        _skip("fqvit", len(row))
         return [rhe_shift(b, exp) for b, exp in zip(p.bias, p.bias_exp, strict=True)]
     inverse, exponent = inverse_sqrt(var)
     result = []

@@ -35,6 +35,13 @@ def names() -> dict[str, dict[str, str]]:
     return {operator: known for module in modules for operator, known in getattr(module, "TAPS", {}).items()}
 
 
+def sometimes(operator: str, method: str | None) -> frozenset[str]:
+    """Names that some rows do not come by."""
+    names()
+    module = importlib.import_module(f"intvit.spec.{operator}") if method else None
+    return frozenset(getattr(module, "SOMETIMES", {}).get(method, ()))
+
+
 _taps: ContextVar[Taps | None] = ContextVar("intvit.spec.taps", default=None)
 
 
@@ -49,6 +56,17 @@ def tap(name: str, value: T) -> T:
         return value
     taps.setdefault(name, []).extend(_flat(value))
     return taps.changed(name, value) if isinstance(taps, Changed) else value
+
+
+class Aligned(dict[str, Values]):
+    """Taps of several rows, in which each has its place: None where it does not come by a name."""
+
+
+def skip(name: str, count: int) -> None:
+    """`count` values that a row does not come by; only `Aligned` notes them."""
+    taps = _taps.get()
+    if isinstance(taps, Aligned):
+        taps.setdefault(name, []).extend([None] * count)
 
 
 class Changed(dict[str, Values]):

@@ -251,6 +251,7 @@ def test_bad_layouts(keys, says):
             {"base": 2, "address_unit": "byte"},
             "x: base must be a multiple of the 4 bytes of a word in memh, not 0x2",
         ),
+        ((3,), {"word_stride": 1 << 48}, "x: address 0x2000000000000 must be 0x1000000000000 at most"),
         ((2, 2), {"tiles": [1 << 40, 1]}, "x: must fit 4294967296 bytes of memory, not .*"),
     ],
 )

@@ -13,7 +13,7 @@ import numpy as np
 
 from intvit.errors import IntvitError
 from intvit.graph.inttypes import IntType, storage
-from intvit.vectors.layouts.layout import NUMBERS, Layout
+from intvit.vectors.layouts.layout import HIGHEST, NUMBERS, Layout
 
 Array = np.ndarray[Any, Any]
 Addresses = range | Array
@@ -179,6 +179,8 @@ class Plan:
         if not n_tiles * n_words:
             return
         last = layout.base + (n_tiles - 1) * self.tile_stride + (n_words - 1) * self.word_stride
+        if last > HIGHEST:
+            raise IntvitError(f"{self.where}: address {last:#x} must be {HIGHEST:#x} at most")
         if layout.depth is not None and last >= layout.depth * layout.step:
             raise IntvitError(
                 f"{self.where}: address {last:#x} must lie in the memory of depth {layout.depth}"
