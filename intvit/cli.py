@@ -1137,8 +1137,8 @@ def golden_export(
     from intvit.vectors.layouts.layout import read_values
 
     integer = load(graph)
-    parts = {name: text.split(",") for name, text in _named("--part", part).items()}
-    spans = {name: _span(text) for name, text in _named("--span", span).items()}
+    parts = {name: text.split(",") for name, text in _named("--part", part, "NAME=SITE,...").items()}
+    spans = {name: _span(text) for name, text in _named("--span", span, "NAME=SITE..SITE").items()}
     chosen = select_parts(integer, site or ([] if parts or spans else ["*"]), parts, spans)
     layouts = None if layout is None else read_values(layout)
     common: dict[str, Any] = {"hex_files": hex_files, "taps": taps, "resume": resume, "layouts": layouts}
@@ -1159,6 +1159,7 @@ def golden_export(
         return
     if images is None:
         raise IntvitError("IMAGES: must be given, or --directed")
+    _none_of({"--seed": seed}, "must go with --directed")
     source = _images(images, _input_shape(integer), integer.metadata, calibrated=True, mean=mean, std=std,
                      resize=resize)  # fmt: skip
     if first + count > len(source):
@@ -1170,13 +1171,13 @@ def golden_export(
     _notice(f"wrote {index.n_cases} cases to {output}, digest {index.digest}")
 
 
-def _named(option: str, texts: list[str] | None) -> dict[str, str]:
+def _named(option: str, texts: list[str] | None, form: str) -> dict[str, str]:
     """NAME=TEXT, each name once."""
     found: dict[str, str] = {}
     for text in texts or []:
         name, _, rest = text.partition("=")
         if not name or not rest:
-            raise IntvitError(f"{option}: must be NAME=..., not {text!r}")
+            raise IntvitError(f"{option}: must be {form}, not {text!r}")
         if name in found:
             raise IntvitError(f"{option}: {name} must be given once")
         found[name] = rest
@@ -1514,8 +1515,11 @@ def main(arguments: list[str] | None = None) -> int:
             return USAGE
         return status if isinstance(status, int) else 0
     except UsageError as error:
-        error.show()
-        return USAGE
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            return USAGE
+        command = error.ctx.command_path if error.ctx else "intvit"
+        return _say(f"{error.format_message()} ({command} -h)", USAGE)
     except IntvitError as error:
         return _say(str(error), USAGE)
     except ClickException as error:

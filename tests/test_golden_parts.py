@@ -71,7 +71,7 @@ def test_it_goes_on_from_any_tensors_to_any_others(graph, tensors):
 
 
 def test_a_part_that_would_wait_for_itself_is_refused(graph):
-    with pytest.raises(IntvitError, match="must read nothing that depends on it, and reads av"):
+    with pytest.raises(IntvitError, match="must read nothing that depends on the part, and reads av"):
         part_of(graph, ["fc.quant", "sum"])
 
 
@@ -352,7 +352,13 @@ def test_the_published_schema_is_that_of_the_manifests(bundle):
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        (["--part", "block0"], "--part: must be NAME=..., not 'block0'"),
+        (["--part", "block0"], "--part: must be NAME=SITE,..., not 'block0'"),
+        (["--part", "a=logits"], "a: a part of one site must have its name, logits (--site)"),
+        (["--part", "head=blocks.0.*"], "head: a part of 21 sites must not have the name of one"),
+        (["--part", "p=blocks.0.norm1,blocks.0.add1"], "p: must read nothing that depends on the part, and reads "),
+        (["--site", ""], "'': must match a site or operator"),
+        (["--seed", "5"], "--seed: must go with --directed"),
+        (["--count", "0"], "greater than or equal to 1 ("),
         (["--part", "a=nope"], "nope: must match a site or operator"),
         (["--part", "a=logits", "--part", "a=logits"], "--part: a must be given once"),
         (["--part", "logits=logits", "--site", "logits"], "logits: must name one part"),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from intvit.engine import Engine, quantize_images
-from intvit.errors import IntvitError
+from intvit.errors import IntvitError, placed
 from intvit.files import remove, safe_name, whole_file, whole_folder
 from intvit.graph.check import check
 from intvit.graph.ir import LAYOUT_OPS, Array, IntGraph, Node, Tensor
@@ -85,7 +85,7 @@ def select_nodes(graph: IntGraph, patterns: Sequence[str]) -> list[Node]:
     for pattern in patterns:
         hits = [n for n in nodes if any(fnmatch.fnmatchcase(name, pattern) for name in _names(n))]
         if not hits:
-            raise IntvitError(f"{pattern}: must match a site or operator of the graph, and matches none")
+            raise IntvitError(f"{pattern or repr('')}: must match a site or operator of the graph, and matches none")
         found |= {n.name: n for n in hits}
     return [n for n in nodes if n.name in found]
 
@@ -103,8 +103,18 @@ def select_parts(graph: IntGraph, sites: Sequence[str] = (), parts: Mapping[str,
     """
     found = [Wanted(node.name, part_of(graph, [node.name])) for node in (select_nodes(graph, sites) if sites else ())]
     for name, patterns in (parts or {}).items():
-        found.append(Wanted(name, part_of(graph, [node.name for node in select_nodes(graph, patterns)])))
-    found += [Wanted(name, part_of(graph, reaching(graph, *span))) for name, span in (spans or {}).items()]
+        with placed(name):
+            found.append(Wanted(name, part_of(graph, [node.name for node in select_nodes(graph, patterns)])))
+    for name, span in (spans or {}).items():
+        with placed(name):
+            found.append(Wanted(name, part_of(graph, reaching(graph, *span))))
+    known = {node.name for node in graph.nodes if node.op not in LAYOUT_OPS}
+    for wanted in found:
+        only = [node.name for node in wanted.sites]
+        if len(only) == 1 and wanted.name != only[0]:
+            raise IntvitError(f"{wanted.name}: a part of one site must have its name, {only[0]} (--site)")
+        if len(only) > 1 and wanted.name in known:
+            raise IntvitError(f"{wanted.name}: a part of {len(only)} sites must not have the name of one")
     names = [wanted.name for wanted in found]
     for name in names:
         if names.count(name) > 1:
@@ -320,7 +330,7 @@ class _Writer:
 @contextmanager
 def _bundle(path: Path, resume: bool) -> Iterator[Path]:
     """A folder to fill: the bundle, or what is packed into it."""
-    if path.suffix != ".zip":
+    if path.suffix.lower() != ".zip":
         with whole_folder(path, resume=resume) as partial:
             yield partial
         return

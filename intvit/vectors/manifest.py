@@ -168,6 +168,9 @@ class Part(Origin):
         sites = [node.site for node in self.nodes]
         if len(set(sites)) != len(sites):
             raise ValueError("nodes must have a site each")
+        alone = [node.site for node in self.nodes if node.op not in LAYOUT_OPS]
+        if (len(alone) == 1) != (self.part in alone):
+            raise ValueError(f"part must have the name of its one site, or one of its own, not {self.part!r}")
         named = {name for node in self.nodes for name in (*node.inputs, node.output)}
         if set(self.tensors) != named:
             raise ValueError(f"tensors must be those of the nodes, not {_few(self.tensors)}")
@@ -183,7 +186,6 @@ class Part(Origin):
         for ports, word in ((self.stimuli, "input"), (self.expected, "output")):
             if [port.key for port in ports] != port_keys(word, len(ports)):
                 raise ValueError(f"keys must be {word} and a number, not {_few(p.key for p in ports)}")
-        alone = [node.site for node in self.nodes if node.op not in LAYOUT_OPS]
         for known, items in (("constant", self.parameters), ("intermediate", self.taps)):
             names = [(item.site, getattr(item, known)) for item in items]
             order = [sites.index(site) for site, _ in names if site in sites]

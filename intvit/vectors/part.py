@@ -146,4 +146,4 @@ def _never_waits(graph: IntGraph, wanted: Collection[str], made: Collection[str]
             late.add(node.output)
     for name in inputs:
         if name in late:
-            raise IntvitError(f"part: must read nothing that depends on it, and reads {name}")
+            raise IntvitError(f"must read nothing that depends on the part, and reads {name}")
