@@ -18,6 +18,7 @@ import study
 from test_import_timm import random_vit
 
 from intvit.analysis.outputs import outcomes, summary
+from intvit.errors import IntvitError
 from intvit.floats.importers.timm import import_timm
 from intvit.floats.live import LiveActivations
 from intvit.floats.model import FloatModel
@@ -119,6 +120,24 @@ def subject_graph(model):
     from intvit.floats.importers.onnx import float_graph
 
     return float_graph(model.proto)
+
+
+def test_views_of_a_photograph_are_seen_or_judge(data, tmp_path):
+    """A view of every photograph comes before the next of any."""
+    shutil.copy(data / "small.onnx", tmp_path / "small.onnx")
+    numbers = np.repeat(np.arange(20, dtype=np.uint8), 64).reshape(20, 1, 8, 8)
+    np.savez(tmp_path / "pool.npz", images=numbers)
+    entry = {"name": "small", "weights": "small.onnx", "pool": "pool.npz", "calibration": 4, "searches": {"greedy": 10}}
+
+    def of(images):
+        return images.raw(0, len(images))[:, 0, 0, 0].tolist()
+
+    seen, test = study.Subject.of(study.ModelEntry(**entry, views=4), tmp_path).split(7)
+    photographs = [i // 4 for i in of(seen)]
+    assert (len(seen), len(set(photographs[:3])), len(set(photographs))) == (10, 3, 3)
+    assert sorted(i // 4 for i in of(test)) == sorted([p for p in range(5) if p not in photographs] * 4)
+    with pytest.raises(IntvitError, match="small: pool must have 3 views of every photograph, not 20"):
+        study.Subject.of(study.ModelEntry(**entry, views=3), tmp_path).split(7)
 
 
 def test_shards_merged_are_the_whole(data, whole, tmp_path):

@@ -239,7 +239,9 @@ class Subject:
         entry = self.entry
         n_seen = max(entry.calibration, *entry.searches.values(), 0)
         if len(self.pool) % entry.views:
-            raise IntvitError(f"{entry.name}: pool must have {entry.views} views of every photograph, not {len(self.pool)}")
+            raise IntvitError(
+                f"{entry.name}: pool must have {entry.views} views of every photograph, not {len(self.pool)}"
+            )
         order = np.random.default_rng(seed).permutation(len(self.pool) // entry.views)
         every = order[None] * entry.views + np.arange(entry.views)[:, None]  # a view of all, before the next of any
         n_photographs = -(-n_seen // entry.views)
