@@ -5,7 +5,6 @@
 Exit 0 and one line if every claim is what this file derives; 1 and the first claim that is not. Rules: docs/prove.md.
 An interval is a pair (low, high), inclusive; a tensor has one for all channels of its last axis, or one for each.
 """
-
 # fmt: off
 # ruff: noqa: B023, B905, E401, E701, E702, E731, I001
 import ast, hashlib, json, sys, zipfile
