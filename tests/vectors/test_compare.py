@@ -183,7 +183,7 @@ def test_what_is_not_known_is_not_compared(cases):
     )
     report = compare(cases, Archive(Path("d"), arrays), partial=True)
     assert statuses(report)["b"] == MISSING
-    assert report.results[1].n_unknown == 1
+    assert report.results[1].n_missing == 1
     assert reports.headline(report) == "3 sites equal, 1 missing, 1 of them in part (b: 1 of 90 elements missing)"
     assert not report.differs
     arrays["b", 4, "output.valid"] = np.zeros((5, 6), bool)

@@ -63,7 +63,7 @@ class Result:
     """Those that were dumped."""
     failing: tuple[int, ...] = ()
     n_elements: int = 0
-    n_unknown: int = 0
+    n_missing: int = 0
     """Elements of those images that were not dumped."""
     n_different: int = 0
     n_undefined: int = 0
@@ -382,7 +382,7 @@ def _result(tensor: _Tensor, wanted: tuple[int, ...], dump: Dump, isolated: bool
     assert tensor.right is not None
     images = _rows(tensor, wanted)
     by_image: dict[int, str] = {}
-    different = undefined = unknown = elements = 0
+    different = undefined = missing = elements = 0
     first: Element | None = None
     for b, image in enumerate(images):
         known = tensor.dumped.get(image)
@@ -391,7 +391,7 @@ def _result(tensor: _Tensor, wanted: tuple[int, ...], dump: Dump, isolated: bool
             continue
         elements += known.valid.size
         gone = int(np.count_nonzero(~known.given))
-        unknown += gone
+        missing += gone
         wrong = _wrong(known, tensor.golden[b])
         by_root = _wrong(known, tensor.right[b], _undefined_before(tensor, image))
         differs = ROOT if by_root.any() else PROPAGATED
@@ -408,9 +408,9 @@ def _result(tensor: _Tensor, wanted: tuple[int, ...], dump: Dump, isolated: bool
             first = _element(tensor, image, against, wrong, known, dump)
     failing = tuple(image for image in images if by_image[image] in (ROOT, PROPAGATED))
     seen = tuple(i for i in images if i in tensor.dumped and tensor.dumped[i].given.any())
-    notes = tuple(_notes(tensor, by_image, seen, unknown, undefined, isolated))
+    notes = tuple(_notes(tensor, by_image, seen, missing, undefined, isolated))
     node = tensor.node
-    return Result(tensor.case.name, node.name, tensor.tensor.name, node.op, status, seen, failing, elements, unknown,
+    return Result(tensor.case.name, node.name, tensor.tensor.name, node.op, status, seen, failing, elements, missing,
                   different, undefined, first, notes, None, by_image)  # fmt: skip
 
 
@@ -450,7 +450,7 @@ def axes(node: Node, rank: int) -> tuple[str, ...]:
     return (*(f"axis {i}" for i in range(rank - 2)), "token", last)
 
 
-def _notes(tensor: _Tensor, by_image: Mapping[int, str], seen: tuple[int, ...], unknown: int, undefined: int,
+def _notes(tensor: _Tensor, by_image: Mapping[int, str], seen: tuple[int, ...], missing: int, undefined: int,
            isolated: bool) -> list[str]:  # fmt: skip
     """What stood in for inputs that were not dumped, and what was not looked at."""
     notes: list[str] = []
@@ -478,8 +478,8 @@ def _notes(tensor: _Tensor, by_image: Mapping[int, str], seen: tuple[int, ...], 
     gone = [image for image in by_image if image not in seen]
     if gone:
         notes.append(f"not dumped on image {_list(gone)}")
-    if unknown:
-        notes.append(f"{unknown} elements are missing")
+    if missing:
+        notes.append(f"{missing} elements are missing")
     if undefined:
         notes.append(f"{undefined} elements are x or z")
     return notes

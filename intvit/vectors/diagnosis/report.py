@@ -35,7 +35,7 @@ def headline(report: Report) -> str:
 def _gaps(result: Result) -> list[str]:
     gone = [str(image) for image in result.by_image if image not in result.images]
     said = [f"image {' '.join(gone)} missing"] if gone else []
-    return said + ([f"{result.n_unknown} of {result.n_elements} elements missing"] if result.n_unknown else [])
+    return said + ([f"{result.n_missing} of {result.n_elements} elements missing"] if result.n_missing else [])
 
 
 def lines(report: Report) -> Iterator[str]:
@@ -57,13 +57,13 @@ def rows(report: Report) -> list[list[str]]:
     """Of a table: site, status, images that fail or were dumped, elements, how many differ, how many are not known."""
     return [
         [plain(r.site if r.status != EXTRA else f"{r.case}/image{r.images[0]}/{r.tensor}"), r.status,
-         " ".join(map(str, r.failing or r.images)) or "-", str(r.n_elements), str(r.n_different), str(r.n_unknown)]
+         " ".join(map(str, r.failing or r.images)) or "-", str(r.n_elements), str(r.n_different), str(r.n_missing)]
         for r in report.results if r.status != EQUAL
     ]  # fmt: skip
 
 
 def _amount(result: Result) -> str:
-    return f"{result.n_different} of {result.n_elements - result.n_unknown} elements differ"
+    return f"{result.n_different} of {result.n_elements - result.n_missing} elements differ"
 
 
 def cause_lines(result: Result) -> Iterator[str]:
@@ -112,7 +112,7 @@ def _site(result: Result) -> dict[str, Any]:
     found: dict[str, Any] = {
         "case": result.case, "site": result.site, "tensor": result.tensor, "op": result.op, "status": result.status,
         "images": list(result.images), "failing": list(result.failing), "elements": result.n_elements,
-        "unknown": result.n_unknown, "different": result.n_different, "undefined": result.n_undefined,
+        "missing": result.n_missing, "different": result.n_different, "undefined": result.n_undefined,
         "notes": list(result.notes),
     }  # fmt: skip
     if result.first is not None:
