@@ -1,13 +1,18 @@
-"""Bias correction: the mean of what a linear operator reads is that of the float network, whatever a method does."""
+"""Bias correction: the mean of what a linear operator reads is that of the float network, whatever a method does.
+
+Slope correction: so is how much its sums vary with it.
+"""
 
 import numpy as np
 import pytest
 
 from intvit.engine import Engine, quantize_images
 from intvit.engine.trace import dequantize
+from intvit.errors import IntvitError
 from intvit.floats.model import FloatModel
 from intvit.floats.recording import Recording
-from intvit.lowering.bias import N_ROWS, Rows, sampled
+from intvit.graph import operators
+from intvit.lowering.bias import N_ROWS, Rows, fit_of, sampled
 from intvit.lowering.calibrate import calibrate
 from intvit.lowering.context import lower
 from intvit.lowering.recipe import build_recipe
@@ -37,30 +42,69 @@ def test_only_biases_differ(pair):
     assert all(not np.array_equal(with_it.node(s).arrays["bias"], without.node(s).arrays["bias"]) for s in FC2)
 
 
-def test_the_mean_of_the_sums_is_that_of_the_float_network(vit, pair):
-    """One operator at a time: fed with what the float network feeds it."""
+def sums(vit, graph, act, site):
+    """(sums of one operator that is fed what the float network feeds it, those of the float network)."""
     images = vit.recorded.read(0, 16)
-    site, act = "blocks.2.mlp.fc2", "blocks.2.mlp.act"
     before = vit.graph.node(act).inputs[0]
     found = FloatModel(vit.onnx_path).run(images, [before, act])
     linear = vit.graph.node(site)
+    x = graph.tensors[graph.node(act).inputs[0]]
+    q = np.clip(np.rint(found[before] / x.scale), x.dtype.min, x.dtype.max).astype(np.int64)
+    for name in (act, f"{act}.quant", site):
+        node = graph.node(name)
+        inputs = [graph.tensors[name] for name in node.inputs]
+        q = operators.get(node.op).kernel(node, inputs, graph.tensors[node.output])([q])
     real = found[act].astype(np.float64) @ linear.arrays["weight"].T + linear.arrays["bias"]
+    return dequantize(q, graph.tensors[site]), real
+
+
+def test_the_mean_of_the_sums_is_that_of_the_float_network(vit, pair):
     off = []
     for graph in pair:
-        x = graph.tensors[graph.node(act).inputs[0]]
-        q = np.clip(np.rint(found[before] / x.scale), x.dtype.min, x.dtype.max).astype(np.int64)
-        for node in graph.nodes:
-            if node.name == act:
-                started = q
-            if node.name in (act, f"{act}.quant", site):
-                from intvit.graph import operators
-
-                kind = operators.get(node.op)
-                inputs = [graph.tensors[name] for name in node.inputs]
-                started = kind.kernel(node, inputs, graph.tensors[node.output])([started])
-        y = dequantize(started, graph.tensors[site])
+        y, real = sums(vit, graph, "blocks.2.mlp.act", "blocks.2.mlp.fc2")
         off.append(np.abs((y - real).mean(axis=(0, 1))).mean())
     assert off[0] < off[1] / 4
+
+
+@pytest.mark.parametrize(("method", "share"), [("ibert", 1.0), ("ivit", 0.9)])
+def test_slopes_leave_less_error_and_the_same_mean(vit, method, share):
+    """Errors of sums whose means are right; weights behind anything else stay."""
+    gelu = {"gelu": {"method": method}}
+    plain, sloped = lowered(vit, **gelu), lowered(vit, **gelu, slope_correction=True)
+    changed = {
+        a.name for a, b in zip(plain.nodes, sloped.nodes, strict=True)
+        for key in a.arrays if not np.array_equal(a.arrays[key], b.arrays[key])
+    }  # fmt: skip
+    read = {f"blocks.{i}.{name}" for i in range(6) for name in ("attn.qkv", "mlp.fc1", "mlp.fc2")}
+    assert set(FC2) <= changed <= read | {f"{name}.quant" for name in read} | {node.name for node in plain.nodes[-3:]}
+    errors = []
+    for graph in (plain, sloped):
+        found = [sums(vit, graph, f"blocks.{i}.mlp.act", f"blocks.{i}.mlp.fc2") for i in range(6)]
+        errors.append([np.var(y - real, axis=(0, 1)).sum() for y, real in found])
+        for y, real in found:
+            assert np.abs((y - real).mean(axis=(0, 1))).mean() < 0.02 * np.std(real)
+    assert np.sum(errors[1]) < share * np.sum(errors[0])
+
+
+def test_slopes_are_those_of_lines_through_samples():
+    """A channel twice as large as it should be, one that does not vary, and one that is noise."""
+    rng = np.random.default_rng(3)
+    integers, noise = rng.normal(size=(4000, 3)) * [4, 0, 4], rng.normal(size=4000) * 4
+    floats = np.stack([integers[:, 0] / 1.6 + 3, integers[:, 1], noise], axis=1)
+    fit = fit_of(floats, integers)
+    assert np.allclose(fit.slopes, [1 / 1.6, 1, 0.5], atol=0.02)  # the last at its limit
+    assert np.allclose(fit.floats - fit.integers, floats.mean(axis=0) - integers.mean(axis=0))
+    assert np.all(fit_of(np.zeros((5, 2)), np.zeros((5, 2))).slopes == 1)
+
+
+def test_slopes_go_with_biases():
+    rule = "slope_correction: must go with bias_correction, which is off"
+    for values in ({}, {"preset": "accurate", "bias_correction": False}):
+        with pytest.raises(IntvitError, match=rule):
+            build_recipe({**values, "slope_correction": True})
+    for values in ({}, {"preset": "accurate"}):
+        assert "slope_correction" not in build_recipe(values).model_dump()
+    assert build_recipe({"bias_correction": True, "slope_correction": True}).slope_correction
 
 
 def test_the_outputs_are_nearer_to_the_float_network(vit):

@@ -11,7 +11,7 @@ import pytest
 
 from intvit.analysis.demo import SWIN_WEIGHTS, WEIGHTS, embedded
 from intvit.analysis.diagnosis import broken_rules, diagnose, with_line
-from intvit.analysis.emulation import OPERATOR, ROUNDING, Emulation, dequantized
+from intvit.analysis.emulation import OPERATOR, ROUNDING, Emulation, dequantized, flipped
 from intvit.analysis.outputs import outcomes, summary
 from intvit.engine import Engine, quantize_images
 from intvit.errors import IntvitError
@@ -21,6 +21,7 @@ from intvit.floats.importers.onnx import float_graph
 from intvit.floats.importers.timm import import_timm
 from intvit.floats.live import LiveActivations
 from intvit.floats.model import FloatModel
+from intvit.lowering.bias import fitted
 from intvit.lowering.calibrate import calibrate
 from intvit.lowering.context import lower
 from intvit.lowering.recipe import build_recipe
@@ -40,22 +41,22 @@ def network(weights):
     return model, open_images("fashion-mnist:calibration", size=size, channels=1, metadata=graph.metadata)
 
 
-def emulation_of(weights, method, preset="accurate", bits=8, n_images=4):
+def emulation_of(weights, method, preset="accurate", bits=8, n_images=4, **values):
     model, source = network(weights)
     graph = float_graph(model.proto)
-    recipe = build_recipe({"preset": preset, "bits": bits}).with_method(method)
+    recipe = build_recipe({"preset": preset, "bits": bits, **values}).with_method(method)
     calibration = calibrate(graph, LiveActivations(model, source, 8), recipe)
     images = source.read(0, n_images)
     integer = lower(graph, calibration, recipe)
-    return Emulation(graph, integer, model, images, frozenset(calibration.samples)), images
+    return Emulation(graph, integer, model, images, calibration.samples), images
 
 
 @pytest.mark.parametrize("method", ["ibert", "fqvit", "ivit"])
-@pytest.mark.parametrize("preset", ["accurate", "published"])
+@pytest.mark.parametrize("values", [{}, {"preset": "published"}, {"slope_correction": True}])
 @pytest.mark.parametrize("weights", [WEIGHTS, SWIN_WEIGHTS])
-def test_every_node_gives_what_its_integers_stand_for(weights, preset, method):
+def test_every_node_gives_what_its_integers_stand_for(weights, values, method):
     """Fed what the engine has before it; but for ties, one step of the output's scale apart."""
-    emulation, images = emulation_of(weights, method, preset)
+    emulation, images = emulation_of(weights, method, **values)
     integer = emulation.integer
     q = Engine(integer).evaluate(quantize_images(integer, images), list(integer.tensors))
     for _, node, _ in emulation.walk(images, lambda part: True):
@@ -68,9 +69,10 @@ def test_every_node_gives_what_its_integers_stand_for(weights, preset, method):
             assert np.abs(found - want).max() <= 1.01 * np.max(tensor.scale)
 
 
+@pytest.mark.parametrize("slopes", [False, True])
 @pytest.mark.parametrize("weights", [WEIGHTS, SWIN_WEIGHTS])
-def test_with_everything_off_it_is_the_float_network(weights):
-    emulation, images = emulation_of(weights, "ibert")
+def test_with_everything_off_it_is_the_float_network(weights, slopes):
+    emulation, images = emulation_of(weights, "ibert", slope_correction=slopes)
     (real,) = emulation.model.run(images).values()
     assert np.abs(emulation.outputs(images, lambda part: False) - real).max() <= 1e-4 * np.abs(real).max()
 
@@ -88,6 +90,22 @@ def test_what_is_switched_is_what_changes():
     assert "blocks.3.attn.softmax" in equal
     assert "blocks.3.attn.proj" not in equal
     assert not any(name.startswith("blocks.4") for name in equal)
+
+
+def test_weights_have_slopes_where_something_is_on_that_they_correct():
+    emulation, _ = emulation_of(WEIGHTS, "ivit", slope_correction=True)
+    node = emulation.integer.node("blocks.1.mlp.fc2")
+    chain, _ = emulation.corrections[node.name]
+    real, step = emulation.graph.node(node.name).arrays["weight"], np.eye(node.arrays["weight"].shape[1])
+    own = emulation.parts[node.name]
+    slopes = fitted(emulation.integer, node.inputs[0], emulation.samples).slopes
+    assert np.abs(slopes - 1).max() > 0.02
+    for parts, wanted in (((), real), ((own,), real), (chain[:1], real * slopes), ((own, *chain), real * slopes)):
+        on = flipped(False, parts)
+        zero = emulation.evaluate(node, [np.zeros_like(step)], on)
+        found = (emulation.evaluate(node, [step], on) - zero).T
+        y, x = (emulation.integer.tensors[name].scale for name in (node.output, node.inputs[0]))
+        assert np.abs(found - wanted).max() <= (0.6 * np.max(y / x) if own in parts else 1e-5)
 
 
 def test_a_bias_is_corrected_for_what_is_on():
@@ -141,7 +159,7 @@ def rules_of(model, source, recipe, n_images=2):
     graph = float_graph(model.proto)
     calibration = calibrate(graph, LiveActivations(model, source, 4), recipe)
     images = source.read(0, n_images)
-    emulation = Emulation(graph, lower(graph, calibration, recipe), model, images, frozenset())
+    emulation = Emulation(graph, lower(graph, calibration, recipe), model, images, {})
     return broken_rules(emulation, images, recipe)
 
 

@@ -1,8 +1,11 @@
 """Observers by what they are for: searched clips, one for each quantizer, and `auto`."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from intvit.analysis import observers
 from intvit.analysis.demo import WEIGHTS, embedded
 from intvit.analysis.observers import resolved
 from intvit.errors import IntvitError
@@ -12,7 +15,7 @@ from intvit.floats.importers.timm import import_timm
 from intvit.floats.live import LiveActivations
 from intvit.floats.model import FloatModel
 from intvit.graph.store import load
-from intvit.kernels.quantize import quantize_weight
+from intvit.kernels.quantize import affine_scale, quantize_weight
 from intvit.lowering.calibrate import calibrate
 from intvit.lowering.context import lower
 from intvit.lowering.observers import KullbackLeibler, MeanSquaredError, build_observer
@@ -107,6 +110,29 @@ def test_readers_that_disagree_are_refused(live):
     asked = {"blocks.0.norm1": {"observer": "mse"}, "blocks.0.add1": {"observer": "kl"}}
     with pytest.raises(IntvitError, match="observer must be one for all that read it, not"):
         calibrate(graph, activations, build_recipe({"quantizers": asked}))
+    shares = build_recipe({"quantizers": {"blocks.0.norm1": {"range": 0.5}, "blocks.0.add1": {"range": 0.6}}})
+    with pytest.raises(IntvitError, match=r"range must be one for all that read it, not \{0.5"):
+        lower(graph, calibrate(graph, activations, shares), shares)
+
+
+def test_a_share_of_a_range(live):
+    """Of the larger side; a zero point keeps what the smaller one has."""
+    graph, _, activations = live
+    shares = {"blocks.1.mlp.fc2": {"range": 0.5}, "blocks.2.attn.proj": {"range": 0.25}, "matmul": {"range": 1.0}}
+    recipes = [build_recipe({"preset": "accurate", "quantizers": each}) for each in ({}, shares)]
+    calibration = calibrate(graph, activations, recipes[0])
+    assert calibrate(graph, activations, recipes[1]).ranges == calibration.ranges
+    plain, shared = (lower(graph, calibration, recipe) for recipe in recipes)
+    for site, share in (("blocks.1.mlp.fc2", 0.5), ("blocks.2.attn.proj", 0.25)):
+        name = plain.node(site).inputs[0]
+        low, high = calibration.ranges[plain.tensors[name].source]
+        top = share * max(-low, high)
+        scale, zero_point = affine_scale(max(low, -top), min(high, top), 8)
+        assert (shared.tensors[name].scale, shared.tensors[name].zero_point) == (scale, zero_point)
+    changed = {name for name, of in plain.tensors.items() if np.any(of.scale != shared.tensors[name].scale)}
+    read = plain.tensors[plain.node("blocks.2.attn.proj").inputs[0]].source
+    found = {name.partition(".quant")[0] for name in changed}
+    assert found == {"blocks.1.mlp.act", "blocks.1.mlp.fc2", "blocks.2.attn.proj", read}
 
 
 def test_auto_is_resolved_into_lines_of_a_recipe(live):
@@ -118,7 +144,7 @@ def test_auto_is_resolved_into_lines_of_a_recipe(live):
     with pytest.raises(IntvitError, match="auto must be resolved"):
         calibrate(graph, activations, recipe)
     found = resolved(graph, model, activations, recipe)
-    assert set(found.sqnr) == {*OBSERVERS, "auto"}
+    assert set(found.sqnr) == {*OBSERVERS, "auto", "minmax with slopes", "auto with slopes"}
     best = max(found.sqnr, key=found.sqnr.__getitem__)
     assert found.sqnr[found.taken] >= found.sqnr["minmax"]
     assert found.taken in {best, "minmax"}
@@ -132,6 +158,37 @@ def test_auto_is_resolved_into_lines_of_a_recipe(live):
     integer = lower(graph, calibrate(graph, activations, found.recipe), found.recipe)
     again = build_recipe(integer.metadata["recipe"])
     assert lower(graph, calibrate(graph, activations, again), again).content_hash == integer.content_hash
+
+
+def test_ranges_are_judged_on_images_that_were_not_calibrated_on(live, monkeypatch):
+    """All of them on few, those that matter on more; the whole models on as many as were asked for."""
+    graph, model, activations = live
+    recipe = build_recipe({"preset": "accurate", "bits": 4, "observer": {"kind": "auto"}}).with_method("ibert")
+    seen, judged = [], observers._judged
+
+    def listening(graph, model, lowered, samples, images, wanted, progress):
+        seen.append((images, wanted))
+        return judged(graph, model, lowered, samples, images, wanted, progress)
+
+    monkeypatch.setattr(observers, "_judged", listening)
+    monkeypatch.setattr(observers, "MOST", 1)
+    found = resolved(graph, model, replace(activations, limit=16), recipe, limit=4, judged=12)
+    assert found.n_images == 12
+    rest = activations.read(graph.inputs[0], 4, 16)
+    assert [len(images) for images, _ in seen] == [1, 4, 12]
+    assert all(np.array_equal(images, rest[: len(images)]) for images, _ in seen)
+    assert [set(map(len, wanted.values())) for _, wanted in seen] == [{len(observers.RANGES)}, {4, 3}, {4, 3}]
+    assert set(seen[0][1]) > set(seen[2][1])
+    assert all(kinds[0] == "minmax" for kinds in seen[2][1].values())
+
+
+def test_slopes_are_tried_unless_the_recipe_says(live):
+    graph, model, activations = live
+    for values, tried in (({}, True), ({"slope_correction": False}, False), ({"bias_correction": False}, False)):
+        recipe = build_recipe({"preset": "accurate", "observer": {"kind": "auto"}, **values})
+        found = resolved(graph, model, activations, recipe.with_method("ivit"), limit=2)
+        assert ("auto with slopes" in found.sqnr) == tried
+        assert (found.recipe.slope_correction is True) == found.taken.endswith("with slopes")
 
 
 def test_auto_is_judged_in_the_best_uniform_model(live):
@@ -164,6 +221,8 @@ def test_auto_on_the_command_line(cli, vit, tmp_path):
         ({"gelu": {"weight_clip": True}}, "weight_clip and zero_point must be of linear operators, not of gelu"),
         ({"linear": {"observer": "auto"}}, "observer: must be 'minmax', 'percentile', 'mse' or 'kl', not 'auto'"),
         ({"linear": {"observer": "best"}}, "observer: must be"),
+        ({"linear": {"range": 0.0}}, "quantizers.linear.range: must be greater than 0, not 0"),
+        ({"linear": {"range": 1.5}}, "quantizers.linear.range: must be less than or equal to 1, not 1.5"),
     ],
 )
 def test_what_a_quantizer_cannot_have(live, quantizers, rule):

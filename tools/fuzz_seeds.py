@@ -34,6 +34,7 @@ residual_bits = 16
 softmax_bits = 16
 log2_bits = 4
 bias_correction = true
+slope_correction = true
 softmax = {method = "ibert"}
 layernorm = {method = "fqvit"}
 
@@ -52,6 +53,7 @@ weight_bits = 6
 zero_point = true
 weight_clip = true
 observer = "mse"
+range = 0.75
 
 [quantizers.layernorm]
 equalize = 0.5

@@ -74,7 +74,7 @@ FORMAT, VERSION = "intvit.study", 1
 CHUNK = 1000
 """Test images that are measured, and kept, at once."""
 BYTES = np.dtype("u1")
-QUANTIZERS = "quantizers in the best uniform model"
+QUANTIZERS = "ranges and slopes in the best uniform model"
 """What is kept of the observer auto; another name where it chooses in another way."""
 DEFAULT = "rule uniform/sqnr_diff"
 """Of `intvit map`."""
@@ -107,6 +107,8 @@ class ModelEntry(_Strict):
     rules: list[str] | None = None
     sensitivity: bool = True
     searches: dict[Literal["greedy", "pairwise", "exact", "tpe"], Count] = {}
+    quantizers: bool = False
+    """Whether the best uniform model of the observer `auto` is measured, too."""
     quantizers_too: list[Literal["greedy", "pairwise", "exact", "tpe"]] = []
     """Searches that are done once more around quantizers of the observer `auto`."""
     budget: Count = 60
@@ -518,9 +520,9 @@ class Cell:
         return self._calibrations[observer]
 
     def _emulation(self, config: Config) -> Emulation:
-        corrected = frozenset(self.calibration.samples if self.recipe.corrects_bias else ())
+        samples = self.calibration.samples if self.recipe.corrects_bias else {}
         return Emulation(
-            self.graph, self.space.lowered(config), self.subject.model, self.live.images.read(0, 32), corrected
+            self.graph, self.space.lowered(config), self.subject.model, self.live.images.read(0, 32), samples
         )
 
     def ceiling(self, config: Config, n_images: int) -> Array:
@@ -574,7 +576,7 @@ class Cell:
             configs["default of map"] = configs[self.kept("own", [best], lambda: self._own(configs, best))]
         found = self.measured(configs)
         records = [self._record(name, rows, found[best], configs.get(name)) for name, rows in found.items()]
-        if entry.quantizers_too:
+        if entry.quantizers or entry.quantizers_too:
             records += self._with_quantizers(found[best], said)
         if entry.ceiling:
             n = min(entry.ceiling, self.n_test)

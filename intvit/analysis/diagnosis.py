@@ -26,7 +26,7 @@ from intvit.graph.ir import Array, FloatGraph, IntGraph, Node
 from intvit.graph.parameters import method_params, node_method
 from intvit.kernels import registry
 from intvit.lowering import widths
-from intvit.lowering.calibrate import Calibration, calibrate, stated_observer, trained
+from intvit.lowering.calibrate import Calibration, calibrate, stated, trained
 from intvit.lowering.context import lower, lower_feasible
 from intvit.lowering.recipe import EQUALIZE, OBSERVERS, STAND_IN, Choice, Recipe, build_recipe
 from intvit.spec.taps import listening
@@ -161,8 +161,8 @@ def diagnose(
         line = f"quantizers.{graph.node(error.site).op}.input_bits = 16"
         findings.append(Finding(error.site, "the method must be defined here", error.why, line))
     sampled = live.images.read(0, n_sampled)
-    corrected = frozenset(calibration.samples if feasible.corrects_bias else ())
-    emulation = Emulation(graph, integer, live.model, sampled, corrected)
+    samples = calibration.samples if feasible.corrects_bias else {}
+    emulation = Emulation(graph, integer, live.model, sampled, samples)
     with progress("losses") as report:
         emulated, losses = measured_losses(emulation, sampled, report)
     findings += broken_rules(emulation, sampled, feasible)
@@ -208,7 +208,7 @@ def _swept(graph: FloatGraph, fixed: bool) -> Iterator[tuple[str, str]]:
 def _calibrated_by(graph: FloatGraph, recipe: Recipe) -> Any:
     """What of a recipe a calibration depends on."""
     equalized = [recipe.quantizer(node.op, node.name).equalize for node in graph.nodes if node.op in operators.norms()]
-    tensors = {name: stated_observer(graph, recipe, name) for name in widths.quantizer_bits(graph, recipe)}
+    tensors = {name: stated(graph, recipe, name, "observer") for name in widths.quantizer_bits(graph, recipe)}
     return recipe.observer, recipe.corrects_bias, tuple(equalized), tuple(tensors.items())
 
 
@@ -409,7 +409,10 @@ def _lines(graph: FloatGraph, recipe: Recipe, losses: list[Loss], fixed: bool) -
         return
     if recipe.preset != "accurate":
         yield 'preset = "accurate"'
-    yield f"bias_correction = {str(not recipe.corrects_bias).lower()}"
+    if not recipe.slope_correction:
+        yield f"bias_correction = {str(not recipe.corrects_bias).lower()}"
+    if recipe.corrects_bias:
+        yield f"slope_correction = {str(not recipe.slope_correction).lower()}"
     for kind in kinds:
         if any((recipe.quantizer(kind, n.name).input_bits or 0) < 16 for n in graph.nodes if n.op == kind):
             yield f"quantizers.{kind}.input_bits = 16"

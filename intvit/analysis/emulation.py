@@ -9,7 +9,7 @@ integers give but for ties that float32 decides otherwise; it serves analysis an
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -23,7 +23,7 @@ from intvit.graph.inttypes import storage
 from intvit.graph.ir import LAYOUT_OPS, Array, FloatGraph, Graph, IntGraph, Node, Tensor
 from intvit.kernels.border import border
 from intvit.kernels.cache import compiled
-from intvit.lowering.bias import corrected_by
+from intvit.lowering.bias import Rows, corrected_by, fitted
 
 ROUNDING, WEIGHTS, OPERATOR = "rounding", "weights", "operator"
 HIDDEN = -1e9
@@ -91,10 +91,10 @@ class Emulation:
     model: FloatModel
     probe: Array
     """Images (B, C, H, W) of which means are taken."""
-    corrected: frozenset[str]
-    """Operators for whose mean error the biases behind them were corrected."""
+    samples: Mapping[str, Rows]
+    """Of operators whose errors were corrected behind them (`lowering.bias`)."""
     _engines: dict[str, Engine] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _weights: dict[tuple[str, bool], Array] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _weights: dict[tuple[str, bool, bool], Array] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def parts(self) -> dict[str, Part]:
@@ -207,7 +207,7 @@ class Emulation:
         return dequantized(node.arrays[key], self.integer.tensors[node.output])
 
     def _linear(self, node: Node, x: Array, factor: float, on: On) -> Array:
-        weight = self._weight(node, factor, on=on(self.parts[node.name]))
+        weight = self._weight(node, factor, on(self.parts[node.name]), self._sloped(node, on))
         bias = np.multiply(self.graph.node(node.name).arrays.get("bias", 0.0), factor)
         if node.name in self.corrections:
             bias = bias + self._correction(node, factor, bias, on)
@@ -215,15 +215,29 @@ class Emulation:
         y += np.asarray(bias, np.float32)
         return y.reshape(*x.shape[:-1], -1)
 
-    def _weight(self, node: Node, factor: float, *, on: bool) -> Array:
+    def _sloped(self, node: Node, on: On) -> bool:
+        """Whether anything is on of what slopes correct."""
+        return node.name in self._slopes and any(on(part) for part in self.corrections[node.name][0])
+
+    def _weight(self, node: Node, factor: float, on: bool, sloped: bool) -> Array:
         """(O, C) float32."""
-        if (node.name, on) not in self._weights:
-            weight = self.graph.node(node.name).arrays["weight"] * factor
+        key = node.name, on, sloped
+        if key not in self._weights:
+            weight, slopes = self.graph.node(node.name).arrays["weight"] * factor, self._slopes.get(node.name, 1.0)
             if on:
                 of, scale = self.integer.tensors[node.inputs[0]], self.integer.tensors[node.output].scale
-                weight = node.arrays["weight"] * np.reshape(scale, (-1, 1)) / of.scale
-            self._weights[node.name, on] = weight.astype(np.float32)
-        return self._weights[node.name, on]
+                weight = node.arrays["weight"] * np.reshape(scale, (-1, 1)) / of.scale / slopes
+            self._weights[key] = (weight * slopes if sloped else weight).astype(np.float32)
+        return self._weights[key]
+
+    @cached_property
+    def _slopes(self) -> dict[str, Array]:
+        """Linear node -> by what its weights were multiplied (C,)."""
+        if not self.integer.metadata.get("recipe", {}).get("slope_correction"):
+            return {}
+        reads = {name: self.integer.node(name).inputs[0] for name in self.corrections}
+        fits = {name: fitted(self.integer, tensor, self.samples) for name, tensor in reads.items()}
+        return {name: fit.slopes for name, fit in fits.items() if fit is not None}
 
     def _correction(self, node: Node, factor: float, bias: Array, on: On) -> Array:
         """What the bias is corrected by (O,): for what the operator before it and its rounding get wrong as they are.
@@ -239,8 +253,8 @@ class Emulation:
         held = scale * (node.arrays["bias"] + of.zero_point * sums) - bias
         if all(state) and weights:
             return np.asarray(held)
-        now = self._weight(node, factor, on=weights) @ means[state]
-        return np.asarray(held + self._weight(node, factor, on=True) @ means[True, True] - now)
+        now = self._weight(node, factor, weights, self._sloped(node, on)) @ means[state]
+        return np.asarray(held + self._weight(node, factor, True, node.name in self._slopes) @ means[True, True] - now)
 
     @cached_property
     def corrections(self) -> dict[str, tuple[tuple[Part, Part], dict[tuple[bool, ...], Array]]]:
@@ -253,7 +267,7 @@ class Emulation:
             node.name: chain
             for node in self.integer.nodes
             if node.op == "linear" and "bias" in node.arrays
-            and (chain := corrected_by(self.integer, node.inputs[0], self.corrected))
+            and (chain := corrected_by(self.integer, node.inputs[0], self.samples))
         }  # fmt: skip
         if not chains:
             return found

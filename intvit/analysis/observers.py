@@ -1,13 +1,16 @@
-"""Observer `auto`: for every quantizer the observer with which the outputs lose least, measured one by one.
+"""Observer `auto`: for every quantizer the range with which the outputs lose least, measured one by one.
 
-A quantizer is judged with everything else float (`emulation`); then the integer model of all choices is measured beside
-those of one observer everywhere, on many images, and the best is taken if it is surely better than minmax everywhere.
+A quantizer is judged with everything else float (`emulation`): with the range of each observer and with a share of the
+extremes, first on few images, where it matters on more. Then the integer model of all choices is measured beside those
+of one observer everywhere, with slopes corrected and without, on many images, and the best of those is taken that are
+surely better than minmax everywhere.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,17 +22,35 @@ from intvit.errors import IntvitError
 from intvit.floats.model import FloatModel
 from intvit.graph.ir import Array, FloatGraph, IntGraph
 from intvit.lowering import widths
-from intvit.lowering.calibrate import Activations, Calibration, calibrate, stated_observer
+from intvit.lowering.bias import Rows
+from intvit.lowering.calibrate import Activations, Calibration, calibrate, observer_of, stated
 from intvit.lowering.context import Infeasible, lower
 from intvit.lowering.observers import RangeObserver, seen_as
 from intvit.lowering.recipe import OBSERVERS, Quantizers, Recipe
 from intvit.mapping.candidates import uniform_model
 from intvit.mapping.rules import surely_less
 
-AUTO = "auto"
+AUTO, SLOPES = "auto", " with slopes"
 N_VALUES, FEWEST, MOST = 1000, 2, 32
 """Of the outputs, on which a part of a model is judged; images that they come from."""
+FIRST, MORE = 4, 6
+"""Images at least that judge a quantizer, a quarter of them first; so many times as many do at last."""
+MATTERS = 0.002
+"""A gain that does, over the errors of all quantizers."""
 BATCH = 8
+RANGES = {
+    **{kind: Quantizers.model_validate({"observer": kind}) for kind in OBSERVERS},
+    **{f"{share:.0%} of minmax": Quantizers(observer="minmax", range=share) for share in (0.85, 0.7, 0.5)},
+}
+"""What is tried for a quantizer."""
+USUAL = "minmax"
+AGAIN = 3
+"""Of these that are judged on more images, beside the usual one."""
+Group = tuple[tuple[str, ...], tuple[str, ...]]
+"""(sites that read, float tensors that are rounded) that have one range, as one operator reads them together."""
+Errors = dict[str, float]
+"""What is tried -> squared error of the outputs if nothing else is quantized."""
+Progress = Callable[[int, int], None]
 
 
 def judging(graph: FloatGraph, n_images: int) -> int:
@@ -47,7 +68,7 @@ class Resolved:
     taken: str
     """Of these."""
     chosen: dict[str, int]
-    """Observer -> quantizers that it is chosen for."""
+    """What is tried -> quantizers that it is chosen for."""
     n_images: int
     method: str | None = None
     """The uniform candidate that was measured; None: the recipe's own methods."""
@@ -72,70 +93,87 @@ def resolved(
     limit: int | None = None,
     judged: int | None = None,
     methods: Sequence[str] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Resolved:
-    """Choose the observer of every quantizer of at most 8 bits; wider ones keep minmax.
+    """Choose the range of every quantizer of at most 8 bits; wider ones keep minmax.
 
-    `limit`: of the images of `activations`, those that are calibrated on; the first of them judge single quantizers.
-    `judged`: those that judge whole models, left out as many. Many more than are calibrated on make a better judge: on
-    its own images a range leaves nothing out. `methods`: uniform candidates, where methods are yet to be chosen; the
-    best of them by minmax is what observers are judged in, as one may be best in a model that nobody will use. Raises
-    IntvitError if the model cannot be lowered with any observer.
+    `limit`: of the images of `activations`, those that are calibrated on. Those behind them judge single quantizers,
+    if there are enough: on its own images a range leaves nothing out. `judged`: those that judge whole models, left out
+    as many as are calibrated on. `methods`: uniform candidates, where methods are yet to be chosen; the best of them by
+    minmax is what is judged in, as one may be best in a model that nobody will use. Raises IntvitError if the model
+    cannot be lowered with any observer.
     """
     if graph.metadata.get("trained"):
         raise IntvitError("observer: must not be auto, as the weights were trained with the ranges that they came with")
     n_judged = min(judged or limit or activations.n_images, activations.n_images)
     method, asked = None, recipe
     if methods:
-        usual_recipe = _with(recipe, "minmax")
+        usual_recipe = _with(recipe, USUAL)
         plain = calibrate(graph, activations, usual_recipe, limit=limit)
         uniform = {name: uniform_model(graph, plain, usual_recipe, name, tuple(methods)) for name in methods}
         integers = {name: each.graph for name, each in uniform.items()}
         _, losses = _measured(graph, model, activations, integers, n_judged, progress)
         method = min(losses, key=lambda name: float(np.sum(losses[name])))
         recipe = _with(uniform[method].recipe, AUTO)
-    recipes = {kind: _with(recipe, kind) for kind in OBSERVERS}
+    recipes = _tried(graph, recipe)
     counted = calibrate(graph, activations, recipes["kl"], limit=limit)
-    lowered: dict[str, IntGraph] = {}
-    refused: list[Infeasible] = []
-    for kind in OBSERVERS:
-        try:
-            lowered[kind] = lower(graph, _seen_as(graph, counted, recipes[kind]), recipes[kind])
-        except Infeasible as error:
-            refused.append(error)
-    if not lowered:
-        raise refused[0]
-    n_images = judging(graph, min(limit or activations.n_images, activations.n_images))
-    images = activations.read(graph.inputs[0], 0, n_images)
-    noise = {
-        name: errors
-        for name, errors in _noises(graph, model, lowered, images, progress).items()
-        if stated_observer(graph, recipe, name) is None
-    }
-    quantizers = dict(recipe.quantizers)
-    counts: Counter[str] = Counter()
-    for sites, tensors in _groups(graph, list(noise)):
-        total = {kind: sum(noise[name][kind] for name in tensors) for kind in lowered}
-        best = min(total, key=total.__getitem__)
-        counts[best] += len(tensors)
-        for site in sites if best != "minmax" else ():
-            quantizers[site] = quantizers.get(site, Quantizers()).model_copy(update={"observer": best})
-    recipes[AUTO] = _with(recipe, "minmax").model_copy(update={"quantizers": quantizers})
-    lowered[AUTO] = lower(graph, calibrate(graph, activations, recipes[AUTO], limit=limit), recipes[AUTO])
+    lowered = _lowered(graph, counted, recipes)
+    samples = counted.samples if recipe.corrects_bias else {}
+    errors = _errors(graph, model, activations, recipe, lowered, samples, limit, progress)
+    quantizers, counts = _least(recipe, errors)
+    whole = {kind: recipes[kind] for kind in OBSERVERS if kind in lowered}
+    whole[AUTO] = _with(recipe, USUAL).model_copy(update={"quantizers": quantizers})
+    if recipe.corrects_bias and recipe.slope_correction is None:
+        for kind in (next(iter(whole)), AUTO):
+            whole[f"{kind}{SLOPES}"] = whole[kind].model_copy(update={"slope_correction": True})
+    calibration = calibrate(graph, activations, whole[AUTO], limit=limit)
+    for kind in whole.keys() - lowered.keys():
+        of = calibration if kind.startswith(AUTO) else _seen_as(graph, counted, whole[kind])
+        with suppress(Infeasible):
+            lowered[kind] = lower(graph, of, whole[kind])
+    lowered = {kind: lowered[kind] for kind in whole if kind in lowered}
     signal, noises = _measured(graph, model, activations, lowered, n_judged, progress)
     sqnr = {kind: decibel(signal, float(np.sum(noise))) for kind, noise in noises.items()}
     usual = next(iter(lowered))
-    best = max(sqnr, key=sqnr.__getitem__)
-    taken = best if surely_less(noises[best], noises[usual], len(noises) - 1) else usual
-    chosen = dict(counts) if taken == AUTO else {taken: counts.total()}
-    found = {"observer": recipes[taken].observer, "quantizers": recipes[taken].quantizers}
+    sure = [kind for kind in lowered if surely_less(noises[kind], noises[usual], len(noises) - 1)]
+    taken = max(sure, key=sqnr.__getitem__, default=usual)
+    chosen = dict(counts) if taken.startswith(AUTO) else {taken.removesuffix(SLOPES): counts.total()}
+    found = {key: getattr(whole[taken], key) for key in ("observer", "quantizers", "slope_correction")}
     return Resolved(asked.model_copy(update=found), sqnr, taken, chosen, n_judged, method)
+
+
+def _tried(graph: FloatGraph, recipe: Recipe) -> dict[str, Recipe]:
+    """Each of RANGES everywhere; what the recipe states of a quantizer stays."""
+    narrow = [name for name, bits in widths.quantizer_bits(graph, recipe).items() if bits <= widths.WIDEST_OPERAND]
+    sites = dict.fromkeys(node.name for name in narrow for node in widths.readers(graph, name))
+    found = {}
+    for kind, asked in RANGES.items():
+        found[kind] = _with(recipe, str(asked.observer))
+        if asked.range is not None:
+            of = {site: recipe.quantizers.get(site, Quantizers()) for site in sites}
+            shares = {site: each.model_copy(update={"range": each.range or asked.range}) for site, each in of.items()}
+            found[kind] = found[kind].model_copy(update={"quantizers": {**recipe.quantizers, **shares}})
+    return found
+
+
+def _lowered(graph: FloatGraph, counted: Calibration, recipes: Mapping[str, Recipe]) -> dict[str, IntGraph]:
+    """Where they are feasible; Infeasible if none is."""
+    found: dict[str, IntGraph] = {}
+    refused: list[Infeasible] = []
+    for kind, each in recipes.items():
+        try:
+            found[kind] = lower(graph, _seen_as(graph, counted, each), each)
+        except Infeasible as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    return found
 
 
 def _seen_as(graph: FloatGraph, counted: Calibration, recipe: Recipe) -> Calibration:
     """A calibration by histograms, as another observer would have made it; sites that state theirs keep it."""
     observers: dict[str, RangeObserver] = {
-        name: each if stated_observer(graph, recipe, name) else seen_as(each, recipe.observer)
+        name: each if stated(graph, recipe, name, "observer") else seen_as(each, observer_of(graph, recipe, name))
         for name, each in counted.observers.items()
     }
     return replace(counted, observers=observers)
@@ -145,49 +183,104 @@ def _with(recipe: Recipe, kind: str) -> Recipe:
     return recipe.model_copy(update={"observer": recipe.observer.model_copy(update={"kind": kind})})
 
 
-def _noises(
-    graph: FloatGraph,
-    model: FloatModel,
-    lowered: dict[str, IntGraph],
-    images: Array,
-    progress: Callable[[int, int], None] | None,
-) -> dict[str, dict[str, float]]:
-    """Rounded float tensor -> observer -> squared error of the outputs if nothing else is quantized."""
-    found: dict[str, dict[str, float]] = {}
+def _errors(
+    graph: FloatGraph, model: FloatModel, activations: Activations, recipe: Recipe, lowered: dict[str, IntGraph],
+    samples: Mapping[str, Rows], limit: int | None, progress: Progress | None,
+) -> dict[Group, Errors]:  # fmt: skip
+    """Of quantizers that state no range: on few images; where another one matters, of the best on more, and again."""
+    calibrated = min(limit or activations.n_images, activations.n_images)
+    few = min(max(judging(graph, calibrated), FIRST), calibrated)
+    start = calibrated if activations.n_images - calibrated >= few else 0
+    more = min(MORE * few, activations.n_images - start)
+    images = activations.read(graph.inputs[0], start, start + more)
+    groups = _groups(graph, recipe, next(iter(lowered.values())))
+
+    def judged(wanted: Mapping[Group, Collection[str]], images: Array) -> dict[Group, Errors]:
+        tensors = {name: kinds for group, kinds in wanted.items() for name in group[1]}
+        found = _judged(graph, model, lowered, samples, images, tensors, progress)
+        return {
+            group: {kind: sum(found[name][kind] for name in group[1]) for kind in kinds}
+            for group, kinds in wanted.items()
+        }
+
+    usual = next(iter(lowered))
+    found: dict[Group, Errors] = {}
+    wanted = {group: [*lowered] for group in groups}
+    for n_images in dict.fromkeys((-(-few // 4), few, more)):
+        if not wanted:
+            break
+        found = {group: {usual: each[usual]} for group, each in found.items()} | judged(wanted, images[:n_images])
+        least = MATTERS * sum(found[group][usual] for group in wanted)
+        wanted = {
+            group: list(dict.fromkeys([usual, *sorted(found[group], key=found[group].__getitem__)[:AGAIN]]))
+            for group in wanted if found[group][usual] - min(found[group].values()) >= least
+        }  # fmt: skip
+    return found
+
+
+def _judged(
+    graph: FloatGraph, model: FloatModel, lowered: dict[str, IntGraph], samples: Mapping[str, Rows], images: Array,
+    wanted: Mapping[str, Collection[str]], progress: Progress | None,
+) -> dict[str, Errors]:  # fmt: skip
+    """`wanted`: tensors, and of what is tried for them."""
+    found: dict[str, Errors] = {}
     off = flipped(False, ())
-    emulations = {kind: Emulation(graph, g, model, images, frozenset()) for kind, g in lowered.items()}
+    probe = images[:FEWEST]
+    emulations = {kind: Emulation(graph, g, model, probe, samples) for kind, g in lowered.items()}
     first = next(iter(emulations.values()))
     real = first.outputs(images, off)
     n_nodes = len(first.integer.nodes)
     for at, node, state in first.walk(images, off):
         part = first.parts.get(node.name)
-        narrow = first.integer.tensors[node.output].dtype.bits <= widths.WIDEST_OPERAND
-        if part is not None and part.what == ROUNDING and narrow:
+        if part is not None and part.what == ROUNDING and part.site in wanted:
             values = [state[name] for name in node.inputs]
-            for kind, emulation in emulations.items():
-                rounded = emulation.evaluate(emulation.integer.node(node.name), values, flipped(False, (part,)))
-                error = first.finish({**state, node.output: rounded}, at + 1, off) - real
+            for kind in wanted[part.site]:
+                emulation = emulations[kind]
+                on = flipped(False, (emulation.parts[node.name],))
+                rounded = emulation.evaluate(emulation.integer.node(node.name), values, on)
+                error = emulation.finish({**state, node.output: rounded}, at + 1, on) - real
                 found.setdefault(part.site, {})[kind] = float(np.sum(error.astype(np.float64) ** 2))
         if progress:
             progress(at + 1, n_nodes)
     return found
 
 
-def _groups(graph: FloatGraph, names: list[str]) -> list[tuple[list[str], list[str]]]:
-    """(sites that read, tensors) of tensors that share a reader, whose inputs have one observer."""
-    groups: list[tuple[list[str], list[str]]] = []
+def _least(recipe: Recipe, errors: Mapping[Group, Errors]) -> tuple[dict[str, Quantizers], Counter[str]]:
+    """(quantizers of a recipe, how often each of RANGES)."""
+    quantizers, counts = dict(recipe.quantizers), Counter[str]()
+    for (sites, tensors), each in errors.items():
+        best = min(each, key=each.__getitem__)
+        counts[best] += len(tensors)
+        for site in sites if best != USUAL else ():
+            asked = RANGES[best].model_dump(exclude_none=True)
+            quantizers[site] = quantizers.get(site, Quantizers()).model_copy(update=asked)
+    return quantizers, counts
+
+
+def _groups(graph: FloatGraph, recipe: Recipe, integer: IntGraph) -> list[Group]:
+    """Of the tensors that are rounded to operands, and of which the recipe states no range."""
+    narrow = [
+        node.output
+        for node in integer.nodes
+        if node.op == "requantize" and node.output not in integer.outputs
+        and integer.tensors[node.output].dtype.bits <= widths.WIDEST_OPERAND
+    ]  # fmt: skip
+    names = [integer.tensors[name].source or name for name in narrow]
+    groups: list[Group] = []
     for name in names:
+        if any(stated(graph, recipe, name, key) is not None for key in ("observer", "range")):
+            continue
         sites, tensors = [node.name for node in widths.readers(graph, name)], [name]
         for group in [group for group in groups if not set(group[0]).isdisjoint(sites)]:
             groups.remove(group)
             sites, tensors = [*group[0], *sites], [*group[1], *tensors]
-        groups.append((list(dict.fromkeys(sites)), tensors))
+        groups.append((tuple(dict.fromkeys(sites)), tuple(tensors)))
     return groups
 
 
 def _measured(
     graph: FloatGraph, model: FloatModel, activations: Activations, lowered: dict[str, IntGraph], n_images: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> tuple[float, dict[str, Array]]:  # fmt: skip
     """(power of the float outputs, squared errors of each model's outputs per image)."""
     noises, signal = {kind: np.zeros(n_images) for kind in lowered}, 0.0

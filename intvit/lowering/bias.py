@@ -5,6 +5,9 @@ sums of thousands of products are all shifted. The mean of what a linear operato
 integers, is taken on sampled rows of the calibration; `W mean(x) - W' mean(x')` is added to its bias, W' being the
 rounded weights. Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (arXiv
 1906.04721), empirical form; local, every operator being fed the float network's input.
+
+Slope correction: where the error of a channel grows with its values, its weights are multiplied by the slope of the
+least squares line of the float network's values over the integers', before they are rounded.
 """
 
 from __future__ import annotations
@@ -66,19 +69,31 @@ def corrected_by(parts: IntGraph, name: str, sites: Container[str]) -> tuple[Nod
     return (node, rounding) if node is not None and rounding is not None and node.name in sites else None
 
 
-def means(parts: IntGraph, name: str, samples: Mapping[str, Rows]) -> tuple[Array, Array] | None:
-    """(of the float network, of integers): means (C,), real units, of what the integer tensor `name` stands for.
+@dataclass(frozen=True)
+class Fit:
+    """Means (C,) of a tensor in the float network and in integers, real units, and by how much the float network's
+    values grow with the integers' (C,)."""
 
-    None unless it is a sampled operator, requantized.
-    """
+    floats: Array
+    integers: Array
+    slopes: Array
+
+
+RIDGE = 0.01
+"""Of the mean variance of a tensor's channels: of those that vary less the slope stays near 1."""
+STEEPEST = 2.0
+
+
+def fitted(parts: IntGraph, name: str, samples: Mapping[str, Rows]) -> Fit | None:
+    """Of what the integer tensor `name` stands for; None unless it is a sampled operator, requantized."""
     chain = corrected_by(parts, name, samples)
     if chain is None:
         return None
     node, rounding = chain
-    x = parts.tensors[node.inputs[0]]
+    of = parts.tensors[node.inputs[0]]
     rows = samples[node.name]
-    values = np.concatenate(rows.inputs).astype(np.float64) / x.scale + x.zero_point
-    q = np.clip(np.rint(values), x.dtype.min, x.dtype.max).astype(np.int64)[None]
+    values = np.concatenate(rows.inputs).astype(np.float64) / of.scale + of.zero_point
+    q = np.clip(np.rint(values), of.dtype.min, of.dtype.max).astype(np.int64)[None]
     for step in chain:
         kind = operators.get(step.op)
         assert kind is not None
@@ -87,4 +102,14 @@ def means(parts: IntGraph, name: str, samples: Mapping[str, Rows]) -> tuple[Arra
             q = kind.kernel(step, [parts.tensors[step.inputs[0]]], parts.tensors[step.output])([q])
     last = parts.tensors[rounding.output]
     integers = (q[0].astype(np.float64) - last.zero_point) * last.scale
-    return np.concatenate(rows.outputs).mean(axis=0, dtype=np.float64), integers.mean(axis=0)
+    return fit_of(np.concatenate(rows.outputs).astype(np.float64), integers)
+
+
+def fit_of(floats: Array, integers: Array) -> Fit:
+    """Of the same rows (R, C) of both, float64."""
+    means = floats.mean(axis=0), integers.mean(axis=0)
+    x, y = integers - means[1], floats - means[0]
+    variance = np.mean(x * x, axis=0)
+    ridge = RIDGE * np.mean(variance) or 1.0
+    slopes = (np.mean(x * y, axis=0) + ridge) / (variance + ridge)
+    return Fit(*means, np.clip(slopes, 1 / STEEPEST, STEEPEST))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def calibrate(
     noted = {node.name: kind.statistic for node in graph.nodes if (kind := operators.get(node.op)) and kind.statistic}
     norms = [graph.by_name[name] for name in noted]
     sources = {name: source_tensor(graph, name, known) for name in (*widths, *(node.inputs[0] for node in norms))}
-    kinds = {name: _observer(graph, recipe, name) for name in widths}
+    kinds = {name: observer_of(graph, recipe, name) for name in widths}
     observers = {name: build_observer(found) for name, found in kinds.items()}
     variances = {node.name: 0.0 for node in norms}
     corrected = sampled(graph, frozenset(known)) if recipe.corrects_bias else []
@@ -141,18 +141,18 @@ def _spans(graph: FloatGraph, recipe: Recipe, n_images: int) -> list[tuple[int, 
     return [(start, min(start + step, n_images)) for start in range(0, n_images, step)]
 
 
-def stated_observer(graph: FloatGraph, recipe: Recipe, name: str) -> str | None:
-    """The observer that those which read tensor `name` ask for, if any does. IntvitError if they disagree."""
-    asked = {recipe.quantizer(node.op, node.name).observer: node.name for node in readers(graph, name)}
+def stated(graph: FloatGraph, recipe: Recipe, name: str, key: Literal["observer", "range"]) -> Any:
+    """What those which read tensor `name` ask for, None if none does. IntvitError if they disagree."""
+    asked = {getattr(recipe.quantizer(node.op, node.name), key): node.name for node in readers(graph, name)}
     asked.pop(None, None)
     if len(asked) > 1:
-        raise IntvitError(f"{name}: observer must be one for all that read it, not {asked}")
+        raise IntvitError(f"{name}: {key} must be one for all that read it, not {asked}")
     return next(iter(asked), None)
 
 
-def _observer(graph: FloatGraph, recipe: Recipe, name: str) -> Observer:
+def observer_of(graph: FloatGraph, recipe: Recipe, name: str) -> Observer:
     """What takes the range of a tensor: what those that read it ask for, or the recipe."""
-    kind = stated_observer(graph, recipe, name) or recipe.observer.kind
+    kind = stated(graph, recipe, name, "observer") or recipe.observer.kind
     if kind == "auto":
         raise IntvitError(f"{name}: observer auto must be resolved before a calibration (analysis.observers.resolved)")
     return recipe.observer.model_copy(update={"kind": kind})

@@ -24,7 +24,7 @@ from intvit.kernels import registry
 from intvit.kernels.quantize import affine_scale, symmetric_scale
 from intvit.kernels.requantize import dyadic, dyadic_together
 from intvit.lowering import bias, widths
-from intvit.lowering.calibrate import Calibration, at_trained_widths, source_tensor
+from intvit.lowering.calibrate import Calibration, at_trained_widths, source_tensor, stated
 from intvit.lowering.recipe import Choice, Recipe
 from intvit.spec import SPEC_VERSION
 from intvit.spec.numerics import HAWQ, Numerics
@@ -108,7 +108,7 @@ class Context:
     masks: dict[str, Array] = field(default_factory=dict)
     """Float tensor name -> where its scores are masked."""
     _producers: dict[str, Node] = field(default_factory=dict)
-    _means: dict[str, tuple[Array, Array] | None] = field(default_factory=dict)
+    _fits: dict[str, bias.Fit | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.widths = widths.quantizer_bits(self.graph, self.recipe)
@@ -164,7 +164,11 @@ class Context:
         low, high = observers[source].range(bits) if source in observers else ranges[source]
         if not (math.isfinite(low) and math.isfinite(high)) or low > high:
             raise IntvitError(f"{name}: range must be finite and ordered, not {(low, high)}")
-        return low, high
+        share = stated(self.graph, self.recipe, name, "range")
+        if share is None:
+            return low, high
+        top = share * max(-low, high)
+        return max(low, -top), min(high, top)
 
     def quantizer(self, name: str) -> Quantizer:
         """What rounds float tensor `name`."""
@@ -198,15 +202,15 @@ class Context:
             raise Infeasible(site, f"input scale must be one of at least {scale:.6g} for all readers, not {asked}")
         return wanted
 
-    def means(self, name: str) -> tuple[Array, Array] | None:
-        """(of the float network, of integers): means of float tensor `name` per channel, which are to be equal."""
+    def fit(self, name: str) -> bias.Fit | None:
+        """How integers differ from the float network at float tensor `name`, where this is to be corrected."""
         if not self.recipe.corrects_bias:
             return None
         found = self.values[name]
-        if found not in self._means:
+        if found not in self._fits:
             parts = Graph(self.graph.inputs, (), tuple(self.nodes), self.tensors)
-            self._means[found] = bias.means(parts, found, self.calibration.samples)
-        return self._means[found]
+            self._fits[found] = bias.fitted(parts, found, self.calibration.samples)
+        return self._fits[found]
 
     def trained_bias(self, node: Node, rounded: Array) -> Array:
         """The bias that came along with a float node, in the place of `rounded`; float32 had rounded it."""

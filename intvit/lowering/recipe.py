@@ -84,7 +84,8 @@ class Quantizers(_Strict):
     input_bits: of its inputs; operands of products have 8 at most. output_bits: behind it, for a softmax of its own
     output. weight_bits: of its weights. zero_point: its input's range need not be symmetric; for linear operators.
     equalize: how far the quantizer behind a norm evens out the channels that linear operators read, 0 not at all.
-    observer: of its inputs. weight_clip: whether the range of each row of weights is the one with the least mean
+    observer: of its inputs. range: the share of the observed range of its inputs that codes span; what lies beyond is
+    clipped. weight_clip: whether the range of each row of weights is the one with the least mean
     squared rounding error, instead of that of its largest weight.
     """
 
@@ -94,6 +95,7 @@ class Quantizers(_Strict):
     zero_point: bool | None = None
     equalize: Annotated[float, Field(ge=0, le=1)] | None = None
     observer: RangeKind | None = None
+    range: Annotated[float, Field(gt=0, le=1)] | None = None
     weight_clip: bool | None = None
 
 
@@ -129,6 +131,9 @@ class Recipe(BaseModel):
     observer: Observer = Observer()
     bias_correction: bool | None = None
     """Whether mean errors before linear operators go into their biases; left out: with the preset `accurate`."""
+    slope_correction: bool | None = None
+    """Whether errors there that grow with a channel's values go into its weights, too; left out: not, but observer
+    `auto` tries."""
     numerics: Numerics = HAWQ
     """The datapath: a preset's name, or fields (`spec.numerics.Numerics`)."""
     datapaths: dict[str, Numerics] = {}
@@ -146,8 +151,9 @@ class Recipe(BaseModel):
             found.pop("quantizers", None)
         if self.preset == "published":
             found.pop("preset", None)
-        if self.bias_correction is None:
-            found.pop("bias_correction", None)
+        for key in ("bias_correction", "slope_correction"):
+            if getattr(self, key) is None:
+                found.pop(key, None)
         for key in ("numerics", "datapaths"):
             found.pop(key, None)
         if self.numerics != HAWQ:
@@ -249,6 +255,8 @@ def build_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
         rule = first["msg"].removeprefix("Input should be ").rstrip(".")
         rule = "must be a known key" if first["type"] == "extra_forbidden" else f"must be {rule}"
         raise IntvitError(f"{where}: {key}: {rule}, not {shortened(first['input'])}") from None
+    if recipe.slope_correction and not recipe.corrects_bias:
+        raise IntvitError(f"{where}: slope_correction: must go with bias_correction, which is off")
     for operator in operators.with_methods():
         choice = recipe.of_kind(operator)
         if choice.options:

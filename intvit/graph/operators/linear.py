@@ -60,10 +60,13 @@ def _lower(context: Context, node: Node) -> None:
     x = context.value(node.inputs[0])
     scale = float(np.max(x.scale))
     factors = x.scale / scale
-    weight, weight_scale = _codes(context, node, factors)
+    fit = context.fit(node.inputs[0])
+    slopes = fit.slopes if fit is not None and context.recipe.slope_correction else 1.0
+    weight, weight_scale = _codes(context, node, factors * slopes)
     arrays, real = {"weight": weight.astype(np.int8)}, node.arrays.get("bias")
-    if (means := context.means(node.inputs[0])) is not None:
-        of_floats, of_integers = node.arrays["weight"] @ means[0], (weight * weight_scale[:, None] / factors) @ means[1]
+    if fit is not None:
+        of_floats = node.arrays["weight"] @ fit.floats
+        of_integers = (weight * weight_scale[:, None] / factors) @ fit.integers
         real = of_floats - of_integers + (0.0 if real is None else real)
     if real is not None:
         bias = quantize_bias(real, scale, weight_scale)[0]
