@@ -138,6 +138,13 @@ def test_views_of_a_photograph_are_seen_or_judge(data, tmp_path):
     assert sorted(i // 4 for i in of(test)) == sorted([p for p in range(5) if p not in photographs] * 4)
     with pytest.raises(IntvitError, match="small: pool must have 3 views of every photograph, not 20"):
         study.Subject.of(study.ModelEntry(**entry, views=3), tmp_path).split(7)
+    np.savez(tmp_path / "other.npz", images=np.repeat(np.arange(10, dtype=np.uint8), 64).reshape(10, 1, 8, 8))
+    entry |= {"views": 4, "judging": "other.npz"}
+    same, test = study.Subject.of(study.ModelEntry(**entry, judging_views=2), tmp_path).split(7)
+    assert of(same) == of(seen)
+    assert sorted(i // 2 for i in of(test)) == sorted([p for p in range(5) if p not in photographs] * 2)
+    with pytest.raises(IntvitError, match="small: judging must have 3 views of the pool's 5 photographs, not 10"):
+        study.Subject.of(study.ModelEntry(**entry, judging_views=3), tmp_path).split(7)
 
 
 def test_shards_merged_are_the_whole(data, whole, tmp_path):

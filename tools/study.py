@@ -93,13 +93,16 @@ Count = Annotated[int, Field(ge=1)]
 class ModelEntry(_Strict):
     """A model and its images. `test` left out: what the calibration leaves of the pool. Counts are of images; `rules`
     left out: those of the study. So many `views` of a pool, one after another, are of one photograph: none of them is
-    judged on if another was seen."""
+    judged on if another was seen. `judging`: another pool of the same photographs, so many `judging_views` of each, to
+    judge on in the place of the pool's."""
 
     name: str
     weights: str
     pool: str
     test: str | None = None
     views: Count = 1
+    judging: str | None = None
+    judging_views: Count = 1
     calibration: Annotated[int, Field(ge=2)]
     observed: Count | None = None
     single: Count | None = None
@@ -159,7 +162,8 @@ def prepare(folder: Path, wanted: set[str]) -> None:
         "t10k.npz": lambda: fashion_mnist(folder, "t10k"),
         "encoder.onnx": lambda: encoder_file(folder),
         "photographs": lambda: all_photographs(folder),
-        "quarters": lambda: quarters(folder),
+        "quarters": lambda: crops(folder / "quarters", 2),
+        "sixteenths": lambda: crops(folder / "sixteenths", 4),
     }
     for name, make in makers.items():
         if name in wanted and not (folder / name).exists():
@@ -173,16 +177,17 @@ def all_photographs(folder: Path) -> None:
             shutil.copyfile(unpacked / photograph, target / f"{i:02d}{Path(photograph).suffix}")
 
 
-def quarters(folder: Path) -> None:
-    """Four images of every photograph: its quarters."""
-    unpacked = fetch(folder)
-    with _appearing(folder / "quarters") as target:
+def crops(folder: Path, n: int) -> None:
+    """n * n images of every photograph, which together are all of it."""
+    unpacked = fetch(folder.parent)
+    with _appearing(folder) as target:
         for i, photograph in enumerate(PHOTOGRAPHS):
             with Image.open(unpacked / photograph) as image:
                 whole = image.convert("RGB")
-            w, h = whole.width // 2, whole.height // 2
-            for view, (x, y) in enumerate(((0, 0), (w, 0), (0, h), (w, h))):
-                whole.crop((x, y, x + w, y + h)).save(target / f"{i:02d}-{view}.png")
+            w, h = whole.width // n, whole.height // n
+            for view in range(n * n):
+                x, y = view % n * w, view // n * h
+                whole.crop((x, y, x + w, y + h)).save(target / f"{i:02d}-{view:02d}.png")
 
 
 @contextmanager
@@ -216,6 +221,7 @@ class Subject:
     model: FloatModel
     pool: ImageSource
     rest: ImageSource | None
+    judging: ImageSource | None = None
 
     @staticmethod
     def of(entry: ModelEntry, folder: Path, threads: int | None = None) -> Subject:
@@ -234,26 +240,38 @@ class Subject:
                 return open_images(str(folder / name), **options, mean=MEAN, std=STD, resize=256)
             return open_images(str(folder / name), **options)
 
-        return Subject(entry, model, images(entry.pool), None if entry.test is None else images(entry.test))
+        pools = (None if name is None else images(name) for name in (entry.test, entry.judging))
+        return Subject(entry, model, images(entry.pool), *pools)
 
     def split(self, seed: int) -> tuple[ImageSource, ImageSource]:
         """Images to calibrate, map and search on, and those to judge on."""
-        entry = self.entry
+        entry, pool, judging = self.entry, self.pool, self.judging
         n_seen = max(entry.calibration, *entry.searches.values(), 0)
-        if len(self.pool) % entry.views:
-            raise IntvitError(
-                f"{entry.name}: pool must have {entry.views} views of every photograph, not {len(self.pool)}"
-            )
-        order = np.random.default_rng(seed).permutation(len(self.pool) // entry.views)
-        every = order[None] * entry.views + np.arange(entry.views)[:, None]  # a view of all, before the next of any
+        if len(pool) % entry.views:
+            raise IntvitError(f"{entry.name}: pool must have {entry.views} views of every photograph, not {len(pool)}")
+        order = np.random.default_rng(seed).permutation(len(pool) // entry.views)
         n_photographs = -(-n_seen // entry.views)
-        seen = every[:, :n_photographs].reshape(-1)[:n_seen].tolist()
+        # a view of all, before the next of any
+        seen = _views(order[:n_photographs], entry.views).T.reshape(-1)[:n_seen].tolist()
         if self.rest is not None:
-            return picked(self.pool, seen, f"{entry.pool}, seed {seed}"), self.rest
-        unseen = every[:, n_photographs:].T.reshape(-1).tolist()
+            return picked(pool, seen, f"{entry.pool}, seed {seed}"), self.rest
+        if judging is not None and len(judging) != len(order) * entry.judging_views:
+            raise IntvitError(
+                f"{entry.name}: judging must have {entry.judging_views} views of the pool's {len(order)} photographs, "
+                f"not {len(judging)}"
+            )
+        views = entry.views if judging is None else entry.judging_views
+        unseen = _views(order[n_photographs:], views).reshape(-1).tolist()
         if not unseen:
             raise IntvitError(f"{entry.name}: pool must have more than {len(seen)} images, of which some judge")
-        return picked(self.pool, seen, f"{entry.pool}, seed {seed}"), picked(self.pool, unseen, "the rest")
+        return picked(pool, seen, f"{entry.pool}, seed {seed}"), picked(
+            pool if judging is None else judging, unseen, "the rest"
+        )
+
+
+def _views(photographs: Array, n: int) -> Array:
+    """Numbers of the images (P, n) of photographs (P,), n of each."""
+    return photographs[:, None] * n + np.arange(n)
 
 
 @dataclasses.dataclass
@@ -777,7 +795,9 @@ def main(words: Sequence[str]) -> int:
     for folder in (args.folder, args.data):
         with reading(folder, "a folder that can be made"):
             folder.mkdir(parents=True, exist_ok=True)
-    prepare(args.data, {name for entry in study.models for name in (entry.weights, entry.pool, entry.test or "")})
+    prepare(args.data, {
+        name for entry in study.models for name in (entry.weights, entry.pool, entry.test, entry.judging) if name
+    })  # fmt: skip
     subjects = {entry.name: Subject.of(entry, args.data, args.threads) for entry in study.models}
     for subject in subjects.values():  # what is wrong at once is said before anything is made
         subject.split(study.seeds[0])
