@@ -2,8 +2,8 @@
 
 A quantizer is judged with everything else float (`emulation`): with the range of each observer and with a share of the
 extremes, first on few images, where it matters on more. Then the integer model of all choices is measured beside those
-of one observer everywhere, with slopes corrected and without, on many images, and the best of those is taken that are
-surely better than minmax everywhere.
+of one observer everywhere, on many images, and the best of those is taken that are surely better than minmax
+everywhere; then what was taken beside itself with slopes corrected.
 """
 
 from __future__ import annotations
@@ -106,13 +106,13 @@ def resolved(
     if graph.metadata.get("trained"):
         raise IntvitError("observer: must not be auto, as the weights were trained with the ranges that they came with")
     n_judged = min(judged or limit or activations.n_images, activations.n_images)
+    judge = _Judge(graph, model, activations, n_judged, progress)
     method, asked = None, recipe
     if methods:
         usual_recipe = _with(recipe, USUAL)
         plain = calibrate(graph, activations, usual_recipe, limit=limit)
         uniform = {name: uniform_model(graph, plain, usual_recipe, name, tuple(methods)) for name in methods}
-        integers = {name: each.graph for name, each in uniform.items()}
-        _, losses = _measured(graph, model, activations, integers, n_judged, progress)
+        losses = judge.noises({name: each.graph for name, each in uniform.items()})
         method = min(losses, key=lambda name: float(np.sum(losses[name])))
         recipe = _with(uniform[method].recipe, AUTO)
     recipes = _tried(graph, recipe)
@@ -123,23 +123,29 @@ def resolved(
     quantizers, counts = _least(recipe, errors)
     whole = {kind: recipes[kind] for kind in OBSERVERS if kind in lowered}
     whole[AUTO] = _with(recipe, USUAL).model_copy(update={"quantizers": quantizers})
+
+    def calibrated(kind: str) -> Calibration:
+        if kind == AUTO:
+            return calibrate(graph, activations, whole[AUTO], limit=limit)
+        return _seen_as(graph, counted, whole[kind])
+
+    with suppress(Infeasible):
+        lowered[AUTO] = lower(graph, calibrated(AUTO), whole[AUTO])
+    noises = judge.noises({kind: lowered[kind] for kind in whole if kind in lowered})
+    usual = next(iter(noises))
+    sure = [kind for kind in noises if surely_less(noises[kind], noises[usual], len(noises) - 1)]
+    taken = min(sure, key=lambda kind: float(np.sum(noises[kind])), default=usual)
+    chosen = dict(counts) if taken == AUTO else {taken: counts.total()}
+    found = whole[taken]
     if recipe.corrects_bias and recipe.slope_correction is None:
-        for kind in (next(iter(whole)), AUTO):
-            whole[f"{kind}{SLOPES}"] = whole[kind].model_copy(update={"slope_correction": True})
-    calibration = calibrate(graph, activations, whole[AUTO], limit=limit)
-    for kind in whole.keys() - lowered.keys():
-        of = calibration if kind.startswith(AUTO) else _seen_as(graph, counted, whole[kind])
+        sloped, name = found.model_copy(update={"slope_correction": True}), f"{taken}{SLOPES}"
         with suppress(Infeasible):
-            lowered[kind] = lower(graph, of, whole[kind])
-    lowered = {kind: lowered[kind] for kind in whole if kind in lowered}
-    signal, noises = _measured(graph, model, activations, lowered, n_judged, progress)
-    sqnr = {kind: decibel(signal, float(np.sum(noise))) for kind, noise in noises.items()}
-    usual = next(iter(lowered))
-    sure = [kind for kind in lowered if surely_less(noises[kind], noises[usual], len(noises) - 1)]
-    taken = max(sure, key=sqnr.__getitem__, default=usual)
-    chosen = dict(counts) if taken.startswith(AUTO) else {taken.removesuffix(SLOPES): counts.total()}
-    found = {key: getattr(whole[taken], key) for key in ("observer", "quantizers", "slope_correction")}
-    return Resolved(asked.model_copy(update=found), sqnr, taken, chosen, n_judged, method)
+            noises |= judge.noises({name: lower(graph, calibrated(taken), sloped)})
+            if surely_less(noises[name], noises[taken]):
+                found, taken = sloped, name
+    sqnr = {kind: decibel(judge.signal, float(np.sum(noise))) for kind, noise in noises.items()}
+    update = {key: getattr(found, key) for key in ("observer", "quantizers", "slope_correction")}
+    return Resolved(asked.model_copy(update=update), sqnr, taken, chosen, n_judged, method)
 
 
 def _tried(graph: FloatGraph, recipe: Recipe) -> dict[str, Recipe]:
@@ -278,21 +284,33 @@ def _groups(graph: FloatGraph, recipe: Recipe, integer: IntGraph) -> list[Group]
     return groups
 
 
-def _measured(
-    graph: FloatGraph, model: FloatModel, activations: Activations, lowered: dict[str, IntGraph], n_images: int,
-    progress: Progress | None,
-) -> tuple[float, dict[str, Array]]:  # fmt: skip
-    """(power of the float outputs, squared errors of each model's outputs per image)."""
-    noises, signal = {kind: np.zeros(n_images) for kind in lowered}, 0.0
-    engines = {kind: Engine(integer) for kind, integer in lowered.items()}
-    for start in range(0, n_images, BATCH):
-        images = activations.read(graph.inputs[0], start, min(start + BATCH, n_images))
-        real = model.run(images)[graph.outputs[0]].astype(np.float64)
-        signal += float(np.sum(real**2))
-        for kind, engine in engines.items():
-            name = engine.graph.outputs[0]
-            error = engine.run(images)[name] * engine.graph.tensors[name].scale - real
-            noises[kind][start : start + len(images)] = np.sum(error**2, axis=tuple(range(1, error.ndim)))
-        if progress:
-            progress(min(start + BATCH, n_images), n_images)
-    return signal, noises
+class _Judge:
+    """Squared errors of integer models' outputs on the first `n_images` of the activations."""
+
+    def __init__(
+        self, graph: FloatGraph, model: FloatModel, activations: Activations, n_images: int, progress: Progress | None
+    ) -> None:
+        self.activations, self.input, self.n_images, self.progress = activations, graph.inputs[0], n_images, progress
+        self.outputs = [model.run(self.images(start))[graph.outputs[0]] for start in range(0, n_images, BATCH)]
+
+    def images(self, start: int) -> Array:
+        return self.activations.read(self.input, start, min(start + BATCH, self.n_images))
+
+    @property
+    def signal(self) -> float:
+        """Power of the float outputs."""
+        return sum(float(np.sum(real.astype(np.float64) ** 2)) for real in self.outputs)
+
+    def noises(self, integers: Mapping[str, IntGraph]) -> dict[str, Array]:
+        """Per image (N,), of each model."""
+        noises = {kind: np.zeros(self.n_images) for kind in integers}
+        engines = {kind: Engine(integer) for kind, integer in integers.items()}
+        for real, start in zip(self.outputs, range(0, self.n_images, BATCH), strict=True):
+            images = self.images(start)
+            for kind, engine in engines.items():
+                name = engine.graph.outputs[0]
+                error = engine.run(images)[name] * engine.graph.tensors[name].scale - real.astype(np.float64)
+                noises[kind][start : start + len(images)] = np.sum(error**2, axis=tuple(range(1, error.ndim)))
+            if self.progress:
+                self.progress(start + len(images), self.n_images)
+        return noises
