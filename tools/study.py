@@ -73,7 +73,7 @@ FORMAT, VERSION = "intvit.study", 1
 CHUNK = 1000
 """Test images that are measured, and kept, at once."""
 BYTES = np.dtype("u1")
-QUANTIZERS = "ranges and slopes in the best uniform model"
+QUANTIZERS = "ranges, then slopes, in the best uniform model"
 """What is kept of the observer auto; another name where it chooses in another way."""
 DEFAULT = "rule uniform/sqnr_diff"
 """Of `intvit map`."""

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ N_VALUES, FEWEST, MOST = 1000, 2, 32
 FIRST, MORE = 4, 6
 """Images at least that judge a quantizer, a quarter of them first; so many times as many do at last."""
 MATTERS = 0.002
-"""A gain that does, over the errors of all quantizers."""
+"""A gain that does, over the errors of all that are judged with it."""
 BATCH = 8
 RANGES = {
     **{kind: Quantizers.model_validate({"observer": kind}) for kind in OBSERVERS},
@@ -47,7 +48,7 @@ USUAL = "minmax"
 AGAIN = 3
 """Of these that are judged on more images, beside the usual one."""
 Group = tuple[tuple[str, ...], tuple[str, ...]]
-"""(sites that read, float tensors that are rounded) that have one range, as one operator reads them together."""
+"""(sites that state it, float tensors that are rounded) of one range."""
 Errors = dict[str, float]
 """What is tried -> squared error of the outputs if nothing else is quantized."""
 Progress = Callable[[int, int], None]
@@ -115,11 +116,12 @@ def resolved(
         losses = judge.noises({name: each.graph for name, each in uniform.items()})
         method = min(losses, key=lambda name: float(np.sum(losses[name])))
         recipe = _with(uniform[method].recipe, AUTO)
-    recipes = _tried(graph, recipe)
+    groups = _groups(graph, recipe)
+    recipes = _tried(recipe, groups)
     counted = calibrate(graph, activations, recipes["kl"], limit=limit)
     lowered = _lowered(graph, counted, recipes)
     samples = counted.samples if recipe.corrects_bias else {}
-    errors = _errors(graph, model, activations, recipe, lowered, samples, limit, progress)
+    errors = _errors(graph, model, activations, groups, lowered, samples, limit, progress)
     quantizers, counts = _least(recipe, errors)
     whole = {kind: recipes[kind] for kind in OBSERVERS if kind in lowered}
     whole[AUTO] = _with(recipe, USUAL).model_copy(update={"quantizers": quantizers})
@@ -129,8 +131,11 @@ def resolved(
             return calibrate(graph, activations, whole[AUTO], limit=limit)
         return _seen_as(graph, counted, whole[kind])
 
-    with suppress(Infeasible):
+    try:
         lowered[AUTO] = lower(graph, calibrated(AUTO), whole[AUTO])
+    except Infeasible:
+        if whole.keys() == {AUTO}:
+            raise
     noises = judge.noises({kind: lowered[kind] for kind in whole if kind in lowered})
     usual = next(iter(noises))
     sure = [kind for kind in noises if surely_less(noises[kind], noises[usual], len(noises) - 1)]
@@ -148,18 +153,21 @@ def resolved(
     return Resolved(asked.model_copy(update=update), sqnr, taken, chosen, n_judged, method)
 
 
-def _tried(graph: FloatGraph, recipe: Recipe) -> dict[str, Recipe]:
+def _tried(recipe: Recipe, groups: Sequence[Group]) -> dict[str, Recipe]:
     """Each of RANGES everywhere; what the recipe states of a quantizer stays."""
-    narrow = [name for name, bits in widths.quantizer_bits(graph, recipe).items() if bits <= widths.WIDEST_OPERAND]
-    sites = dict.fromkeys(node.name for name in narrow for node in widths.readers(graph, name))
     found = {}
     for kind, asked in RANGES.items():
         found[kind] = _with(recipe, str(asked.observer))
         if asked.range is not None:
-            of = {site: recipe.quantizers.get(site, Quantizers()) for site in sites}
-            shares = {site: each.model_copy(update={"range": each.range or asked.range}) for site, each in of.items()}
-            found[kind] = found[kind].model_copy(update={"quantizers": {**recipe.quantizers, **shares}})
+            shares = _stating(recipe, [site for sites, _ in groups for site in sites], {"range": asked.range})
+            found[kind] = found[kind].model_copy(update={"quantizers": shares})
     return found
+
+
+def _stating(recipe: Recipe, sites: Sequence[str], update: Mapping[str, Any]) -> dict[str, Quantizers]:
+    """Quantizers of a recipe, in which sites state something more."""
+    more = {site: recipe.quantizers.get(site, Quantizers()).model_copy(update=dict(update)) for site in sites}
+    return {**recipe.quantizers, **more}
 
 
 def _lowered(graph: FloatGraph, counted: Calibration, recipes: Mapping[str, Recipe]) -> dict[str, IntGraph]:
@@ -190,22 +198,21 @@ def _with(recipe: Recipe, kind: str) -> Recipe:
 
 
 def _errors(
-    graph: FloatGraph, model: FloatModel, activations: Activations, recipe: Recipe, lowered: dict[str, IntGraph],
-    samples: Mapping[str, Rows], limit: int | None, progress: Progress | None,
+    graph: FloatGraph, model: FloatModel, activations: Activations, groups: Sequence[Group],
+    lowered: dict[str, IntGraph], samples: Mapping[str, Rows], limit: int | None, progress: Progress | None,
 ) -> dict[Group, Errors]:  # fmt: skip
-    """Of quantizers that state no range: on few images; where another one matters, of the best on more, and again."""
+    """On few images; where another range than the usual one matters, of the best on more, and again."""
     calibrated = min(limit or activations.n_images, activations.n_images)
     few = min(max(judging(graph, calibrated), FIRST), calibrated)
     start = calibrated if activations.n_images - calibrated >= few else 0
     more = min(MORE * few, activations.n_images - start)
     images = activations.read(graph.inputs[0], start, start + more)
-    groups = _groups(graph, recipe, next(iter(lowered.values())))
 
     def judged(wanted: Mapping[Group, Collection[str]], images: Array) -> dict[Group, Errors]:
         tensors = {name: kinds for group, kinds in wanted.items() for name in group[1]}
         found = _judged(graph, model, lowered, samples, images, tensors, progress)
         return {
-            group: {kind: sum(found[name][kind] for name in group[1]) for kind in kinds}
+            group: {kind: sum(found[name][kind] for name in group[1] if name in found) for kind in kinds}
             for group, kinds in wanted.items()
         }
 
@@ -253,35 +260,40 @@ def _judged(
 
 def _least(recipe: Recipe, errors: Mapping[Group, Errors]) -> tuple[dict[str, Quantizers], Counter[str]]:
     """(quantizers of a recipe, how often each of RANGES)."""
-    quantizers, counts = dict(recipe.quantizers), Counter[str]()
+    counts = Counter[str]()
     for (sites, tensors), each in errors.items():
         best = min(each, key=each.__getitem__)
         counts[best] += len(tensors)
-        for site in sites if best != USUAL else ():
+        if best != USUAL:
             asked = RANGES[best].model_dump(exclude_none=True)
-            quantizers[site] = quantizers.get(site, Quantizers()).model_copy(update=asked)
-    return quantizers, counts
+            recipe = recipe.model_copy(update={"quantizers": _stating(recipe, sites, asked)})
+    return recipe.quantizers, counts
 
 
-def _groups(graph: FloatGraph, recipe: Recipe, integer: IntGraph) -> list[Group]:
-    """Of the tensors that are rounded to operands, and of which the recipe states no range."""
-    narrow = [
-        node.output
-        for node in integer.nodes
-        if node.op == "requantize" and node.output not in integer.outputs
-        and integer.tensors[node.output].dtype.bits <= widths.WIDEST_OPERAND
-    ]  # fmt: skip
-    names = [integer.tensors[name].source or name for name in narrow]
-    groups: list[Group] = []
-    for name in names:
-        if any(stated(graph, recipe, name, key) is not None for key in ("observer", "range")):
-            continue
-        sites, tensors = [node.name for node in widths.readers(graph, name)], [name]
-        for group in [group for group in groups if not set(group[0]).isdisjoint(sites)]:
+def _groups(graph: FloatGraph, recipe: Recipe) -> list[Group]:
+    """Of the tensors that are rounded to operands: those that some site reads alone are alone; where every reader reads
+    others, too, all of these have one range. What the recipe states, and what is stated with it, is not to be chosen.
+    """
+    bits = {name: n for name, n in widths.quantizer_bits(graph, recipe).items() if name not in graph.inputs}
+    readers = {name: [node.name for node in widths.readers(graph, name)] for name in bits}
+    read: dict[str, list[str]] = {}
+    for name, sites in readers.items():
+        for site in dict.fromkeys(sites):
+            read.setdefault(site, []).append(name)
+    groups: list[tuple[list[str], list[str]]] = []
+    narrow = [name for name in bits if readers[name] and bits[name] <= widths.WIDEST_OPERAND]
+    for name in narrow:
+        sites = [site for site in readers[name] if read[site] == [name]] or readers[name]
+        tensors = list(dict.fromkeys([name, *(other for site in sites for other in read[site])]))
+        for group in [group for group in groups if not set(group[1]).isdisjoint(tensors)]:
             groups.remove(group)
             sites, tensors = [*group[0], *sites], [*group[1], *tensors]
-        groups.append((tuple(dict.fromkeys(sites)), tuple(tensors)))
-    return groups
+        groups.append((sites, tensors))
+    return [
+        (tuple(dict.fromkeys(sites)), tuple(dict.fromkeys(tensors)))
+        for sites, tensors in groups
+        if all(stated(graph, recipe, name, key) is None for name in tensors for key in ("observer", "range"))
+    ]
 
 
 class _Judge:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from intvit.errors import placed
-from intvit.graph import operators
+from intvit.graph import layout, operators
 from intvit.graph.ir import Array, FloatGraph, IntGraph, Node
 from intvit.lowering import widths
 
@@ -51,19 +51,29 @@ def sampled(graph: FloatGraph, known: frozenset[str]) -> list[Node]:
         if node.op in kinds
         and {node.inputs[0], node.output} <= known
         and any(reader.op == "linear" for reader in widths.readers(graph, node.output))
+        and not _scaled(graph, node.output)
     ]
+
+
+def _scaled(graph: FloatGraph, name: str) -> bool:
+    """Whether a constant factor stands behind a tensor: its integers then stand for other values."""
+    after = [node for node in graph.consumers[name] if widths.moves_no_bit(node)]
+    return any(node.op == "scale" or _scaled(graph, node.output) for node in after)
 
 
 def corrected_by(parts: IntGraph, name: str, sites: Container[str]) -> tuple[Node, Node] | None:
     """The operator of `sites` and the requantization that make integer tensor `name`, whose mean error is corrected.
 
-    None if something else makes it; reshapes and transposes in between keep every row.
+    None if something else makes it; reshapes and transposes in between keep the channels.
     """
     rounding: Node | None = None
     node = parts.by_output.get(name)
     while node is not None and (node.op in ("reshape", "transpose") or (node.op == "requantize" and rounding is None)):
         rounding = node if node.op == "requantize" else rounding
-        if len(node.inputs) > 1 or parts.tensors[node.inputs[0]].shape[-1] != parts.tensors[name].shape[-1]:
+        if len(node.inputs) > 1:
+            return None
+        before, after = (parts.tensors[each].shape for each in (node.inputs[0], node.output))
+        if node.op != "requantize" and not layout.keeps_channels(node, before, after):
             return None
         node = parts.by_output.get(node.inputs[0])
     return (node, rounding) if node is not None and rounding is not None and node.name in sites else None
