@@ -424,7 +424,11 @@ def lower(
     preset: PresetOpt = None,
     bits: Annotated[int | None, typer.Option(help="Width of weights and activations, 4 to 8. [default: 8]")] = None,
     observer: Annotated[
-        str | None, typer.Option(help="minmax (default), percentile, mse, kl, or auto: the best range for each.")
+        str | None,
+        typer.Option(
+            help="minmax (default), percentile, mse, kl, or auto: the best range for each, judged on images behind "
+            "--limit if there are any."
+        ),
     ] = None,
     numerics: NumericsOpt = None,
     limit: LimitOpt = None,
@@ -637,7 +641,10 @@ def map_command(
     preset: PresetOpt = None,
     bits: Annotated[int | None, typer.Option(help="Width of weights and activations, 4 to 8. [default: 8]")] = None,
     observer: Annotated[
-        str | None, typer.Option(help="minmax (default), percentile, mse, kl, or auto: the best range for each.")
+        str | None,
+        typer.Option(
+            help="minmax (default), percentile, mse, kl, or auto: the best range for each, judged on those of --limit."
+        ),
     ] = None,
     numerics: NumericsOpt = None,
     limit: LimitOpt = None,

@@ -5,6 +5,7 @@ Slope correction: so is how much its sums vary with it.
 
 import numpy as np
 import pytest
+from small_models import N, imported, weights
 
 from intvit.engine import Engine, quantize_images
 from intvit.engine.trace import dequantize
@@ -15,7 +16,7 @@ from intvit.graph import operators
 from intvit.lowering.bias import N_ROWS, Rows, fit_of, sampled
 from intvit.lowering.calibrate import calibrate
 from intvit.lowering.context import lower
-from intvit.lowering.recipe import build_recipe
+from intvit.lowering.recipe import build_recipe, read_recipe
 
 FC2 = [f"blocks.{i}.mlp.fc2" for i in range(6)]
 
@@ -107,6 +108,20 @@ def test_slopes_go_with_biases():
     assert build_recipe({"bias_correction": True, "slope_correction": True}).slope_correction
 
 
+def test_a_file_may_leave_the_preset_to_the_options(vit, tmp_path):
+    """Which corrects biases or does not; whoever takes it alone is told where it is lowered."""
+    path = tmp_path / "r.toml"
+    path.write_text("slope_correction = true")
+    recipe = read_recipe(path)
+    rule = "slope_correction: must go with bias_correction, which is off with the preset published"
+    with pytest.raises(IntvitError, match=rule), Recording(vit.recording_path) as recording:
+        lower(vit.graph, calibrate(vit.graph, recording, recipe), recipe)
+    for line in ('preset = "published"', "bias_correction = false"):
+        path.write_text(f"slope_correction = true\n{line}")
+        with pytest.raises(IntvitError, match="r.toml: slope_correction: must go with bias_correction, which is off"):
+            read_recipe(path)
+
+
 def test_the_outputs_are_nearer_to_the_float_network(vit):
     images = vit.test.read(0, 100)
     (real,) = FloatModel(vit.onnx_path).run(images).values()
@@ -153,3 +168,46 @@ def test_what_is_sampled_is_recorded_at_both_ends_and_read_by_linear_operators(v
     found = {node.name for node in sampled(vit.graph, known)}
     assert found == {f"blocks.{i}.{name}" for i in range(6) for name in ("norm1", "norm2", "mlp.act")} | {"norm"}
     assert "blocks.0.mlp.act" not in {n.name for n in sampled(vit.graph, known - {"blocks.0.mlp.act"})}
+
+
+BEFORE = [N("MatMul", ["x0", "w1"], ["a"])]
+BEHIND = {
+    "a factor": [N("Gelu", ["a"], ["g"]), N("Mul", ["g", "f"], ["h"])],
+    "a factor behind a reshape": [
+        N("Gelu", ["a"], ["g"]),
+        N("Reshape", ["g", "r4"], ["s"]),
+        N("Mul", ["s", "f"], ["h"]),
+    ],
+    "channels become tokens": [N("Gelu", ["a"], ["g"]), N("Transpose", ["g"], ["h"], perm=[0, 2, 1])],
+}
+
+
+@pytest.mark.parametrize("nodes", BEHIND.values(), ids=BEHIND)
+@pytest.mark.parametrize("values", [{}, {"slope_correction": True}])
+def test_what_stands_for_other_values_is_left_alone(tmp_path, nodes, values):
+    """Integers behind a constant factor stand for more than the operator gave; a channel must stay one."""
+    constants = {"w1": weights(8, 8), "w2": weights(8, 8, seed=9), "f": np.float32(0.25)}
+    constants["r4"] = np.array([0, 2, 4, 8])
+    images = np.random.default_rng(1).normal(size=(16, 1, 8, 8)).astype(np.float32)
+    graph, activations = imported(tmp_path, [*BEFORE, *nodes, N("MatMul", ["h", "w2"], ["y"])], constants, images)
+    found = []
+    for each in (values, {"bias_correction": False}):
+        recipe = build_recipe({"preset": "accurate", **each}).with_method("ibert")
+        found.append(lower(graph, calibrate(graph, activations, recipe), recipe))
+    for a, b in zip(found[0].nodes, found[1].nodes, strict=True):
+        assert all(np.array_equal(a.arrays[key], b.arrays[key]) for key in a.arrays), a.name
+
+
+@pytest.mark.parametrize(
+    "nodes", [[N("Gelu", ["a"], ["h"])], [N("Gelu", ["a"], ["g"]), N("Reshape", ["g", "r4"], ["h"])]]
+)
+def test_moves_that_keep_channels_keep_corrections(tmp_path, nodes):
+    constants = {"w1": weights(8, 8), "w2": weights(8, 8, seed=9), "r4": np.array([0, 2, 4, 8])}
+    images = np.random.default_rng(1).normal(size=(16, 1, 8, 8)).astype(np.float32)
+    graph, activations = imported(tmp_path, [*BEFORE, *nodes, N("MatMul", ["h", "w2"], ["y"])], constants, images)
+    biases = []
+    for on in (True, False):
+        recipe = build_recipe({"preset": "accurate", "bias_correction": on}).with_method("ibert")
+        integer = lower(graph, calibrate(graph, activations, recipe), recipe)
+        biases.append(["bias" in node.arrays for node in integer.nodes if node.op == "linear"])
+    assert biases == [[False, True], [False, False]]

@@ -496,6 +496,23 @@ def test_of_equal_mappings_none_is_surely_better(vit, recorded, space):
     assert not measured.better(("0",), ("40",), 1)
 
 
+@pytest.mark.parametrize(("degrees", "values"), [  # of 5 %, 1 % and 0.1 %, as tables have them
+    (1, (6.314, 31.821, 318.309)), (2, (2.920, 6.965, 22.327)), (3, (2.353, 4.541, 10.215)),
+    (4, (2.132, 3.747, 7.173)), (7, (1.895, 2.998, 4.785)), (30, (1.697, 2.457, 3.385)), (2047, (1.6456, 2.328, 3.094)),
+])  # fmt: skip
+def test_probabilities_of_students_t(degrees, values):
+    assert [rules.beyond(t, degrees) for t in values] == pytest.approx([0.05, 0.01, 0.001], rel=2e-3)
+
+
+@pytest.mark.parametrize("n_images", [2, 3, 8, 64])
+def test_what_is_sure_on_few_images_is_wrong_as_seldom(n_images):
+    """Equal models, 2,000 times: one of six at most is taken to be better in 5 % of them."""
+    rng = np.random.default_rng(n_images)
+    rows = rng.normal(size=(2000, 7, n_images))
+    wrong = [any(rules.surely_less(row, first, 6) for row in others) for first, *others in rows]
+    assert np.mean(wrong) < 0.065
+
+
 def test_a_greedy_search_measures_on_few_images_first(vit, recorded, space, monkeypatch):
     monkeypatch.setattr(searching, "FEWEST", 1)
     counted = {}

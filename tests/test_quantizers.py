@@ -169,3 +169,6 @@ def test_weights_that_were_trained_in_integers_keep_their_quantizers(vit):
     trained = dataclasses.replace(vit.graph, metadata={**vit.graph.metadata, "trained": {"bits": 8}})
     with pytest.raises(IntvitError, match="preset: must be published, as the weights were trained with its quantizers"):
         lower(trained, vit.calibration, build_recipe({"preset": "accurate"}))
+    corrected = build_recipe({"bias_correction": True, "slope_correction": True})
+    with pytest.raises(IntvitError, match="bias_correction: must be left out, as the weights were trained in integers"):
+        lower(trained, vit.calibration, corrected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,18 @@ class FloatModel:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        _share_memory()
         if not spinning:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with reading(self.where, "a model that onnxruntime loads"):
             return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def _share_memory() -> None:
+    """One arena for all sessions of the process: each would keep the most that it ever took."""
+    import onnxruntime as ort
+
+    of = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(of, None)

@@ -192,6 +192,9 @@ def at_trained_widths(graph: FloatGraph, recipe: Recipe) -> Recipe:
     if trained_at and recipe.quantizers:
         name = next(iter(recipe.quantizers))
         raise IntvitError(f"quantizers: must be left to those that the weights were trained with, and state {name}")
+    for key in ("bias_correction", "slope_correction"):
+        if trained_at and getattr(recipe, key):
+            raise IntvitError(f"{key}: must be left out, as the weights were trained in integers")
     for key, bits in widths.items():
         asked = getattr(recipe, key)
         if key in recipe.model_fields_set and asked != bits:

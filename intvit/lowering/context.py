@@ -38,6 +38,7 @@ def lower(graph: FloatGraph, calibration: Calibration, recipe: Recipe) -> IntGra
     Raises IntvitError for a recipe that names an unknown site or method, or a site without a range, and Infeasible for
     a site at whose scale a method is undefined.
     """
+    recipe.check_corrections("recipe")
     recipe = at_trained_widths(graph, recipe).of_kinds({node.op for node in graph.nodes})
     _check_sites(graph, recipe)
     widths.check_quantizers(graph, recipe)

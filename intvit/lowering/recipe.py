@@ -143,6 +143,12 @@ class Recipe(BaseModel):
     def corrects_bias(self) -> bool:
         return self.preset == "accurate" if self.bias_correction is None else self.bias_correction
 
+    def check_corrections(self, where: str) -> None:
+        """IntvitError for slopes without biases."""
+        if self.slope_correction and not self.corrects_bias:
+            off = "off with the preset published" if self.bias_correction is None else "off"
+            raise IntvitError(f"{where}: slope_correction: must go with bias_correction, which is {off}")
+
     @model_serializer(mode="wrap")
     def _stated(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what is empty: recipes of before there were such, and graphs made with them, keep their hashes."""
@@ -230,8 +236,10 @@ def uniform_choice(operator: str, name: str, *, plain: bool = False) -> Choice:
         return Choice(method=name)
 
 
-def build_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
+def build_recipe(values: dict[str, Any], where: str = "recipe", *, whole: bool = True) -> Recipe:
     """Check plain data into a Recipe; one line that names the key, the rule and the value otherwise.
+
+    `whole`: not a file, beside which options may say more.
 
     >>> build_recipe({"bits": 3})
     Traceback (most recent call last):
@@ -255,8 +263,8 @@ def build_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
         rule = first["msg"].removeprefix("Input should be ").rstrip(".")
         rule = "must be a known key" if first["type"] == "extra_forbidden" else f"must be {rule}"
         raise IntvitError(f"{where}: {key}: {rule}, not {shortened(first['input'])}") from None
-    if recipe.slope_correction and not recipe.corrects_bias:
-        raise IntvitError(f"{where}: slope_correction: must go with bias_correction, which is off")
+    if whole or recipe.model_fields_set & {"preset", "bias_correction"}:
+        recipe.check_corrections(where)
     for operator in operators.with_methods():
         choice = recipe.of_kind(operator)
         if choice.options:
@@ -275,7 +283,7 @@ def read_recipe(path: str | Path) -> Recipe:
         values = values["recipe"]
     if not isinstance(values, dict):
         raise IntvitError(f"{path}: must hold a table of recipe keys, not {type(values).__name__}")
-    return build_recipe(values, str(path))
+    return build_recipe(values, str(path), whole=False)
 
 
 def read_numerics(text: str) -> Numerics:

@@ -39,7 +39,7 @@ TRIALS = 300
 """Of a tpe search, if there is no budget."""
 RADII = (2, 4, 8, 16)
 """Sites that the optimum of a quadratic model may change, beside any number."""
-HALVINGS, FEWEST = 4, 64
+HALVINGS, FEWEST = 4, 24
 """How often a greedy search measures on half of the images first, and the fewest of them."""
 GROUP = 48
 """Mappings that are measured, and stored, at once."""
