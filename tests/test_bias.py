@@ -113,12 +113,13 @@ def test_a_file_may_leave_the_preset_to_the_options(vit, tmp_path):
     path = tmp_path / "r.toml"
     path.write_text("slope_correction = true")
     recipe = read_recipe(path)
-    rule = "slope_correction: must go with bias_correction, which is off with the preset published"
+    published = " with the preset published"
+    rule = f"slope_correction: must go with bias_correction, which is off{published}"
     with pytest.raises(IntvitError, match=rule), Recording(vit.recording_path) as recording:
         lower(vit.graph, calibrate(vit.graph, recording, recipe), recipe)
     for line in ('preset = "published"', "bias_correction = false"):
         path.write_text(f"slope_correction = true\n{line}")
-        with pytest.raises(IntvitError, match="r.toml: slope_correction: must go with bias_correction, which is off"):
+        with pytest.raises(IntvitError, match=rf"r\.toml: {rule.removesuffix(published)}"):
             read_recipe(path)
 
 
@@ -209,5 +210,5 @@ def test_moves_that_keep_channels_keep_corrections(tmp_path, nodes):
     for on in (True, False):
         recipe = build_recipe({"preset": "accurate", "bias_correction": on}).with_method("ibert")
         integer = lower(graph, calibrate(graph, activations, recipe), recipe)
-        biases.append(["bias" in node.arrays for node in integer.nodes if node.op == "linear"])
-    assert biases == [[False, True], [False, False]]
+        biases.append([node.arrays["bias"] for node in integer.nodes if node.op == "linear"][-1])
+    assert not np.array_equal(*biases)
