@@ -294,8 +294,8 @@ def test_a_quantizer_is_chosen_where_nothing_is_stated_and_nothing_else_is_read(
     }  # fmt: skip
     assert groups() == plain
     assert groups(q={"range": 0.9}) == {tensors: of for tensors, of in plain.items() if tensors != {"n"}}
-    assert groups(qk={"observer": "mse"}) == {tensors: of for tensors, of in plain.items() if tensors != {"q", "k"}}
-    assert groups(proj={"observer": "kl"}) == {tensors: of for tensors, of in plain.items() if "o" not in tensors}
+    assert groups(s={"observer": "mse"}) == {tensors: of for tensors, of in plain.items() if tensors != {"q", "k"}}
+    assert groups(m={"observer": "kl"}) == {tensors: of for tensors, of in plain.items() if "o" not in tensors}
 
 
 def test_a_product_of_what_is_stated_is_not_chosen(tmp_path):
@@ -309,7 +309,7 @@ def test_a_product_of_what_is_stated_is_not_chosen(tmp_path):
     images = np.random.default_rng(3).normal(size=(12, 1, 8, 8)).astype(np.float32)
     graph, activations = imported(tmp_path, nodes, constants, images)
     others = {("m", "s"), ("z",)}
-    for quantizers, expected in (({}, {("a", "k"), *others}), ({"fm": {"observer": "kl"}}, others)):
+    for quantizers, expected in (({}, {("a", "k"), *others}), ({"m": {"observer": "kl"}}, others)):
         values = {"preset": "accurate", "bits": 4, "observer": {"kind": "auto"}, "quantizers": quantizers}
         recipe = build_recipe(values).with_method("ibert")
         assert {tuple(sorted(tensors)) for _, tensors in observers._groups(graph, recipe)} == expected
