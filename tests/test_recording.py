@@ -305,9 +305,10 @@ def test_live_activations_are_bounded_by_bytes(vit, model, image_bytes, monkeypa
     expected = model.run(vit.recorded.read(0, 8), live.names)
     del found[:]
     for name in [*live.names, *live.names[5::-1]]:
-        assert np.allclose(live.read(name, 0, 8), expected[name], rtol=1e-4, atol=1e-4), name
+        activation = live.read(name, 0, 8)
+        assert np.allclose(activation, expected[name], rtol=1e-4, atol=1e-4), name
         held = sum(tensor.nbytes for tensor in live._tensors.values())
-        assert held <= max(images * image_bytes, live._tensors[name].nbytes)
+        assert held <= max(images * image_bytes, activation.nbytes)
     assert max(found) == min(8, max(1, int(images)))
 
 

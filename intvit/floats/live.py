@@ -54,8 +54,9 @@ class LiveActivations:
 
     def _held(self, name: str, n_images: int) -> list[str]:
         """`name` and as many as can be held beside it, first those that the model computes after it."""
-        at = self.names.index(name)
-        order = self.names[at:] + self.names[:at]
+        computed = [other for other in self.names if other != self.model.input]
+        at = computed.index(name)
+        order = computed[at:] + computed[:at]
         room = np.cumsum([n_images * self._sizes[other] for other in order])
         return order[: max(1, int(np.searchsorted(room, ACTIVATION_BYTES, side="right")))]
 
