@@ -1,5 +1,6 @@
 """The study: the same results whole, in shards, by workers and after a kill; what it says is what models do."""
 
+import argparse
 import csv
 import io
 import json
@@ -187,6 +188,14 @@ def test_a_killed_study_goes_on(data, whole, tmp_path):
         assert least <= rows_in(tmp_path / "s" / "rows.sqlite") < n_rows
     ran(data, tmp_path / "s")
     assert same(tmp_path / "s", whole)
+
+
+def test_a_job_that_was_killed_is_said(monkeypatch, capsys, tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text("import os, sys\nif '2/3' in sys.argv:\n    os.kill(os.getpid(), 9)\n")
+    monkeypatch.setattr(study, "__file__", str(script))
+    study.spread(argparse.Namespace(study="a.toml", folder=tmp_path, data=tmp_path, store=tmp_path / "rows.sqlite"), 3)
+    assert capsys.readouterr().err.startswith("job 2 of 3 was ended by SIGKILL, as one that lacks memory is; ")
 
 
 def rows_in(store):

@@ -20,6 +20,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -699,8 +700,11 @@ def spread(args: argparse.Namespace, jobs: int) -> None:
         for i in range(jobs)
     ]
     try:
-        for process in running:
-            process.wait()
+        for i, process in enumerate(running):
+            status = process.wait()
+            if status < 0:
+                say(f"job {i + 1} of {jobs} was ended by {signal.Signals(-status).name}, as one that lacks memory is; "
+                    "what it left is made here, one cell at a time")  # fmt: skip
     finally:
         for process in running:
             process.kill()
