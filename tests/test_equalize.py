@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from intvit.engine import Engine, quantize_images
 from intvit.errors import IntvitError
 from intvit.graph.ir import FloatTensor, Graph, Node
+from intvit.kernels.quantize import quantize_weight
 from intvit.lowering import widths
 from intvit.lowering.calibrate import Calibration, calibrate
 from intvit.lowering.context import lower
@@ -145,17 +146,40 @@ def test_widths_of_sixty_sums_of_a_tensor_with_itself():
     assert found["s0"] == 8
 
 
+def one_linear(weight, bias):
+    """(graph, calibration) of gelu, linear."""
+    arrays = {"weight": weight, "bias": bias}
+    nodes = (Node("gelu", "norm", ("x",), "norm"), Node("linear", "y", ("norm",), "y", {}, arrays))
+    shapes = {"x": (4, weight.shape[1]), "norm": (4, weight.shape[1]), "y": (4, len(weight))}
+    graph = Graph(("x",), ("y",), nodes, {name: FloatTensor(name, shape) for name, shape in shapes.items()})
+    return graph, Calibration({"x": (-4.0, 4.0), "norm": (-0.1, 400.0), "y": (-1.0, 1.0)})
+
+
 def test_a_bias_that_the_zero_point_makes_too_large_is_refused():
-    """-z * sum of weights is added to a bias that may be almost 2**31."""
-    arrays = {"weight": np.full((2, 6), 1.0), "bias": np.full(2, 3e7)}
-    nodes = (
-        Node("gelu", "norm", ("x",), "norm"),
-        Node("linear", "y", ("norm",), "y", {}, arrays),
-    )
-    tensors = {name: FloatTensor(name, shape) for name, shape in (("x", (4, 6)), ("norm", (4, 6)), ("y", (4, 2)))}
-    graph = Graph(("x",), ("y",), nodes, tensors)
-    calibration = Calibration({"x": (-4.0, 4.0), "norm": (-0.1, 400.0), "y": (-1.0, 1.0)})
+    """-z * sum of weights is added to a bias that may be large."""
+    graph, calibration = one_linear(np.full((2, 140_000), 1.0), np.zeros(2))
     recipe = build_recipe({"quantizers": {"linear": {"zero_point": True}}})
     with pytest.raises(IntvitError, match="y: bias with the zero point -128 must fit 32 bits, and does not"):
         lower(graph, calibration, recipe)
     assert lower(graph, calibration, build_recipe({}))
+
+
+@pytest.mark.parametrize("zero_point", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("small", "bias"), [(0.0, 40.0), (1e-9, -3e7), (1.0, 3e7), (1e-3, 1e5)])
+def test_a_bias_is_never_saturated(zero_point, bits, small, bias):
+    """Where the weights of a channel are too small for it, or none, as in a pruned network, their scale is larger."""
+    weight = np.array([[1.0, -2.0, 3.0], [small, 0.0, small]])
+    graph, calibration = one_linear(weight, np.array([0.5, bias]))
+    found = lower(
+        graph, calibration, build_recipe({"bits": bits, "quantizers": {"linear": {"zero_point": zero_point}}})
+    )
+    node, scale = found.node("y"), found.tensors["y"].scale
+    z = found.tensors[node.inputs[0]].zero_point
+    assert (z != 0) == zero_point
+    real = (node.arrays["bias"] + z * node.arrays["weight"].astype(np.int64).sum(axis=1)) * scale
+    assert real == pytest.approx([0.5, bias], rel=1e-6, abs=scale[0])
+    x = found.tensors[node.inputs[0]].scale
+    usual = quantize_weight(weight, bits)[1] * x
+    assert scale[0] == usual[0]
+    assert (scale[1] == usual[1]) == (abs(bias) <= 2**30 * usual[1])

@@ -103,10 +103,13 @@ CLIPS = tuple(1 - i / 100 for i in range(61))
 """Shares of a row's largest weight that are tried as its range."""
 
 
-def quantize_weight(w: Any, bits: int = 8, *, method: str = "ivit", clip: bool = False) -> tuple[Array, Array]:
+def quantize_weight(
+    w: Any, bits: int = 8, *, method: str = "ivit", clip: bool = False, least: Any = 0.0
+) -> tuple[Array, Array]:
     """Symmetric per-channel weights: (O, ...) float -> (codes int64 of the same shape, scale (O,) float64).
 
     `clip`: the range of each channel is the share of its own (`CLIPS`) with the least mean squared rounding error.
+    `least`: scales () or (O,) that none may be below, as something else must fit them.
     """
     bits = _check_bits(bits, 16)
     w = _finite("weight", w)
@@ -116,12 +119,13 @@ def quantize_weight(w: Any, bits: int = 8, *, method: str = "ivit", clip: bool =
     low, high = flat.min(axis=1), flat.max(axis=1)
     scale = convention.scale(low, high, bits)
     if clip:
-        least = np.full(len(flat), np.inf)
+        lowest = np.full(len(flat), np.inf)
         for share in CLIPS:
             tried = convention.scale(share * low, share * high, bits)
             error = np.sum((convention.codes(flat, tried[:, None], bits) * tried[:, None] - flat) ** 2, axis=1)
-            scale = np.where(error < least, tried, scale)
-            least = np.minimum(least, error)
+            scale = np.where(error < lowest, tried, scale)
+            lowest = np.minimum(lowest, error)
+    scale = np.maximum(scale, least)
     return convention.codes(flat, scale[:, None], bits).reshape(w.shape), scale
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PART, PARTS = 64, 16
 """Of the depth of a product, whose partial sums are looked at in parts: about so many elements, so many parts."""
+MOST_BIAS = 2**29
+"""Codes of a bias that is beyond twice as many at the scale of its weights; what is left is room for products."""
 
 
 def _read_conv(r: Reader, node: Any) -> None:
@@ -62,12 +64,21 @@ def _lower(context: Context, node: Node) -> None:
     factors = x.scale / scale
     fit = context.fit(node.inputs[0])
     slopes = fit.slopes if fit is not None and context.recipe.slope_correction else 1.0
-    weight, weight_scale = _codes(context, node, factors * slopes)
-    arrays, real = {"weight": weight.astype(np.int8)}, node.arrays.get("bias")
-    if fit is not None:
-        of_floats = node.arrays["weight"] @ fit.floats
-        of_integers = (weight * weight_scale[:, None] / factors) @ fit.integers
-        real = of_floats - of_integers + (0.0 if real is None else real)
+    real = node.arrays.get("bias")
+    least = np.zeros(len(node.arrays["weight"]))
+    while True:
+        weight, weight_scale = _codes(context, node, factors * slopes, least)
+        if fit is not None:
+            of_floats = node.arrays["weight"] @ fit.floats
+            of_integers = (weight * weight_scale[:, None] / factors) @ fit.integers
+            real = of_floats - of_integers + node.arrays.get("bias", 0.0)
+        if real is None or "weight_scale" in node.arrays:
+            break
+        beyond = np.abs(real) > 2 * MOST_BIAS * scale * weight_scale
+        if not beyond.any():
+            break
+        least[beyond] = np.abs(real[beyond]) / (MOST_BIAS * scale)
+    arrays = {"weight": weight.astype(np.int8)}
     if real is not None:
         bias = quantize_bias(real, scale, weight_scale)[0]
         arrays["bias"] = context.trained_bias(node, bias) if context.calibration.trained else bias
@@ -82,13 +93,16 @@ def _lower(context: Context, node: Node) -> None:
     context.emit(Node("linear", node.name, (x.name,), node.output, attrs, arrays), output)
 
 
-def _codes(context: Context, node: Node, factors: Array) -> tuple[Array, Array]:
-    """(codes, scale) of the weights times the `factors` of the input's channels: the trained ones, or rounded here."""
+def _codes(context: Context, node: Node, factors: Array, least: Array) -> tuple[Array, Array]:
+    """(codes, scale) of the weights times the `factors` of the input's channels: the trained ones, or rounded here.
+
+    `least` (O,): scales at which the bias fits, however small the weights of its channel are.
+    """
     from intvit.kernels.quantize import quantize_weight
 
     asked = context.recipe.quantizer(node.op, node.name)
     bits = asked.weight_bits or context.recipe.bits
-    codes, scale = quantize_weight(node.arrays["weight"] * factors, bits, clip=bool(asked.weight_clip))
+    codes, scale = quantize_weight(node.arrays["weight"] * factors, bits, clip=bool(asked.weight_clip), least=least)
     trained = node.arrays.get("weight_integer", codes)
     if trained.shape != codes.shape or np.abs(trained.astype(np.int64) - codes).max() > 1:
         raise IntvitError(f"{node.name}: weight_integer must be the weight rounded to {bits} bits")
