@@ -821,7 +821,7 @@ def norm_mutants() -> Iterator[Mutant]:
     yield q("beta dropped", "fqvit_constants", 'tap("beta_term", bias) - ', "0 - ")
     yield q("mean added", "fqvit_constants", 'tap("beta_term", bias) - ', 'tap("beta_term", bias) + ')
     yield q("mean without its sign", "fqvit_constants", "p.sign[j] * floor_shift(p.gain", "floor_shift(p.gain")
-    yield q("no guard bits", "fqvit_constants", "clamp(p.bias_exp[j] - n, 0, GUARD_BITS)", "0")
+    yield q("no guard bits", "fqvit_constants", "clamp(p.bias_exp[j] - n - 1, 0, GUARD_BITS)", "0")
     yield q("slope one off", "fqvit_constants", "p.slope[j] * inverse", "(p.slope[j] * 511 // 512) * inverse")
 
     def t(name: str, old: str, new: str, **more: Any) -> Mutant:

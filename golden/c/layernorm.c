@@ -169,7 +169,7 @@ static int64_t fqvit_element(const struct intvit_layernorm_fqvit *p, struct reci
     else
         m = slope > 0 ? 255 : 0; /* a slope of 58 bits and more, shifted left */
     m = intvit_clamp(m, 0, 255);
-    guard = intvit_clamp(p->bias_exp.at[j] - n, 0, GUARD_BITS);
+    guard = intvit_clamp(p->bias_exp.at[j] - n - 1, 0, GUARD_BITS);
     beta = offset_part(intvit_wide_of(p->bias.at[j]), p->bias_exp.at[j] - n - guard);
     average = offset_part(intvit_wide_multiply(p->sign.at[j] * product_high(p->gain.at[j], root.inverse), total),
                           p->gain_exp.at[j] + root.exponent - 62 - n - guard);

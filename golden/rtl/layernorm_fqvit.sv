@@ -86,7 +86,7 @@ module layernorm_fqvit #(
   end
   wire signed [15:0] wanted = 16'sd7 - (top - slope_shift);
   wire signed [15:0] n_now = wanted < 0 ? 16'sd0 : wanted > 31 ? 16'sd31 : wanted;
-  wire signed [15:0] beyond = 16'(bias_exp[j]) - n_now;
+  wire signed [15:0] beyond = 16'(bias_exp[j]) - n_now - 16'sd1;  // the one by which a bias is longer than OFFSET_MAX
   wire signed [15:0] guard_now = beyond < 0 ? 16'sd0 : beyond > 24 ? 16'sd24 : beyond;
   wire signed [15:0] m_shift = slope_shift - n_now;
   wire signed [8:0] m_now;  // saturates at 255

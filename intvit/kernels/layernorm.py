@@ -217,7 +217,7 @@ def _fqvit_row(rows, i, factor, total, inverse, exponent, constants, out):
         product_exp = constants[SLOPE_EXP, j] + exponent - 62
         power = min(max(8 - bit_length(product) + product_exp, 0), 31)  # 31 for a gamma of 0
         m = min(product >> min(max(product_exp - power, 0), 62), 255)
-        guard = min(max(bias_exp - power, 0), 24)
+        guard = min(max(bias_exp - power - 1, 0), 24)
         slant = sign * product_high(constants[GAIN, j], inverse)
         u = clamped_offset(rhe_product(slant, total, constants[GAIN_EXP, j] + exponent - 62 - power - guard))
         b = clamped_offset(rounded(bias, min(max(bias_exp - power - guard, 0), 62)))

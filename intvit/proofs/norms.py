@@ -255,7 +255,7 @@ def _fqvit_channel(p: spec.FqvitLayerNorm, c: int, x: Interval, whole: Interval,
             free = 0 < shift < 31 or before.low == before.high == shift
             m = Interval(128, 255) if free and slope.low > 0 else Interval(0, 255)
             note("multiplier", m)
-            guard = max(min(p.bias_exp[c] - shift, GUARD_BITS), 0)
+            guard = max(min(p.bias_exp[c] - shift - 1, GUARD_BITS), 0)
             beta = note("beta_term before", point(rounded_shift(p.bias[c], p.bias_exp[c] - shift - guard)))
             down = p.gain_exp[c] + exponent - 62 - shift - guard
             mean = note("mean_term before", (slant * whole).rising(partial(rounded_shift, shift=down)))

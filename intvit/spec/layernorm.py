@@ -239,7 +239,7 @@ def fqvit_constants(total: int, inverse: int, exponent: int, j: int, p: FqvitLay
     slope_exp = p.slope_exp[j] + exponent - 62
     n = tap("shift", clamp(7 - (slope.bit_length() - 1 - slope_exp), 0, 31))  # 31 for a gamma of 0: slope_exp is 61
     m = tap("multiplier", min(floor_shift(slope, slope_exp - n), 255))
-    guard = clamp(p.bias_exp[j] - n, 0, GUARD_BITS)
+    guard = clamp(p.bias_exp[j] - n - 1, 0, GUARD_BITS)
     bias = clamp(rhe_shift(p.bias[j], p.bias_exp[j] - n - guard), -OFFSET_MAX, OFFSET_MAX)
     slant = p.sign[j] * floor_shift(p.gain[j] * inverse, 62)
     u = clamp(rhe_shift(slant * total, p.gain_exp[j] + exponent - 62 - n - guard), -OFFSET_MAX, OFFSET_MAX)

@@ -29,6 +29,18 @@ def test_a_gamma_that_vanishes_leaves_beta(method, gamma):
     assert (np.abs(codes[:, 1:3] - [32, -127]) <= 1).all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("gamma", [0.0, 1e-30, 1e-9, -1e-8, 1e-7, 1e-6])
+@pytest.mark.parametrize("beta", [0.75, 31.0, 33.0, -65.0, 106.0, 127.0, -300.0, 1e6])
+def test_a_gamma_that_vanishes_leaves_beta_in_steps_of_the_output(backend, gamma, beta):
+    """FQ-ViT: N is 31 then, and a beta of 33 steps with all guard bits was cut to 60 bits."""
+    x = np.random.default_rng(3).integers(-128, 128, (3, 4))
+    y, _ = ops.layernorm(
+        x, 0.1, [1.0, gamma, 1.0, 1.0], [0.0, beta, 1.0, -1.0], method="fqvit", out_scale=1.0, backend=backend
+    )
+    assert (y[:, 1] == np.rint(beta)).all()
+
+
 def test_gamma_zero_replacement_is_the_documented_one():
     params, scale = registry.get("layernorm", "ivit").lower(0.1, gamma=[0.0, 0.0], beta=[0.5, 0.0])
     unit = float(np.float32(np.sqrt(2))) / 2**30

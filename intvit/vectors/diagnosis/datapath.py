@@ -443,7 +443,7 @@ def layernorm_fqvit(w: Path, site: Site, p: Values, rows: list[Array]) -> Array:
     at = constants["slope_exp"] + exponent - 62
     n = w.word("shift", _clipped(7 - (objects(bit_length(slope)) - 1 - at), 0, 31))
     m = w.word("multiplier", np.minimum(_floor_shift(w, "multiplier >>", slope, at - n), 255))
-    guard = _clipped(constants["bias_exp"] - n, 0, w.count("guard bits", 24))
+    guard = _clipped(constants["bias_exp"] - n - 1, 0, w.count("guard bits", 24))
     most = 2**60
     bias = _clipped(shifted(constants["bias"], constants["bias_exp"] - n - guard, "half_even"), -most, most)
     slant = constants["sign"] * ((constants["gain"] * inverse) >> 62)

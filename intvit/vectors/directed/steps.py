@@ -150,7 +150,7 @@ def _layernorm_fqvit(row: Row, taps: Taps, p: Any) -> Steps:
     (exponent,) = taps["inverse_exp"]
     before = [7 - (s.bit_length() - 1 - (at + exponent - 62)) for s, at in zip(slopes, p.slope_exp, strict=True)]
     yield Clamp("shift", before, 0, 31)
-    guards = [max(0, min(GUARD_BITS, e - n)) for e, n in zip(p.bias_exp, shifts, strict=True)]
+    guards = [max(0, min(GUARD_BITS, e - n - 1)) for e, n in zip(p.bias_exp, shifts, strict=True)]
     betas = [(b, e - n - g) for b, e, n, g in zip(p.bias, p.bias_exp, shifts, guards, strict=True) if e - n - g > 0]
     yield Division("beta_term", [v for v, _ in betas], [1 << s for _, s in betas], even=True)
     terms = zip(taps["beta_term"], taps["mean_term"], guards, strict=True)
@@ -168,7 +168,7 @@ def _constant_ties(p: Any, low: int, high: int) -> bool:
     """Whether FQ-ViT's beta_term, which rounds a constant, can tie for a shift N of low..high."""
     for bias, exp in zip(p.bias, p.bias_exp, strict=True):
         for n in range(low, high + 1):
-            shift = exp - n - max(0, min(GUARD_BITS, exp - n))
+            shift = exp - n - max(0, min(GUARD_BITS, exp - n - 1))
             if shift > 0 and bias & ((1 << shift) - 1) == 1 << (shift - 1):
                 return True
     return False
