@@ -272,9 +272,10 @@ def _least(recipe: Recipe, errors: Mapping[Group, Errors]) -> tuple[dict[str, Qu
 
 def _groups(graph: FloatGraph, recipe: Recipe) -> list[Group]:
     """Of the tensors that are rounded to operands: those that some site reads alone are alone; where every reader reads
-    others, too, all of these have one range. What the recipe states, and what is stated with it, is not to be chosen.
+    others, too, all of these have one range. What the recipe states, and what is stated with it, is not to be chosen,
+    nor is what is stated with the model's input.
     """
-    bits = {name: n for name, n in widths.quantizer_bits(graph, recipe).items() if name not in graph.inputs}
+    bits = widths.quantizer_bits(graph, recipe)
     readers = {name: [node.name for node in widths.readers(graph, name)] for name in bits}
     read: dict[str, list[str]] = {}
     for name, sites in readers.items():
@@ -292,7 +293,8 @@ def _groups(graph: FloatGraph, recipe: Recipe) -> list[Group]:
     return [
         (tuple(dict.fromkeys(sites)), tuple(dict.fromkeys(tensors)))
         for sites, tensors in groups
-        if all(stated(graph, recipe, name, key) is None for name in tensors for key in ("observer", "range"))
+        if set(tensors).isdisjoint(graph.inputs)
+        and all(stated(graph, recipe, name, key) is None for name in tensors for key in ("observer", "range"))
     ]
 
 

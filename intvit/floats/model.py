@@ -32,7 +32,7 @@ class FloatModel:
         self._functions: dict[tuple[str, ...], Any] = {}
 
     def sites(self) -> dict[str, onnx.NodeProto]:
-        """Every tensor that a compute node reads or writes, with the node that makes it, in graph order."""
+        """Every tensor that a compute node reads or writes or that joins others, with its node, in graph order."""
         graph = self.proto.graph
         constants = {t.name for t in graph.initializer}
         compute = {op for kind in operators.operators().values() for op in kind.reads}
@@ -40,7 +40,7 @@ class FloatModel:
         return {
             node.output[0]: node
             for node in graph.node
-            if (node.op_type in compute or node.output[0] in read)
+            if (node.op_type in compute or node.output[0] in read or _joins(node))
             and node.op_type not in ("Expand", "Shape", "Constant")
             and node.output[0] not in constants
         }
@@ -63,8 +63,11 @@ class FloatModel:
         return {name: images if name == self.input else found[name][: len(images)] for name in names}
 
     def between(self, inputs: Sequence[str], output: str) -> Callable[[Sequence[Array]], Array]:
-        """The nodes between tensors as a function: values (B, ...) float32 of `inputs` to those of `output`."""
-        key = (*inputs, output)
+        """The nodes between tensors as a function: values (B, ...) float32 of `inputs` to those of `output`.
+
+        A tensor that is given twice has the same values.
+        """
+        key = (*dict.fromkeys(inputs), output)
         if key not in self._functions:
             proto = self.proto.graph
             nodes = [proto.node[i] for i in sorted(self._ancestors(output, frozenset(inputs)))]
@@ -78,7 +81,9 @@ class FloatModel:
         session = self._functions[key]
 
         def run(values: Sequence[Array]) -> Array:
-            found = session.run([output], dict(zip(inputs, values, strict=True)))[0]
+            given = dict(zip(inputs, values, strict=True))
+            assert all(given[name] is value for name, value in zip(inputs, values, strict=True)), inputs
+            found = session.run([output], given)[0]
             return np.asarray(found)
 
         return run
@@ -121,6 +126,11 @@ class FloatModel:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with reading(self.where, "a model that onnxruntime loads"):
             return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _joins(node: onnx.NodeProto) -> bool:
+    """Of activations, which are never joined along the batch, as the parts of a shape are."""
+    return node.op_type == "Concat" and all(each.i > 0 for each in node.attribute if each.name == "axis")
 
 
 @cache

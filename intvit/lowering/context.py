@@ -25,6 +25,7 @@ from intvit.kernels.quantize import affine_scale, symmetric_scale
 from intvit.kernels.requantize import dyadic, dyadic_together
 from intvit.lowering import bias, widths
 from intvit.lowering.calibrate import Calibration, at_trained_widths, source_tensor, stated
+from intvit.lowering.observers import clipped
 from intvit.lowering.recipe import Choice, Recipe
 from intvit.spec import SPEC_VERSION
 from intvit.spec.numerics import HAWQ, Numerics
@@ -145,6 +146,13 @@ class Context:
             found = self.producer(found.inputs[0])
         return found
 
+    def must_be_linear(self, tensor: Tensor, where: str) -> None:
+        """Infeasible, of the site whose method makes them, for log2 codes that `where` would read as integers."""
+        if tensor.encoding != "linear":
+            maker = self._computed_by(tensor.name)
+            rule = f"{tensor.encoding} codes must be the left operand of a matrix product"
+            raise Infeasible(tensor.name if maker is None else maker.name, f"{rule}, and {where} reads them")
+
     def softmax_behind(self, name: str) -> str | None:
         """The site of the softmax whose output, maybe rounded, an integer tensor is."""
         found = self._computed_by(name)
@@ -168,8 +176,7 @@ class Context:
         share = stated(self.graph, self.recipe, name, "range")
         if share is None:
             return low, high
-        top = share * max(-low, high)
-        return max(low, -top), min(high, top)
+        return clipped(low, high, share * max(-low, high))
 
     def quantizer(self, name: str) -> Quantizer:
         """What rounds float tensor `name`."""
@@ -238,11 +245,11 @@ class Context:
             maker = self._computed_by(raw.name)
             numerics = self.recipe.numerics if maker is None else self.recipe.numerics_at(maker.op, maker.name)
         numerics = numerics.requantizing
-        if raw.encoding != "linear":
-            raise IntvitError(f"{name}: log2 codes of {raw.name} must feed a matrix product, nothing else")
+        self.must_be_linear(raw, name)
         arrays, inputs = self._factors(raw, scale, residual, residual_scale, numerics), [raw.name]
         if residual is not None:
             if isinstance(residual, Tensor):
+                self.must_be_linear(residual, name)
                 inputs.append(residual.name)
             else:
                 arrays["residual"] = residual

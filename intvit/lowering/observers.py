@@ -13,6 +13,11 @@ import numpy as np
 from intvit.lowering.recipe import Observer
 
 
+def clipped(low: float, high: float, top: float) -> tuple[float, float]:
+    """The part of a range between -top and top; the nearest of them where there is none."""
+    return min(max(low, -top), top), max(min(high, top), -top)
+
+
 class RangeObserver(Protocol):
     def update(self, batch: np.ndarray) -> None: ...
 
@@ -66,7 +71,7 @@ class _Histogram:
     def clipped(self, top: float, bits: int) -> tuple[float, float]:
         """The values between -top and top."""
         low, high = self.extremes.range(bits)
-        return (max(low, -top), top) if -low < high else (-top, min(high, top))
+        return clipped(low, top, top) if -low < high else clipped(-top, high, top)
 
     @property
     def edges(self) -> np.ndarray:

@@ -25,13 +25,18 @@ def moves_no_bit(node: Node) -> bool:
     return kind is not None and kind.still(node)
 
 
+def is_site(graph: FloatGraph, node: Node) -> bool:
+    """True for a node that computes, or rounds what it joins: what a recipe may state quantizers of."""
+    return not moves_no_bit(node) or joins_quantizers(graph, node)
+
+
 def readers(graph: FloatGraph, name: str) -> Iterator[Node]:
-    """Nodes that compute with `name`, looked up through layout moves, `scale` and masks, which move no bit."""
+    """Sites that read `name`, looked up through layout moves, `scale` and masks, which move no bit."""
     for node in graph.consumers[name]:
-        if moves_no_bit(node):
-            yield from readers(graph, node.output)
-        else:
+        if is_site(graph, node):
             yield node
+        else:
+            yield from readers(graph, node.output)
 
 
 def quantizer_site(graph: FloatGraph, node: Node) -> str:
@@ -54,7 +59,7 @@ def quantizer_site(graph: FloatGraph, node: Node) -> str:
 def asked(graph: FloatGraph, recipe: Recipe) -> dict[str, int]:
     """Tensor -> the least width that an operator which reads it asks for, directly or as a term of a sum.
 
-    Terms are as wide as their sum. A tensor that nobody reads has none.
+    Terms are as wide as their sum, and parts as what they form. A tensor that nobody reads has none.
     """
     found: dict[str, int] = {}
     narrow = operators.named("narrow_input")
@@ -62,8 +67,9 @@ def asked(graph: FloatGraph, recipe: Recipe) -> dict[str, int]:
         if moves_no_bit(node) or node.op == "add":
             wanted = found.get(node.output, UNREAD)
         else:
-            usual = recipe.bits if node.op in narrow else recipe.residual_bits
-            wanted = recipe.quantizer(node.op, node.name).input_bits or usual
+            wanted = recipe.bits if node.op in narrow else recipe.residual_bits
+        if is_site(graph, node) and node.op != "add":
+            wanted = recipe.quantizer(node.op, node.name).input_bits or wanted
         for name in node.inputs if wanted < UNREAD else ():
             found[name] = min(wanted, found.get(name, UNREAD))
     return found
@@ -91,13 +97,13 @@ def quantizer_bits(graph: FloatGraph, recipe: Recipe) -> dict[str, int]:
     for node in graph.nodes:
         wanted = least.get(node.output, recipe.residual_bits)
         if joins_quantizers(graph, node):
-            widths[node.output] = wanted
+            widths[node.output] = recipe.quantizer(node.op, node.name).output_bits or wanted
         if moves_no_bit(node):
             continue
         consumers = {reader.op for reader in readers(graph, node.output)}
         if not consumers and node.op not in operators.named("rounded_output"):  # the logits: raw accumulators
             continue
-        if node.op == "softmax" and consumers == {"matmul"}:  # feeds the product as it is
+        if node.op == "softmax" and consumers <= {"matmul", "concat"}:  # feeds them as it is
             continue
         itself = node.op in operators.named("self_quantizing")
         site = node.output if itself else quantizer_site(graph, node)
@@ -120,7 +126,7 @@ def has_zero_point(graph: FloatGraph, recipe: Recipe, name: str) -> bool:
 
 def check_quantizers(graph: FloatGraph, recipe: Recipe) -> None:
     """IntvitError unless what the recipe states of quantizers is of sites or kinds that can have it."""
-    computing = [node for node in graph.nodes if not moves_no_bit(node)]
+    computing = [node for node in graph.nodes if is_site(graph, node)]
     products = operators.named("product")
     for name, stated in recipe.quantizers.items():
         nodes = [node for node in computing if name in (node.op, node.name)]

@@ -28,6 +28,8 @@ _ATTRIBUTES: dict[str, dict[str, type]] = {
 
 def _lower(context: Context, node: Node) -> None:
     inputs = [context.value(name) for name in node.inputs]
+    for tensor in inputs if node.arrays else ():
+        context.must_be_linear(tensor, node.name)
     if context.joins_quantizers(node):
         inputs = _to_one_scale(context, node, inputs)
     elif any(np.size(t.scale) > 1 for t in inputs) and not _keeps_channels(node, inputs):
@@ -61,10 +63,11 @@ def _keeps_channels(node: Node, inputs: list[Tensor]) -> bool:
 
 def _to_one_scale(context: Context, node: Node, inputs: list[Tensor]) -> list[Tensor]:
     """The inputs of a concat, each requantized to the range of what they form."""
-    bits = context.widths[node.output]
-    scale = context.range_scale(node.output, bits)
+    to = context.quantizer(node.output)
     for i, raw in enumerate(inputs):
-        context.requantize(f"{node.output}.in{i}", raw, bits, scale, source=node.inputs[i])
+        context.requantize(
+            f"{node.output}.in{i}", raw, to.bits, to.scale, source=node.inputs[i], zero_point=to.zero_point
+        )
     return [context.tensors[f"{node.output}.in{i}"] for i in range(len(inputs))]
 
 

@@ -41,6 +41,7 @@ def _read(r: Reader, node: Any) -> None:
 
 def _lower(context: Context, node: Node) -> None:
     a, b = (context.value(name) for name in node.inputs)
+    context.must_be_linear(b, node.name)
     op, scale = form(a, b)
     attrs, dtype, most = accumulators.lowered(context, node, sum_bound(op, a, b))
     output = Tensor(node.output, (*a.shape[:-1], b.shape[-1]), dtype, scale, bound=most)

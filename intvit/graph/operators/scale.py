@@ -30,7 +30,8 @@ def _read(r: Reader, node: Any) -> None:
 def _lower(context: Context, node: Node) -> None:
     raw = context.value(node.inputs[0])
     producer = context.producer(raw.name)
-    if len(context.graph.consumers[node.inputs[0]]) != 1 or producer is None or raw.encoding != "linear":
+    context.must_be_linear(raw, node.name)
+    if len(context.graph.consumers[node.inputs[0]]) != 1 or producer is None:
         raise IntvitError(f"{node.name}: a constant factor must follow the one operator whose scale takes it")
     factor = node.attrs["factor"]
     if producer.op == "matmul":  # float32 files round the attention factor, the published networks do not
