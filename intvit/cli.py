@@ -463,9 +463,11 @@ def lower(
             calibration = calibrate(graph, recorded, chosen, limit=limit, progress=report)
             applied = recorded.preprocessing
     elif images is not None:
+        from intvit.analysis.observers import enough
+
         source = _images(images, _input_shape(graph), graph.metadata, **options)
         with progress("calibrate") as report:
-            live, applied = LiveActivations(FloatModel(model), source, limit), source.preprocessing
+            live, applied = LiveActivations(FloatModel(model), source, enough(chosen, limit)), source.preprocessing
             chosen = _observed(graph, live.model, live, chosen, limit, report)
             calibration = calibrate(graph, live, chosen, limit=limit, progress=report)
     else:
@@ -715,7 +717,16 @@ def map_command(
         report = stack.enter_context(progress("map"))
         seen = calibrate_limit or limit
         candidates = default_candidates(graph) if methods is None else tuple(methods.split(","))
-        chosen = _observed(graph, float_model, activations, chosen, seen, report, judged=limit, methods=candidates)
+        chosen = _observed(
+            graph,
+            float_model,
+            activations,
+            chosen,
+            seen,
+            report,
+            judged=limit or activations.n_images,
+            methods=candidates,
+        )
         calibration = calibrate(graph, activations, chosen, limit=seen)
         shards = None
         if spread:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from small_models import N, imported, weights
 
+from intvit.analysis import observers
 from intvit.analysis.emulation import Emulation, flipped
 from intvit.analysis.observers import resolved
 from intvit.engine import Engine
@@ -130,6 +131,58 @@ def test_a_product_of_a_tensor_with_itself(tmp_path):
     assert np.allclose(emulation.outputs(IMAGES, flipped(False, ())), real, rtol=1e-4, atol=1e-4)
 
 
+def emulated(tmp_path, nodes, constants, **values):
+    """(emulated with nothing rounded, with all, integer, float) outputs."""
+    activations, integer = lowered(tmp_path, nodes, constants=constants, bias_correction=False, **values)
+    graph, _ = imported(tmp_path, nodes, constants, IMAGES)
+    emulation = Emulation(graph, integer, activations.model, IMAGES[:2], {})
+    (real,) = activations.model.run(IMAGES).values()
+    name = integer.outputs[0]
+    codes = Engine(integer).run(IMAGES)[name] * integer.tensors[name].scale
+    return emulation.outputs(IMAGES, flipped(False, ())), emulation.outputs(IMAGES, flipped(True, ())), codes, real
+
+
+@pytest.mark.parametrize("added", ["g", "b"])
+@pytest.mark.parametrize("factor", [0.1, 0.5, 4.0])
+def test_a_factor_behind_a_sum_is_emulated(added, factor, tmp_path):
+    """Of two tensors, and of one and a constant."""
+    first = N("MatMul", ["x0", "w"], ["p"])
+    nodes = [first, N("Gelu", ["p"], ["g"]), N("MatMul", ["g", "w"], ["a"]), N("Gelu", ["a"], ["k"]),
+             N("Add", ["k", added], ["s"]), N("Mul", ["s", "f"], ["h"]), N("Gelu", ["h"], ["m"]), LAST]  # fmt: skip
+    none, every, codes, real = emulated(tmp_path, nodes, {**CONSTANTS, "f": np.float32(factor)})
+    assert np.allclose(none, real, rtol=1e-4, atol=1e-4)
+    assert np.sum((every - codes) ** 2) < 0.05 * np.sum((codes - real) ** 2)  # ties
+
+
+def test_the_range_of_what_is_joined_is_chosen(tmp_path):
+    """Its parts are rounded one by one, and not where the tensors are rounded that they come from."""
+    nodes = [GELU, *LINEAR, N("Concat", ["g", "a"], ["c"], axis=1), N("MatMul", ["c", "w"], ["y"])]
+    graph, activations = imported(tmp_path, nodes, CONSTANTS, IMAGES)
+    recipe = build_recipe({"preset": "accurate", "bits": 4}).with_method("ibert")
+    groups = observers._groups(graph, recipe)
+    assert sorted(groups) == [(("c",), ("g", "a")), (("y",), ("c",))]
+    integer = lower(graph, calibrate(graph, activations, recipe), recipe)
+    wanted = {name: ["minmax"] for name in ("g", "a", "c")}
+    found = observers._judged(graph, activations.model, {"minmax": integer}, {}, IMAGES, wanted, None)
+    assert found.keys() == wanted.keys()
+    assert all(each["minmax"] > 0 for each in found.values())
+
+
+def test_ranges_are_judged_in_parts_that_fit(tmp_path, monkeypatch):
+    nodes = [GELU, N("MatMul", ["g", "w"], ["m"]), LAST]
+    graph, activations = imported(tmp_path, nodes, CONSTANTS, IMAGES)
+    recipe = build_recipe({"preset": "accurate", "bits": 4})
+    integer = lower(graph, calibrate(graph, activations, recipe), recipe)
+    args = (graph, activations.model, {"minmax": integer}, {}, IMAGES, {"g": ["minmax"]})
+    done = []
+    whole = observers._judged(*args, None)
+    monkeypatch.setattr(observers, "fitting", lambda n_images, size: 4)
+    parts = observers._judged(*args, lambda *at: done.append(at))
+    assert parts["g"]["minmax"] == pytest.approx(whole["g"]["minmax"], rel=1e-5)
+    assert done == sorted(done)
+    assert done[-1][0] == done[-1][1]
+
+
 def test_what_is_stated_with_the_input_is_not_chosen(tmp_path):
     """A reader of the input beside another tensor states the range of both."""
     nodes = [GELU, N("MatMul", ["x0", "g"], ["p"]), N("MatMul", ["x0", "w"], ["a"]), N("Add", ["p", "a"], ["m"]), LAST]
@@ -138,6 +191,30 @@ def test_what_is_stated_with_the_input_is_not_chosen(tmp_path):
         values = {"preset": "accurate", "bits": 4, "observer": {"kind": "auto"}, "quantizers": asked}
         found = resolved(graph, activations.model, activations, build_recipe(values))
         assert set(found.recipe.quantizers) <= {*asked, "y"}
+
+
+def test_a_site_that_is_called_like_a_kind_is_not_chosen(tmp_path):
+    """What is stated of it would be of all of the kind."""
+    nodes = [N("MatMul", ["x0", "w"], ["a"]), N("Gelu", ["a"], ["g"]), N("MatMul", ["g", "w"], ["linear"]),
+             N("Gelu", ["linear"], ["h"]), N("MatMul", ["h", "w"], ["y"])]  # fmt: skip
+    graph, _ = imported(tmp_path, nodes, CONSTANTS, IMAGES)
+    recipe = build_recipe({"preset": "accurate", "bits": 4})
+    stated = {site for sites, _ in observers._groups(graph, recipe) for site in sites}
+    assert stated == {"g", "h", "y"}
+
+
+@pytest.mark.parametrize("factor", [0.01, 0.1, 10.0, 100.0])
+@pytest.mark.parametrize("preset", ["accurate", "published"])
+def test_a_factor_behind_a_norm_costs_nothing(preset, factor, tmp_path):
+    """FQ-ViT's LayerNorm writes steps of the next quantizer, which lies behind the factor."""
+    constants = {**CONSTANTS, "g": weights(8, 5)[:, 1], "f": np.float32(factor)}
+    norm, found = N("LayerNormalization", ["x0", "g", "b"], ["n"], axis=-1), {}
+    for name, between in (("n", []), ("m", [N("Mul", ["n", "f"], ["m"])])):
+        nodes = [norm, *between, N("MatMul", [name, "w"], ["y"])]
+        values = {"preset": preset, "bias_correction": False}
+        activations, integer = lowered(tmp_path, nodes, "fqvit", constants, **values)
+        found[name] = sqnr(integer, activations.model, IMAGES)
+    assert found["m"] == pytest.approx(found["n"], abs=0.5)
 
 
 @pytest.mark.parametrize(("values", "expected"), [

@@ -9,6 +9,7 @@ from small_models import N, imported, weights
 from intvit.analysis import observers
 from intvit.analysis.demo import WEIGHTS, embedded
 from intvit.analysis.observers import resolved
+from intvit.engine import Engine
 from intvit.errors import IntvitError
 from intvit.floats.images import open_images
 from intvit.floats.importers.onnx import float_graph
@@ -59,7 +60,9 @@ def test_kl_is_the_divergence_of_rounded_levels(bits):
 
 
 @pytest.mark.parametrize("kind", ["kl", "mse"])
-@pytest.mark.parametrize("x", [np.zeros(9), np.ones(5), np.array([3.0]), np.array([-1e-20, 1e20])])
+@pytest.mark.parametrize(
+    "x", [np.zeros(9), np.ones(5), np.array([3.0]), np.array([-1e-20, 1e20]), np.array([0, 1e-42], np.float32)]
+)
 def test_degenerate_values_have_a_range(kind, x):
     observer = build_observer(Observer(kind=kind))
     observer.update(x)
@@ -159,6 +162,26 @@ def test_auto_is_resolved_into_lines_of_a_recipe(live):
     integer = lower(graph, calibrate(graph, activations, found.recipe), found.recipe)
     again = build_recipe(integer.metadata["recipe"])
     assert lower(graph, calibrate(graph, activations, again), again).content_hash == integer.content_hash
+
+
+def test_images_behind_those_of_the_calibration_are_there():
+    """`lower --limit` cut them off, so that auto judged on the very images that it took ranges from."""
+    auto, minmax = (build_recipe({"observer": {"kind": kind}}) for kind in ("auto", "minmax"))
+    assert observers.enough(auto, 4) == 4 + observers.MORE * observers.MOST
+    assert (observers.enough(minmax, 4), observers.enough(auto, None)) == (4, None)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.95])
+def test_what_was_measured_is_what_the_recipe_makes(live, momentum):
+    """Of the extremes of all images, not of smoothed ones."""
+    graph, model, activations = live
+    values = {"preset": "accurate", "observer": {"kind": "auto", "momentum": momentum, "batch": 1}}
+    found = resolved(graph, model, activations, build_recipe(values).with_method("ibert"))
+    integer = lower(graph, calibrate(graph, activations, found.recipe), found.recipe)
+    images, name = activations.read(graph.inputs[0], 0, 16), integer.outputs[0]
+    (real,) = model.run(images).values()
+    error = Engine(integer).run(images)[name] * integer.tensors[name].scale - real
+    assert 10 * np.log10(np.sum(real**2) / np.sum(error**2)) == pytest.approx(found.sqnr[found.taken], abs=1e-3)
 
 
 def test_ranges_are_judged_on_images_that_were_not_calibrated_on(live, monkeypatch):

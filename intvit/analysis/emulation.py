@@ -159,7 +159,7 @@ class Emulation:
         """The output of a node, inputs and output in real numbers."""
         factor = self._factor(node.output)
         if node.op == "requantize":
-            return self._requantize(node, values, on)
+            return _times(self._requantize(node, values, factor, on), factor)
         if node.op in LAYOUT_OPS:
             arrays = {key: self._constant(node, key) for key in node.arrays}
             return _times(layout.apply(replace(node, arrays=arrays), values), factor)
@@ -186,9 +186,10 @@ class Emulation:
         assert kind.kernel is not None
         return dequantized(kind.kernel(node, inputs, tensor)(codes), tensor)
 
-    def _requantize(self, node: Node, values: list[Array], on: On) -> Array:
-        """Each term is rounded on its own, as the integers are."""
+    def _requantize(self, node: Node, values: list[Array], factor: float, on: On) -> Array:
+        """Each term is rounded on its own, as the integers are; before the constant `factor`, which the scale holds."""
         tensor, total = self.integer.tensors[node.output], values[0]
+        tensor = replace(tensor, scale=tensor.scale / factor)
         rounds = node.name in self.parts and on(self.parts[node.name])
         if len(values) == 2:
             second = values[1]
@@ -293,7 +294,7 @@ class Emulation:
             if node.op != "scale":
                 break
             factor, source = factor * node.attrs["factor"], node.inputs[0]
-        return factor
+        return factor if source == name else 1.0  # a quantizer behind them reads what has them
 
 
 def _times(x: Array, factor: float) -> Array:

@@ -8,6 +8,7 @@ everywhere; then what was taken beside itself with slopes corrected.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -20,8 +21,10 @@ from intvit.analysis.emulation import ROUNDING, Emulation, flipped
 from intvit.analysis.sqnr import decibel
 from intvit.engine import Engine
 from intvit.errors import IntvitError
+from intvit.files.memory import fitting
 from intvit.floats.model import FloatModel
-from intvit.graph.ir import Array, FloatGraph, IntGraph
+from intvit.graph import operators
+from intvit.graph.ir import Array, FloatGraph, IntGraph, Node
 from intvit.lowering import widths
 from intvit.lowering.bias import Rows
 from intvit.lowering.calibrate import Activations, Calibration, calibrate, observer_of, stated
@@ -45,6 +48,8 @@ RANGES = {
 }
 """What is tried for a quantizer."""
 USUAL = "minmax"
+STATE = 2
+"""Times the tensors of an image that judging it holds."""
 AGAIN = 3
 """Of these that are judged on more images, beside the usual one."""
 Group = tuple[tuple[str, ...], tuple[str, ...]]
@@ -52,6 +57,11 @@ Group = tuple[tuple[str, ...], tuple[str, ...]]
 Errors = dict[str, float]
 """What is tried -> squared error of the outputs if nothing else is quantized."""
 Progress = Callable[[int, int], None]
+
+
+def enough(recipe: Recipe, limit: int | None) -> int | None:
+    """How many images are of use where `limit` are calibrated on: `auto` judges on those behind them."""
+    return limit if limit is None or recipe.observer.kind != AUTO else limit + MORE * MOST
 
 
 def judging(graph: FloatGraph, n_images: int) -> int:
@@ -100,12 +110,14 @@ def resolved(
 
     `limit`: of the images of `activations`, those that are calibrated on. Those behind them judge single quantizers,
     if there are enough: on its own images a range leaves nothing out. `judged`: those that judge whole models, left out
-    as many as are calibrated on. `methods`: uniform candidates, where methods are yet to be chosen; the best of them by
-    minmax is what is judged in, as one may be best in a model that nobody will use. Raises IntvitError if the model
-    cannot be lowered with any observer.
+    as many as are calibrated on. Extremes are those of all images: the recipe that is found has no momentum.
+    `methods`: uniform candidates, where methods are yet to be chosen; the best of them by minmax is what is judged in,
+    as one may be best in a model that nobody will use. Raises IntvitError if the model cannot be lowered with any
+    observer.
     """
     if graph.metadata.get("trained"):
         raise IntvitError("observer: must not be auto, as the weights were trained with the ranges that they came with")
+    recipe = recipe.model_copy(update={"observer": recipe.observer.model_copy(update={"momentum": 0.0})})
     n_judged = min(judged or limit or activations.n_images, activations.n_images)
     judge = _Judge(graph, model, activations, n_judged, progress)
     method, asked = None, recipe
@@ -241,21 +253,36 @@ def _judged(
     probe = images[:FEWEST]
     emulations = {kind: Emulation(graph, g, model, probe, samples) for kind, g in lowered.items()}
     first = next(iter(emulations.values()))
-    real = first.outputs(images, off)
     n_nodes = len(first.integer.nodes)
-    for at, node, state in first.walk(images, off):
-        part = first.parts.get(node.name)
-        if part is not None and part.what == ROUNDING and part.site in wanted:
-            values = [state[name] for name in node.inputs]
-            for kind in wanted[part.site]:
-                emulation = emulations[kind]
-                on = flipped(False, (emulation.parts[node.name],))
-                rounded = emulation.evaluate(emulation.integer.node(node.name), values, on)
-                error = emulation.finish({**state, node.output: rounded}, at + 1, on) - real
-                found.setdefault(part.site, {})[kind] = float(np.sum(error.astype(np.float64) ** 2))
-        if progress:
-            progress(at + 1, n_nodes)
+    step = fitting(len(images), STATE * sum(4 * math.prod(tensor.shape) for tensor in graph.tensors.values()))
+    for start in range(0, len(images), step):
+        some = images[start : start + step]
+        real = first.outputs(some, off)
+        for at, node, state in first.walk(some, off):
+            rounded_to = _quantizer_of(first, node)
+            if rounded_to in wanted:
+                values = [state[name] for name in node.inputs]
+                each = found.setdefault(rounded_to, dict.fromkeys(wanted[rounded_to], 0.0))
+                for kind in each:
+                    emulation = emulations[kind]
+                    on = flipped(False, (emulation.parts[node.name],))
+                    rounded = emulation.evaluate(emulation.integer.node(node.name), values, on)
+                    error = emulation.finish({**state, node.output: rounded}, at + 1, on) - real
+                    each[kind] += float(np.sum(error.astype(np.float64) ** 2))
+            if progress:
+                progress(start * n_nodes + (at + 1) * len(some), len(images) * n_nodes)
     return found
+
+
+def _quantizer_of(emulation: Emulation, node: Node) -> str:
+    """The float tensor whose quantizer a node is, "" for none; a part of a joining Concat is rounded as the whole."""
+    part = emulation.parts.get(node.name)
+    if part is None or part.what != ROUNDING:
+        return ""
+    for after in emulation.integer.consumers[node.output]:
+        if after.op == "concat" and node.name.startswith(f"{after.output}.in"):
+            return after.output
+    return part.site
 
 
 def _least(recipe: Recipe, errors: Mapping[Group, Errors]) -> tuple[dict[str, Quantizers], Counter[str]]:
@@ -273,7 +300,7 @@ def _least(recipe: Recipe, errors: Mapping[Group, Errors]) -> tuple[dict[str, Qu
 def _groups(graph: FloatGraph, recipe: Recipe) -> list[Group]:
     """Of the tensors that are rounded to operands: those that some site reads alone are alone; where every reader reads
     others, too, all of these have one range. What the recipe states, and what is stated with it, is not to be chosen,
-    nor is what is stated with the model's input.
+    nor is what is stated with the model's input, or by a site that is called like a kind of operator.
     """
     bits = widths.quantizer_bits(graph, recipe)
     readers = {name: [node.name for node in widths.readers(graph, name)] for name in bits}
@@ -294,6 +321,7 @@ def _groups(graph: FloatGraph, recipe: Recipe) -> list[Group]:
         (tuple(dict.fromkeys(sites)), tuple(dict.fromkeys(tensors)))
         for sites, tensors in groups
         if set(tensors).isdisjoint(graph.inputs)
+        and set(sites).isdisjoint(operators.operators())
         and all(stated(graph, recipe, name, key) is None for name in tensors for key in ("observer", "range"))
     ]
 

@@ -191,8 +191,14 @@ class Context:
         return Quantizer(bits, (scale * factors).astype(np.float32).astype(np.float64), zero_point)
 
     def next_scale(self, node: Node) -> Array:
-        """The scale of the quantizer behind a float node, one number or one per channel."""
-        return self.quantizer(widths.quantizer_site(self.graph, node)).scale
+        """The scale, one number or one per channel, at which the quantizer behind a float node takes it as it is."""
+        site = widths.quantizer_site(self.graph, node)
+        scale, at = self.quantizer(site).scale, site
+        while at != node.output:  # only moves, and constant factors, lie between
+            move = self.graph.by_output[at]
+            scale = scale / move.attrs["factor"] if move.op == "scale" else scale
+            at = move.inputs[0]
+        return scale
 
     def _insisted(self, name: str, scale: float) -> float:
         """`scale`, or the larger one that a method which reads the tensor insists on."""

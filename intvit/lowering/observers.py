@@ -62,7 +62,7 @@ class _Histogram:
         magnitude = np.abs(batch).reshape(-1)
         peak = float(magnitude.max())
         if self.top == 0.0:
-            self.top = peak or 1e-12
+            self.top = max(peak, 1e-30) if peak else 1e-12
         while peak > self.top:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(self.N_BINS // 2, np.int64)])
             self.top *= 2
